@@ -1,0 +1,4 @@
+export * from './cpp.ts';
+export * from './registers.ts';
+export * from './struct.ts';
+export * from './view.ts';
