@@ -1,0 +1,94 @@
+/**
+ * What a device is to the kit. A device is a folder: `regs.ts` (layout), `chip.ts` (pure logic over its state
+ * view), `device.ts` (this interface), tests beside them. The kit (`serve.ts`) owns the state block, the commit
+ * point, the rings, timers and interrupts; a device cannot bypass it, because it has no other memory.
+ *
+ * The rule that makes a device restartable: handlers (read, write, event ...) change only `ctx.state`;
+ * `settle` makes the outside world what the state says, and doing it twice changes nothing.
+ */
+import type { RegisterTable, Struct, View } from '@nyx/layout';
+import type { GuestMemory } from './memory.ts';
+
+export interface RegionSpec {
+  readonly name: string;
+  /** Bytes. */
+  readonly size: number;
+  /** Registers of the region: the kit derives the class table from their exit classes. */
+  readonly table?: RegisterTable;
+}
+
+export interface DeviceKind<S extends Struct = Struct, C = unknown> {
+  /** Stable name, e.g. 'uart16550'. */
+  readonly kind: string;
+  readonly stateVersion: number;
+  readonly state: S;
+  readonly regions: readonly RegionSpec[];
+  /** Entries of the dynamic range table (PCI BARs, ECAM); 0 when all its addresses are fixed. */
+  readonly ranges: number;
+  /** Number of interrupt sources (lines and messages) with this configuration. */
+  irqs(config: C): number;
+  /** Builds the device over its state. Called at attach, with the state already loaded or reset. */
+  create(ctx: DeviceContext<S>, config: C): Device;
+}
+
+export interface Device {
+  /** Answer of a read of 1, 2, 4 or 8 bytes; for 8 the high half goes to `ctx.replyHi`. */
+  read(region: number, offset: number, width: number): number;
+  /** A write; `valueHi` is the high half of an 8-byte one. */
+  write(region: number, offset: number, width: number, value: number, valueHi: number): void;
+  /** `rep ins`: fill `out` (count * width bytes). Default: `read` for each element. */
+  readBurst?(region: number, offset: number, width: number, out: Uint8Array): void;
+  writeBurst?(region: number, offset: number, width: number, data: Uint8Array): void;
+  /** PCI configuration space of function `fn` of the device. */
+  configRead?(fn: number, register: number, width: number): number;
+  configWrite?(fn: number, register: number, width: number, value: number): void;
+  /** Interrupt acknowledge (PIC): the vector. */
+  intAck?(): number;
+  /** End of interrupt of a level-triggered vector (IOAPIC). */
+  eoi?(vector: number): void;
+  /** A line of another device has this word now: rising edges << 1 | level (PIC, IOAPIC). */
+  line?(gsi: number, word: number): void;
+  /** Power-on state. The kit has already written the structure's reset values. */
+  reset(): void;
+  /** Makes interrupts, timers and output what the state says. Idempotent. Runs after every commit and at attach. */
+  settle(): void;
+  /** The timer armed in `settle` fired. Handled as an event of its own (next, commit, settle). */
+  timer?(): void;
+}
+
+export interface DeviceContext<S extends Struct = Struct> {
+  readonly name: string;
+  /** View of the half being changed (in a handler) or of the truth (in `settle`). */
+  readonly state: View<S>;
+  /** High half of an 8-byte reply; the kit zeroes it before each read. */
+  replyHi: number;
+  /** Guest nanoseconds; stands still while the VM is paused. */
+  now(): number;
+  /** Status of the current exit: the address is not this device's after all. */
+  unclaimed(): void;
+  /** The current exit does this to the machine (wire.MachineEvent). */
+  machineEvent(event: number): void;
+  /** Dynamic range `i` (state, so part of the commit). space 0 removes it. */
+  setRange(i: number, space: number, region: number, base: number, length: number): void;
+  /** In `settle`: publish interrupt source i as a line whose word (edges << 1 | level) is in the state. */
+  line(i: number, word: number): void;
+  /** In `settle`: publish interrupt source i as a message; `count` messages were sent so far. */
+  message(i: number, addressLo: number, addressHi: number, data: number, count: number): void;
+  /** In `settle`: call `timer` at that guest time; Infinity disarms. */
+  timerAt(guestNs: number): void;
+  /** Runs `change` as an event that is not an exit (host input, I/O completion): next, change, commit, settle. */
+  event(change: () => void): void;
+  /** Guest memory as granted to this device. */
+  readonly memory: GuestMemory;
+  /** Descriptors of the role, by name (backing file, console ring ...). @throws coded error when missing. */
+  fd(name: string): number;
+  /** Bulk shared memory of the role, by name. */
+  bulk(name: string): ArrayBuffer;
+  /** Calls back when the descriptor (eventfd, socket) is readable; survives until the process ends. */
+  watch(fd: number, readable: () => void): void;
+  /** Counted, rate-limited note for the log ring; never for the guest. */
+  log(level: 'trace' | 'debug' | 'info' | 'warn' | 'error', message: string): void;
+}
+
+/** For inference at the definition. */
+export const defineDevice = <S extends Struct, C>(kind: DeviceKind<S, C>): DeviceKind<S, C> => kind;

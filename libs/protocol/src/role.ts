@@ -1,0 +1,46 @@
+/**
+ * The role that the supervisor gives a device process: which devices it is, and which of the descriptors sent
+ * with it is what. One JSON text in one SOCK_SEQPACKET message, descriptors beside it (SCM_RIGHTS), each named
+ * by its index. JSON, because a device process loads nothing that it can do without.
+ */
+export interface RoleDevice {
+  /** Unique in the VM, e.g. 'disk0'. */
+  name: string;
+  /** DeviceKind.kind. */
+  kind: string;
+  /** Device-specific, validated by the device's `create`. */
+  config: Record<string, unknown>;
+  /** Index of the descriptor of its state block. */
+  state: number;
+  /** First interrupt entry in the process's interrupt page. */
+  irqBase: number;
+  /** For lines: GSI per interrupt source that the process itself delivers to its own PIC/IOAPIC; else absent. */
+  gsi?: Record<string, number>;
+  /** Name to descriptor index: backing file, console ring, input eventfd ... */
+  fds: Record<string, number>;
+}
+
+export interface Role {
+  type: 'role';
+  version: 1;
+  vm: string;
+  process: string;
+  devices: RoleDevice[];
+  /** Descriptor indices. */
+  ring: number;
+  kick: number;
+  irqPage: number;
+  irqEvent: number;
+  vmPage: number;
+  pageMap?: number;
+  ram: number;
+  ramLowBytes: number;
+  ramBytes: number;
+  log?: number;
+}
+
+/** Device process to supervisor. */
+export type RoleReply =
+  | { type: 'ready'; pid: number }
+  | { type: 'serving'; process: string; epoch: number; attachNs: number; republished: number; repaired: string[] }
+  | { type: 'failed'; process: string; code: string; message: string };
