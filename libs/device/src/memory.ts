@@ -50,8 +50,8 @@ export class GuestMemory {
     for (let page = Math.floor(at / 4096); page <= last; page++) {
       const byte = page >>> 3;
       const bit = 1 << (page & 7);
-      // The bitmap is shared by device processes: a lost OR is repaired because each checks its own bit.
-      dirty[byte] = dirty[byte]! | bit;
+      // Several device processes share the bitmap.
+      Atomics.or(dirty, byte, bit);
       hit |= this.#code[byte]! & bit;
     }
     if (hit) this.#attend();
