@@ -1,0 +1,163 @@
+// State of one software CPU. Plain data: what an instruction handler touches is at the front, in a few cache lines.
+//
+// How the engine works. Guest code is decoded into blocks of Insn (insn.h), cached by physical address. A handler
+// executes one instruction on this state and tail-calls the handler of the next one, so that a block, and chains of
+// blocks, run without returning. Guest faults leave by longjmp to the run loop. The engine executes the guest's
+// arithmetic with the host's own instructions (inline assembly), so that results and flags, also the undefined ones,
+// are those of an x86-64.
+#pragma once
+#include <atomic>
+#include <csetjmp>
+#include <cstdint>
+
+namespace nyx {
+class Bus;        // accel.h: what lies outside of the CPU
+class LocalApic;  // lapic.h
+}  // namespace nyx
+
+namespace nyx::soft {
+
+enum Gpr : uint8_t { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
+// Two pseudo-registers that let every effective address be base + (index << shift) + disp.
+inline constexpr uint8_t kRegZero = 16;  // always 0
+inline constexpr uint8_t kRegBlock = 17;  // linear RIP (not CS-based: offset) of the current block's first instruction
+inline constexpr int kRegs = 18;
+
+enum SegReg : uint8_t { ES, CS, SS, DS, FS, GS, LDTR, TR, kSegs };
+
+// A segment register with its hidden part.
+struct Segment {
+  uint64_t base;
+  uint32_t limit;  // in bytes, granularity applied
+  uint16_t selector;
+  uint16_t attr;  // descriptor bits 55:40: type 3:0, S 4, DPL 6:5, P 7, limit 11:8 (ignored), AVL 12, L 13, D/B 14, G 15
+  bool present() const { return attr & 0x80; }
+  bool code() const { return attr & 0x08; }
+  bool writable() const { return (attr & 0x0a) == 0x02; }
+  bool expand_down() const { return (attr & 0x0c) == 0x04; }
+  bool l() const { return attr & 0x2000; }
+  bool db() const { return attr & 0x4000; }
+  unsigned dpl() const { return attr >> 5 & 3; }
+};
+
+struct TableRegister {
+  uint64_t base;
+  uint32_t limit;
+};
+
+// RFLAGS bits.
+inline constexpr uint32_t kCF = 1, kPF = 4, kAF = 0x10, kZF = 0x40, kSF = 0x80, kTF = 0x100, kIF = 0x200, kDF = 0x400,
+                          kOF = 0x800, kIOPL = 0x3000, kNT = 0x4000, kRF = 0x10000, kVM = 0x20000, kAC = 0x40000,
+                          kVIF = 0x80000, kVIP = 0x100000, kID = 0x200000;
+inline constexpr uint32_t kArith = kCF | kPF | kAF | kZF | kSF | kOF;
+
+// Exceptions.
+inline constexpr int kDE = 0, kDB = 1, kNMI = 2, kBP = 3, kOFx = 4, kBR = 5, kUD = 6, kNM = 7, kDF8 = 8, kTS = 10, kNP = 11,
+                     kSSx = 12, kGP = 13, kPFx = 14, kMF = 16, kACx = 17, kMC = 18, kXM = 19;
+
+// Control registers.
+inline constexpr uint64_t kCr0PE = 1, kCr0MP = 2, kCr0EM = 4, kCr0TS = 8, kCr0ET = 16, kCr0NE = 32, kCr0WP = 1 << 16,
+                          kCr0AM = 1 << 18, kCr0NW = 1 << 29, kCr0CD = 1 << 30, kCr0PG = 1u << 31;
+inline constexpr uint64_t kCr4VME = 1, kCr4PVI = 2, kCr4TSD = 4, kCr4DE = 8, kCr4PSE = 16, kCr4PAE = 32, kCr4MCE = 64,
+                          kCr4PGE = 128, kCr4PCE = 256, kCr4OSFXSR = 512, kCr4OSXMMEXCPT = 1024, kCr4UMIP = 2048,
+                          kCr4FSGSBASE = 1 << 16, kCr4PCIDE = 1 << 17, kCr4OSXSAVE = 1 << 18, kCr4SMEP = 1 << 20,
+                          kCr4SMAP = 1 << 21;
+inline constexpr uint64_t kEferSCE = 1, kEferLME = 1 << 8, kEferLMA = 1 << 10, kEferNXE = 1 << 11;
+
+// Everything that decides how bytes decode and which checks apply. Part of a block's key.
+enum ModeBits : uint32_t {
+  kMode64 = 1,       // 64-bit code segment
+  kModeD32 = 2,      // CS.D: 32-bit default sizes (never with kMode64)
+  kModeSs32 = 4,     // SS.B: 32-bit stack pointer
+  kModePE = 8,       // protected mode (not real, not vm86)
+  kModeVM86 = 16,
+  kModeUser = 32,    // CPL 3
+  kModeFlat = 64,    // legacy: CS, DS, ES, SS have base 0 and limit 4 GiB: no segment checks needed
+  kModeLMA = 128,    // long mode active (64-bit or compatibility)
+};
+
+// One translation. Tags are page addresses; a tag with low bits set never matches (slow path).
+struct TlbEntry {
+  uint64_t read;
+  uint64_t write;  // clean-code pages (decoded blocks) never have a matching write tag
+  uint64_t exec;
+  intptr_t addend;  // host address = linear address + addend
+};
+inline constexpr uint64_t kTlbInvalid = ~0ull;
+inline constexpr int kTlbBits = 10;
+inline constexpr int kTlbEntries = 1 << kTlbBits;
+struct Tlb {
+  TlbEntry entries[kTlbEntries];
+};
+
+struct Block;
+struct Insn;
+
+// The x87 and SSE state in FXSAVE64 layout; x87.cc and simd.cc decide what of it is live in host registers.
+struct alignas(64) FxState {
+  uint8_t bytes[512];
+};
+
+struct alignas(64) Cpu {
+  uint64_t gpr[kRegs];
+  // Arithmetic flags as `lahf; seto al` leaves them in AX: byte 1 = SF ZF 0 AF 0 PF 1 CF, byte 0 = OF (0 or 1).
+  uint16_t flags;
+  bool df;             // RFLAGS.DF
+  uint8_t cpl;
+  uint32_t mode;       // ModeBits
+  Tlb* tlb;            // tlbs[cpl == 3]
+  std::atomic<uint32_t>* attention;  // this CPU's word in the page map (wire.h Attention): leave at a block border
+  uint64_t icount;     // instructions retired, counted per block; exact at block borders and faults
+  Segment seg[kSegs];
+  uint64_t rip;        // valid between blocks; inside one it is gpr[kRegBlock] + insn->off
+  uint32_t eflags;     // the other RFLAGS bits: TF IF IOPL NT RF VM AC VIF VIP ID (and bit 1); not kArith, not DF
+  const Insn* current; // instruction that a slow path works for (set by slow paths that may fault)
+  Block* block;        // block that is being executed (invalidation must not free it)
+  uint64_t map_gen;    // grows when any linear-to-physical mapping or the mode may have changed; guards block links
+  bool inhibit;        // interrupts wait for one more instruction (STI, MOV SS)
+
+  uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+  uint64_t dr[8];
+  TableRegister gdtr, idtr;
+  FxState fx;
+  uint32_t mxcsr;
+
+  // MSRs.
+  uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat, misc_enable, apic_base, sysenter_cs, sysenter_esp,
+      sysenter_eip, tsc_adjust, mtrr_def_type, mtrr_fixed[11], mtrr_phys[16], pvclock_system, pvclock_wall, debugctl;
+
+  // The way out.
+  std::jmp_buf unwind;     // run loop; longjmp value says why (run.h)
+  int exception;           // vector being raised
+  uint32_t error_code;
+  bool has_error;
+  Bus* bus;
+  LocalApic* lapic;
+  unsigned index;          // vCPU number
+  class Engine* engine;    // shared: block cache policy, other CPUs
+  uint64_t stat_blocks, stat_tlb_misses, stat_interrupts, stat_halts;
+  Tlb tlbs[2];             // supervisor, user
+
+  bool long_mode() const { return mode & kModeLMA; }
+  bool code64() const { return mode & kMode64; }
+};
+
+// RFLAGS from its parts and back. `set_rflags` does no privilege checks.
+inline uint64_t rflags(const Cpu& c) {
+  const uint32_t ah = c.flags >> 8;
+  return c.eflags | 2 | (ah & (kCF | kPF | kAF | kZF | kSF)) | (c.flags & 1 ? kOF : 0) | (c.df ? kDF : 0);
+}
+inline void set_arith(Cpu& c, uint32_t f) {
+  c.flags = uint16_t((f & (kCF | kPF | kAF | kZF | kSF)) << 8 | 0x200 | ((f & kOF) ? 1 : 0));
+}
+inline void set_rflags(Cpu& c, uint64_t f) {
+  set_arith(c, uint32_t(f));
+  c.df = f & kDF;
+  c.eflags = uint32_t(f) & (kTF | kIF | kIOPL | kNT | kRF | kVM | kAC | kVIF | kVIP | kID);
+}
+
+// Raises a guest exception at the instruction `i` (fault: RIP of i) or at c.rip when i is null. Does not return.
+[[noreturn]] void raise(Cpu& c, const Insn* i, int vector);
+[[noreturn]] void raise(Cpu& c, const Insn* i, int vector, uint32_t error);
+
+}  // namespace nyx::soft

@@ -1,0 +1,108 @@
+// Guest memory access by instruction handlers: effective address, TLB fast path, slow paths (mmu.cc).
+// Linear addresses throughout. A fault leaves by raise() and never returns; nothing architectural may have been
+// changed by the instruction before its last access that can fault.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "soft/insn.h"
+
+namespace nyx::soft {
+
+enum class Access : uint8_t { kRead, kWrite, kExec };
+
+// Slow paths (mmu.cc). They fill the TLB, walk page tables, cut page-crossing accesses, go to devices, invalidate
+// blocks of pages that are written. `size` is 1..64 bytes.
+void load_slow(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size);
+void store_slow(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size);
+// Host pointer for a read-modify-write or a locked access of `size` bytes inside one RAM page, after all write checks;
+// null when the access crosses pages or is not RAM: then use load/store (write permission has been checked).
+uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t linear, unsigned size);
+// Legacy effective address: segment limit and type checks (#GP or #SS), base added, truncated to 32 bits.
+uint64_t linear_legacy(Cpu& c, const Insn* i, uint64_t offset, unsigned size, Access a);
+
+inline TlbEntry& tlb_entry(Cpu& c, uint64_t linear) { return c.tlb->entries[linear >> 12 & (kTlbEntries - 1)]; }
+
+// Offset part of the effective address (LEA).
+[[gnu::always_inline]] inline uint64_t ea_offset(const Cpu& c, const Insn* i) {
+  uint64_t a = c.gpr[i->base] + (c.gpr[i->index] << i->shift) + uint64_t(int64_t(i->disp));
+  if (i->ea & (kEa32 | kEa16)) [[unlikely]]
+    a = i->ea & kEa16 ? uint16_t(a) : uint32_t(a);
+  return a;
+}
+
+// Linear address of the memory operand of `size` bytes.
+[[gnu::always_inline]] inline uint64_t linear_of(Cpu& c, const Insn* i, unsigned size, Access a) {
+  uint64_t at = c.gpr[i->base] + (c.gpr[i->index] << i->shift) + uint64_t(int64_t(i->disp));
+  if (i->ea) [[unlikely]] {
+    if (i->ea & (kEa32 | kEa16)) at = i->ea & kEa16 ? uint16_t(at) : uint32_t(at);
+    if (i->ea & kEaCheck) return linear_legacy(c, i, at, size, a);
+    if (i->ea & (kEaSegBase | kEaLegacy)) at += c.seg[i->seg].base;
+    if (i->ea & kEaLegacy) at = uint32_t(at);
+  }
+  return at;
+}
+
+template <class T>
+[[gnu::always_inline]] inline T load(Cpu& c, const Insn* i, uint64_t linear) {
+  const TlbEntry& e = tlb_entry(c, linear);
+  T v;
+  if (((linear + (sizeof(T) - 1)) & ~0xfffull) == e.read) [[likely]] {
+    std::memcpy(&v, reinterpret_cast<const void*>(linear + uint64_t(e.addend)), sizeof(T));
+    return v;
+  }
+  load_slow(c, i, linear, &v, sizeof(T));
+  return v;
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store(Cpu& c, const Insn* i, uint64_t linear, T v) {
+  const TlbEntry& e = tlb_entry(c, linear);
+  if (((linear + (sizeof(T) - 1)) & ~0xfffull) == e.write) [[likely]] {
+    std::memcpy(reinterpret_cast<void*>(linear + uint64_t(e.addend)), &v, sizeof(T));
+    return;
+  }
+  store_slow(c, i, linear, &v, sizeof(T));
+}
+
+// Host pointer for read-modify-write (see rmw_slow).
+template <class T>
+[[gnu::always_inline]] inline T* rmw(Cpu& c, const Insn* i, uint64_t linear) {
+  const TlbEntry& e = tlb_entry(c, linear);
+  if (((linear + (sizeof(T) - 1)) & ~0xfffull) == e.write) [[likely]]
+    return reinterpret_cast<T*>(linear + uint64_t(e.addend));
+  return reinterpret_cast<T*>(rmw_slow(c, i, linear, sizeof(T)));
+}
+
+// Memory operand.
+template <class T>
+[[gnu::always_inline]] inline T load_rm(Cpu& c, const Insn* i) {
+  return load<T>(c, i, linear_of(c, i, sizeof(T), Access::kRead));
+}
+template <class T>
+[[gnu::always_inline]] inline void store_rm(Cpu& c, const Insn* i, T v) {
+  store<T>(c, i, linear_of(c, i, sizeof(T), Access::kWrite), v);
+}
+
+// Stack (stack.cc part of segment.cc): pushes and pops of 2, 4, 8 bytes by the stack's width, with SS checks outside
+// 64-bit mode. push changes RSP only after the store succeeded.
+template <class T>
+void push(Cpu& c, const Insn* i, T v);
+template <class T>
+T pop(Cpu& c, const Insn* i);
+
+// Register operands. 8-bit ones are byte offsets in gpr; a 32-bit write clears the upper half.
+template <class T>
+[[gnu::always_inline]] inline T get_reg(const Cpu& c, uint8_t r) {
+  if constexpr (sizeof(T) == 1) return reinterpret_cast<const uint8_t*>(c.gpr)[r];
+  else return T(c.gpr[r]);
+}
+template <class T>
+[[gnu::always_inline]] inline void set_reg(Cpu& c, uint8_t r, T v) {
+  if constexpr (sizeof(T) == 1) reinterpret_cast<uint8_t*>(c.gpr)[r] = uint8_t(v);
+  else if constexpr (sizeof(T) == 2) std::memcpy(&c.gpr[r], &v, 2);
+  else c.gpr[r] = std::make_unsigned_t<T>(v);
+}
+
+}  // namespace nyx::soft
