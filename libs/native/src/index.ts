@@ -1,0 +1,2 @@
+export * from './native.ts';
+export type * from './types.ts';

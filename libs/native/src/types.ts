@@ -1,0 +1,300 @@
+/**
+ * Every export of the addon `nyx_native`. Memory is `ArrayBuffer` over shared mappings; sizes and offsets are
+ * bytes; times are nanoseconds of CLOCK_MONOTONIC as numbers; descriptors are numbers and always close-on-exec.
+ *
+ * Every function validates its arguments first and throws `NativeError`: `code` 'EINVAL' for a wrong argument
+ * (TypeError for a wrong type has `code` 'ERR_INVALID_ARG'), else the name of errno, with `syscall` and `errno`.
+ */
+export interface NativeError extends Error {
+  /** 'EINVAL', 'ENOMEM', ... or 'ERR_INVALID_ARG'. */
+  code: string;
+  syscall?: string;
+  errno?: number;
+}
+
+export interface MemfdOptions {
+  /** Adds F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL (default true). */
+  seal?: boolean;
+  /** Backs the file by 2 MiB huge pages; `size` must be a multiple of them. ENOMEM when the host has none. */
+  hugePages?: boolean;
+}
+
+export interface MmapOptions {
+  /** Multiple of 4096 (default 0). */
+  offset?: number;
+  /** Default true. */
+  write?: boolean;
+  /** Refuse (EPERM) a file that its other holders could shrink: reading it could kill us with SIGBUS (default false). */
+  sealed?: boolean;
+}
+
+/** A descriptor watched in the event loop. */
+export interface Watch {
+  /** Stops watching. The descriptor stays open. Idempotent. */
+  close(): void;
+  /** Whether it keeps the process alive (default yes). */
+  ref(): void;
+  unref(): void;
+}
+
+/** A timerfd on CLOCK_MONOTONIC in the event loop. */
+export interface Timer {
+  /** Fires once at that absolute time; at once when it has passed. Replaces an earlier time. Infinity disarms. */
+  armAt(ns: number): void;
+  disarm(): void;
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
+
+export interface SeqSocketOptions {
+  /** `bytes` is the receiver's own copy; `fds` now belong to it and must be closed by it. */
+  onMessage(bytes: Uint8Array, fds: number[]): void;
+  /** The peer closed (no error), or the socket failed, or the peer broke a limit (code 'EMSGSIZE'). Called once. */
+  onClose?(error?: NativeError): void;
+  /** All queued messages were sent, after `send` returned false. */
+  onDrain?(): void;
+  /** Longest message accepted, default 65536, at most 1 MiB. */
+  maxBytes?: number;
+  /** Most descriptors accepted with one message, default 64, at most 253. */
+  maxFds?: number;
+}
+
+/** One end of a SOCK_SEQPACKET connection. Owns its descriptor. */
+export interface SeqSocket {
+  /**
+   * Sends one message; the descriptors are duplicated, the caller keeps its own. Returns false when it was queued
+   * because the peer does not read (`onDrain` follows). ENOBUFS when 4 MiB are queued; EPIPE after close.
+   */
+  send(bytes: Uint8Array, fds?: readonly number[]): boolean;
+  /** Bytes queued. */
+  readonly queued: number;
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
+
+/** What IoQueue does with a file. */
+export interface IoOps {
+  readonly read: 0;
+  readonly write: 1;
+  readonly fsync: 2;
+  readonly fdatasync: 3;
+  /** fallocate(PUNCH_HOLE | KEEP_SIZE); the length is segment 0's length. */
+  readonly punchHole: 4;
+  /** fallocate(ZERO_RANGE | KEEP_SIZE), by writing zeroes where the file system cannot. */
+  readonly zeroRange: 5;
+}
+
+export interface IoQueueOptions {
+  /** Requests in flight at most; power of two, 1..4096. */
+  entries: number;
+  /** 'auto' (default): io_uring, or a pool of 4 threads when the kernel refuses it. */
+  engine?: 'auto' | 'io_uring' | 'threads';
+  /** Completions wait in the queue: call `harvest`. */
+  onReady(): void;
+}
+
+/**
+ * Asynchronous file I/O into mapped memory without an allocation per request. Fill `segments` with
+ * (memory index, byte offset, length) triples, call `queue` for each request, then `submit` once. Completions are
+ * (id, result) pairs, result >= 0 bytes or -errno, in `completions`.
+ */
+export interface IoQueue {
+  readonly engine: 'io_uring' | 'threads';
+  /** 3 * 256 numbers: up to 256 (memory, offset, length) triples of the request being queued. */
+  readonly segments: Float64Array;
+  /** Pairs, 2 * entries numbers. */
+  readonly completions: Int32Array;
+  /** Makes a mapped buffer addressable; the queue keeps it mapped. Returns its memory index. */
+  addMemory(buffer: ArrayBuffer): number;
+  /**
+   * Adds a request. id: 0..2^31-1, chosen by the caller. Returns false when `entries` are in flight.
+   * EINVAL when a segment lies outside its memory. `segmentCount` is 0 for the syncs.
+   */
+  queue(op: number, id: number, fd: number, fileOffset: number, segmentCount: number): boolean;
+  /** Starts all queued requests. */
+  submit(): void;
+  /** Moves finished requests to `completions`; returns how many pairs. No system call when there are none. */
+  harvest(): number;
+  readonly inFlight: number;
+  /** Waits for what is in flight, then frees the queue. */
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
+
+/** Indices of `ExitCore.ctl`. `wait` fills the first group, the caller the second before `commit` or `reply`. */
+export interface CtlIndex {
+  readonly ring: 0;
+  readonly kind: 1;
+  readonly width: 2;
+  readonly device: 3;
+  readonly region: 4;
+  readonly flags: 5;
+  readonly count: 6;
+  readonly offsetLo: 7;
+  readonly offsetHi: 8;
+  readonly dataLo: 9;
+  readonly dataHi: 10;
+  readonly seqLo: 11;
+  readonly seqHi: 12;
+  readonly block: 16;
+  readonly replyLo: 17;
+  readonly replyHi: 18;
+  readonly status: 19;
+}
+
+export interface ExitCoreOptions {
+  /** The whole ring memfd. */
+  rings: ArrayBuffer;
+  /** eventfd that producers kick. */
+  kick: number;
+  /** Called when there may be exits; must loop over `wait` until it is negative. */
+  onWork(): void;
+  /** Longest spin before going to sleep, default 50_000 ns; 0: never spins. */
+  maxSpinNs?: number;
+  /** Longest stay out of the event loop, default 200_000 ns. */
+  maxBusyNs?: number;
+  /** Period of the heartbeat while idle, default 100 ms. */
+  heartbeatMs?: number;
+}
+
+/** The consumer of exit rings: waiting, the commit point, the reply. libs/ring wraps it. */
+export interface ExitCore {
+  /** 32 words; see CtlIndex. */
+  readonly ctl: Uint32Array;
+  /**
+   * Registers a state block that was validated; its inactive half becomes a copy of the active one.
+   * Returns its index for `ctl[block]`. `truth` is the generation to serve.
+   */
+  addBlock(buffer: ArrayBuffer): number;
+  /**
+   * Attach: takes the tails, publishes committed replies, wakes producers, stores `epoch`. Once, after all blocks.
+   * Returns the number of replies published again. Code RING_CORRUPT when head and tail contradict each other.
+   */
+  attach(): number;
+  /** Begins to serve: `attached = epoch`, then onWork when something waits. */
+  start(): void;
+  /** Next exit's ring (request copied to `ctl`), -1: asleep until onWork, -2: event loop's turn, then onWork. */
+  wait(): number;
+  /** Commits `ctl[block]` with the exit last returned by `wait`, publishes its reply, prepares the next half. */
+  commit(): void;
+  /** Publishes a reply without a commit: accesses that changed nothing. */
+  reply(): void;
+  /** Commits a change that is not an exit. */
+  commitEvent(block: number): void;
+  /** Makes the inactive half a copy of the active one again: throws a change away. */
+  revert(block: number): void;
+  /** Requests answered natively because a producer's request was not well formed. */
+  readonly malformed: number;
+  /** Stops serving. */
+  close(): void;
+}
+
+export interface LandlockRule {
+  path: string;
+  /** 'read' (files and directories), 'write' (also create, remove), 'execute'. */
+  access: readonly ('read' | 'write' | 'execute')[];
+}
+
+export interface SeccompOptions {
+  /** Names ('read', 'futex') or numbers of system calls that stay allowed. */
+  allow: readonly (string | number)[];
+  /** What other calls get (default 'EPERM'). */
+  otherwise?: 'EPERM' | 'kill';
+}
+
+/** Acts as a vCPU thread on one ring; for tests and benchmarks. `sync` blocks its thread. */
+export interface TestProducer {
+  /** [replyLo, replyHi, status] of the last sync. */
+  readonly result: Uint32Array;
+  /** Waits at most `timeoutNs`; returns the latency in ns, or -1 on timeout (then `await` goes on waiting). */
+  sync(kind: number, device: number, region: number, offset: number, width: number, dataLo: number, dataHi: number, count?: number, timeoutNs?: number): number;
+  /** Publishes without waiting for an answer; false when the ring is full. `flags` is ExitSlot.flags. */
+  publish(kind: number, device: number, region: number, offset: number, width: number, dataLo: number, dataHi: number, count?: number, flags?: number): boolean;
+  /** Waits until everything published was answered; false on timeout. */
+  await(timeoutNs: number): boolean;
+  /** n sync exits as fast as possible; latencies in ns into `out` (length >= n). Returns ns in all. */
+  bench(n: number, kind: number, device: number, region: number, offset: number, width: number, out: Float64Array): number;
+  /** Posted exits, n in all, waiting only while the ring is full; cost in ns each into `out`. */
+  benchPosted(n: number, device: number, region: number, offset: number, width: number, out: Float64Array): number;
+  /** Sequence of the newest request. */
+  readonly head: number;
+}
+
+/** The policy by which `wait` decides how long to spin; pure, for tests. */
+export interface SpinPolicy {
+  /** Nanoseconds to spin now. */
+  next(): number;
+  /** Work came `gapNs` after the last; `slept`: we had gone to sleep (the gap then includes the wake-up). */
+  arrived(gapNs: number, slept: boolean): void;
+}
+
+export interface Native {
+  memfdCreate(name: string, size: number, options?: MemfdOptions): number;
+  /** Maps MAP_SHARED. EINVAL when offset + length is beyond the end of the file. Any size that the host can map. */
+  mmap(fd: number, length: number, options?: MmapOptions): ArrayBuffer;
+  /** Detaches the buffer (its views become empty) and unmaps it as soon as no native object uses it. */
+  munmap(buffer: ArrayBuffer): void;
+  /** Size of the file behind a descriptor. */
+  fileSize(fd: number): number;
+  close(fd: number): void;
+  dup(fd: number): number;
+  pread(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
+  pwrite(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
+  fsync(fd: number, dataOnly?: boolean): void;
+  fallocate(fd: number, mode: 'punchHole' | 'zeroRange', offset: number, length: number): void;
+
+  eventfd(initial?: number): number;
+  eventfdWrite(fd: number, count?: number): void;
+  /** The count, 0 when there was none. */
+  eventfdRead(fd: number): number;
+  /** Calls back when `fd` is readable. `drain`: 8 bytes (eventfd, timerfd) are read first and given as the count. */
+  watch(fd: number, readable: (count: number) => void, options?: { drain?: boolean }): Watch;
+  createTimer(fired: () => void): Timer;
+  monotonicNs(): number;
+
+  /** 0 woken (or spurious), 1 value differed, 2 timed out. Infinity waits for ever. Blocks the thread. */
+  futexWait(buffer: ArrayBuffer, byteOffset: number, expected: number, timeoutNs: number): number;
+  /** Number of threads woken, in all processes. */
+  futexWake(buffer: ArrayBuffer, byteOffset: number, count: number): number;
+  memcpy(to: ArrayBuffer, toOffset: number, from: ArrayBuffer, fromOffset: number, length: number): void;
+  /** CRC-32C (Castagnoli) of a range; `seed` continues an earlier one. */
+  crc32c(buffer: ArrayBuffer, byteOffset: number, length: number, seed?: number): number;
+
+  socketpair(): [number, number];
+  openSeqSocket(fd: number, options: SeqSocketOptions): SeqSocket;
+
+  pidfdOpen(pid: number): number;
+  pidfdSendSignal(pidfd: number, signal: number): void;
+  /** CPU that this thread runs on. */
+  getcpu(): number;
+  pinThread(cpu: number): void;
+  /** CPUs that this process may use. */
+  cpuCount(): number;
+
+  createIoQueue(options: IoQueueOptions): IoQueue;
+  createExitCore(options: ExitCoreOptions): ExitCore;
+  createTestProducer(rings: ArrayBuffer, ring: number, kick: number): TestProducer;
+  createSpinPolicy(maxSpinNs: number): SpinPolicy;
+  /** Round trips of two native threads over one cache line: ns each into `out`. For comparison in benchmarks. */
+  benchPingPong(mode: 'spin' | 'futex', n: number, out: Float64Array): void;
+
+  setNoNewPrivs(): void;
+  /** resource: 'NOFILE', 'AS', 'CORE', 'NPROC', 'FSIZE', 'MEMLOCK'. */
+  setRlimit(resource: string, soft: number, hard: number): void;
+  /** ABI of the kernel's Landlock, 0 when it has none. */
+  landlockAbi(): number;
+  /** Restricts the calling thread and threads that it starts later; no rules: no files at all. */
+  landlock(rules: readonly LandlockRule[]): void;
+  /** Installs an allow-list for all threads of the process. Implies setNoNewPrivs. */
+  seccomp(options: SeccompOptions): void;
+  /** 'user', 'net', 'ipc', 'uts', 'mount', 'pid'. */
+  unshare(namespaces: readonly string[]): void;
+  setPdeathsig(signal: number): void;
+  /** chroot and chdir to '/'. */
+  chroot(path: string): void;
+  /** Drops supplementary groups, then gid, then uid, for good. */
+  dropUser(uid: number, gid: number): void;
+}
