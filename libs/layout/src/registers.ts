@@ -5,7 +5,7 @@
  */
 
 /** How an access is served (ARCHITECTURE.md, "Exit classes"). */
-export type ExitClass = 'sync' | 'shadow' | 'counter' | 'posted' | 'notify';
+export type ExitClass = "sync" | "shadow" | "counter" | "posted" | "notify";
 
 export interface RegisterSpec {
   /** Byte offset in the region. */
@@ -21,9 +21,9 @@ export interface RegisterSpec {
   readonly ones?: number;
   readonly reset?: number;
   /** 'shadow' (needs a backing field and no read side effect), 'counter' or 'sync' (default). */
-  readonly read?: 'sync' | 'shadow' | 'counter';
+  readonly read?: "sync" | "shadow" | "counter";
   /** 'posted' (needs no answer), 'notify' (doorbell) or 'sync' (default). */
-  readonly write?: 'sync' | 'posted' | 'notify';
+  readonly write?: "sync" | "posted" | "notify";
 }
 
 export interface Register extends RegisterSpec {
@@ -43,7 +43,11 @@ export interface RegisterTable<N extends string = string> {
  * Defines a register table; registers may not overlap and must lie inside `size` bytes.
  * @throws Error on a mistake in the table.
  */
-export function registers<N extends string>(name: string, size: number, specs: Record<N, RegisterSpec>): RegisterTable<N> {
+export function registers<N extends string>(
+  name: string,
+  size: number,
+  specs: Record<N, RegisterSpec>,
+): RegisterTable<N> {
   const list = Object.entries(specs).map(([n, r]) => ({ name: n, ...(r as RegisterSpec) }));
   list.sort((a, b) => a.at - b.at);
   let end = 0;
@@ -104,7 +108,13 @@ export class RegisterBank<N extends string> {
     const store = backing as Record<string, number>;
     const add = (name: string, at: number, width: number, r: Register, shift: number): void => {
       const part = (v: number | undefined, dflt: number): number =>
-        v === undefined ? dflt : r.width === 8 ? (shift ? Math.floor(v / 4294967296) >>> 0 : v >>> 0) : v >>> 0;
+        v === undefined
+          ? dflt
+          : r.width === 8
+            ? shift
+              ? Math.floor(v / 4294967296) >>> 0
+              : v >>> 0
+            : v >>> 0;
       const mask = part(r.mask, widthMask(width));
       const w1c = part(r.w1c, 0);
       const ones = part(r.ones, 0);
@@ -113,7 +123,8 @@ export class RegisterBank<N extends string> {
       const onWrite = handlers.write?.[name as N];
       const changed = handlers.changed?.[name as N];
       if (!backed && !onRead) throw new Error(`${table.name}.${name}: no backing field and no read handler`);
-      if (!backed && !onWrite && mask !== 0) throw new Error(`${table.name}.${name}: writable, without backing field or write handler`);
+      if (!backed && !onWrite && mask !== 0)
+        throw new Error(`${table.name}.${name}: writable, without backing field or write handler`);
       const read = onRead ?? (() => ((store[name] as number) | ones) >>> 0);
       const write =
         onWrite ??
