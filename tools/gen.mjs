@@ -3,7 +3,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { machineHeader } from "@nyx/protocol";
-import { wireHeader } from "@nyx/ring";
+import { wireHeader } from "@nyx/ring/wire";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const files = {

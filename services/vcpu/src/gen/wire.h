@@ -100,7 +100,7 @@ struct ProcessControl {
   uint32_t epoch;  // times that a process attached; written by the attaching process
   uint8_t pad0_[48];
   uint32_t consumer_cpu;  // CPU the device process last ran on; the vCPU spins only when it is another one
-  uint32_t consumer_asleep;  // 1: it waits in its event loop and needs a kick (eventfd)
+  uint32_t consumer_asleep;  // 1: it waits in its event loop; who publishes a request swaps in 0 and, if it was 1, writes the kick eventfd
   uint32_t heartbeat;  // grows while the process serves or idles
   uint32_t attached;  // epoch that is being served: non-zero once the process answers
   uint32_t served_lo;  // exits served since attach, low half
@@ -129,7 +129,7 @@ inline constexpr uint32_t ProcessControlHash = 0x3d4ea337u;
 struct RingHeader {
   uint64_t head;  // sequence of the newest published request
   uint32_t producer_cpu;
-  uint32_t producer_waiting;  // futex word: 1 while the producer sleeps for a reply; the consumer wakes it
+  uint32_t producer_waiting;  // futex word: 1 while the producer sleeps for a reply; the consumer swaps in 0 and, if it was 1, wakes it
   uint8_t pad0_[48];
   uint64_t tail;  // sequence of the newest request whose reply is published
   uint8_t pad1_[56];

@@ -1,0 +1,190 @@
+/**
+ * The state block of a device: everything it must remember, in memory that outlives the process. Layout in
+ * `wire.ts` (BlockHeader, two halves, HalfHeader); the commit point is in the addon (`ExitServer.commit`).
+ *
+ * The inactive half is a copy of the active one whenever no change is under way, so that handlers can begin at
+ * once, and so that a damaged active half can be replaced by the other.
+ */
+import { firstIllegal, fnv1a, Memory, resetValues, Root, type Struct, type View, view, viewAt } from '@nyx/layout';
+import { crc32c, memcpy } from '@nyx/native';
+import { RingError } from './error.ts';
+import { BlockHeader, HalfHeader, Range, wire } from './wire.ts';
+
+/** An entry of the class table (wire.ClassEntry); `source` is relative to the device state, not to the half. */
+export interface ClassSpec {
+  /** wire.ClassKind */
+  kind: number;
+  region: number;
+  width: number;
+  offset: number;
+  source?: number;
+  mask?: number;
+}
+
+export interface BlockSpec<S extends Struct = Struct> {
+  /** Stable name of the device kind. */
+  readonly kind: string;
+  readonly stateVersion: number;
+  readonly state: S;
+  /** Entries of the dynamic range table, 0..8. */
+  readonly ranges: number;
+  readonly classes?: readonly ClassSpec[];
+}
+
+/** Size that a supervisor which knows nothing of the device gives a state block; memfds are sparse. */
+export const defaultBlockBytes = 256 * 1024;
+
+const stateAt = (spec: BlockSpec): number => HalfHeader.bytes + spec.ranges * Range.bytes;
+export const halfBytes = (spec: BlockSpec): number => (stateAt(spec) + spec.state.bytes + 63) & ~63;
+/** Bytes that the state block of this device needs. */
+export const blockBytes = (spec: BlockSpec): number => wire.halvesAt + 2 * halfBytes(spec);
+
+const hex = (n: number): string => `0x${n.toString(16)}`;
+
+export class StateBlock<S extends Struct = Struct> {
+  readonly memory: Memory;
+  /** Moves with each commit: `base` is the half being changed. */
+  readonly root: Root;
+  readonly state: View<S>;
+  readonly ranges: readonly View<typeof Range>[];
+  /** Formatted just now: the state has its reset values. */
+  readonly fresh: boolean;
+  /** The active half was damaged and the other one was taken. */
+  readonly repaired: boolean;
+  /** Bytes of a half. */
+  readonly halfBytes: number;
+  /** Index given by ExitServer.addBlock; -1 before. */
+  index = -1;
+  readonly #baseSum: number;
+
+  /**
+   * Attaches to a block, or formats it when it was never committed.
+   * @param buffer mapping of the whole block
+   * @throws RingError STATE_SIZE, STATE_FORMAT, STATE_KIND, STATE_VERSION, STATE_LAYOUT (it belongs to another
+   * device or to another version of it) or STATE_CORRUPT (neither half is intact). Nothing is changed then.
+   */
+  constructor(
+    readonly buffer: ArrayBuffer,
+    readonly spec: BlockSpec<S>,
+  ) {
+    if (buffer.byteLength < blockBytes(spec))
+      throw new RingError('STATE_SIZE', `${spec.kind} needs a state block of ${blockBytes(spec)} bytes, got ${buffer.byteLength}`);
+    if (!(spec.ranges >= 0 && spec.ranges <= wire.maxRanges) || (spec.classes?.length ?? 0) > wire.maxClasses)
+      throw new RingError('STATE_FORMAT', `${spec.kind} declares ${spec.ranges} ranges and ${spec.classes?.length ?? 0} classes`);
+    this.memory = new Memory(buffer);
+    this.halfBytes = halfBytes(spec);
+    const header = view(BlockHeader, this.memory);
+    this.fresh = header.initialized !== 1;
+    if (this.fresh) this.#format(header);
+    else this.#check(header);
+    this.repaired = !this.fresh && this.#repair(header);
+    this.#writeClasses(header);
+    const active = header.generation & 1;
+    memcpy(buffer, this.halfAt(active ^ 1), buffer, this.halfAt(active), this.halfBytes);
+    this.root = new Root(this.memory, this.halfAt(active ^ 1));
+    this.#baseSum = this.halfAt(0) + this.halfAt(1);
+    this.state = viewAt(spec.state, this.root, stateAt(spec));
+    this.ranges = Array.from({ length: spec.ranges }, (_, i) => viewAt(Range, this.root, HalfHeader.bytes + i * Range.bytes));
+  }
+
+  get generation(): number {
+    return this.memory.u32[BlockHeader.offsetOf('generation') >> 2]!;
+  }
+
+  /** Byte offset of half 0 or 1. */
+  halfAt(half: number): number {
+    return wire.halvesAt + half * this.halfBytes;
+  }
+
+  /** Bytes of the device state in the half being changed; for bulk copies (snapshots, tests). */
+  stateBytes(): Uint8Array {
+    return new Uint8Array(this.buffer, this.root.base + stateAt(this.spec), this.spec.state.bytes);
+  }
+
+  /** Gives the half being changed the reset values: power-on state, no ranges. */
+  reset(): void {
+    const base = this.root.base;
+    this.memory.u8.fill(0, base + HalfHeader.bytes, base + this.halfBytes);
+    resetValues(this.spec.state, this.memory, base + stateAt(this.spec));
+  }
+
+  /** After a commit: the view goes to the other half. Called by ExitServer. */
+  flip(): void {
+    this.root.base = this.#baseSum - this.root.base;
+  }
+
+  #format(header: View<typeof BlockHeader>): void {
+    const { spec } = this;
+    this.memory.u8.fill(0, 0, wire.halvesAt + 2 * this.halfBytes);
+    header.version = wire.version;
+    header.kind = fnv1a(spec.kind);
+    header.stateVersion = spec.stateVersion;
+    header.layoutHash = spec.state.hash;
+    header.halfBytes = this.halfBytes;
+    header.stateAt = stateAt(spec);
+    header.stateBytes = spec.state.bytes;
+    header.ranges = spec.ranges;
+    const half = view(HalfHeader, this.memory, this.halfAt(0));
+    half.ring = 0xffffffff;
+    resetValues(spec.state, this.memory, this.halfAt(0) + stateAt(spec));
+    half.crc = this.#crc(0);
+    header.magic = wire.blockMagic;
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf('initialized') >> 2, 1);
+  }
+
+  #check(h: View<typeof BlockHeader>): void {
+    const { spec } = this;
+    if (h.magic !== wire.blockMagic || h.version !== wire.version)
+      throw new RingError('STATE_FORMAT', `state block of ${spec.kind} has magic ${hex(h.magic)} version ${h.version}`);
+    if (h.kind !== fnv1a(spec.kind))
+      throw new RingError('STATE_KIND', `state block belongs to another kind of device than ${spec.kind}`);
+    if (h.stateVersion !== spec.stateVersion)
+      throw new RingError('STATE_VERSION', `state of ${spec.kind} has version ${h.stateVersion}, this program version ${spec.stateVersion}`);
+    if (
+      h.layoutHash !== spec.state.hash ||
+      h.halfBytes !== this.halfBytes ||
+      h.stateAt !== stateAt(spec) ||
+      h.stateBytes !== spec.state.bytes ||
+      h.ranges !== spec.ranges
+    )
+      throw new RingError('STATE_LAYOUT', `state of ${spec.kind} has layout ${hex(h.layoutHash)}, this program ${hex(spec.state.hash)}`);
+  }
+
+  #crc(half: number): number {
+    return crc32c(this.buffer, this.halfAt(half) + 4, this.halfBytes - 4);
+  }
+
+  /** Why a half cannot be used, or undefined. */
+  #damage(half: number): string | undefined {
+    const stored = this.memory.u32[this.halfAt(half) >> 2]!;
+    const crc = this.#crc(half);
+    if (stored !== crc) return `half ${half}: CRC ${hex(stored)}, expected ${hex(crc)}`;
+    return firstIllegal(this.spec.state, this.memory, this.halfAt(half) + stateAt(this.spec));
+  }
+
+  /** Makes the active half an intact one; true when that took the other. */
+  #repair(header: View<typeof BlockHeader>): boolean {
+    const active = header.generation & 1;
+    const first = this.#damage(active);
+    if (first === undefined) return false;
+    const second = this.#damage(active ^ 1);
+    if (second !== undefined)
+      throw new RingError('STATE_CORRUPT', `state of ${this.spec.kind}: ${first}; ${second}. It cannot be restarted, only reset`);
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf('generation') >> 2, header.generation + 1);
+    return true;
+  }
+
+  #writeClasses(header: View<typeof BlockHeader>): void {
+    const classes = this.spec.classes ?? [];
+    classes.forEach((c, i) => {
+      const entry = header.classTable.at(i);
+      entry.region = c.region;
+      entry.width = c.width;
+      entry.offset = c.offset;
+      entry.source = stateAt(this.spec) + (c.source ?? 0);
+      entry.mask = c.mask ?? 0;
+      entry.kind = c.kind;
+    });
+    header.classes = classes.length;
+  }
+}
