@@ -14,7 +14,7 @@
  * `inTail` advances after the ring was full (`inHead - inTail == inBytes`), the device writes `consoleOut` as well.
  * A reset of the machine does not move the counters.
  */
-import { pad, struct, u32 } from '@nyx/layout';
+import { pad, struct, u32 } from "@nyx/layout";
 
 export const consoleWire = {
   /** 'NYXC' */
@@ -29,21 +29,21 @@ export const consoleWire = {
 } as const;
 
 export const ConsoleHeader = struct(
-  'ConsoleHeader',
+  "ConsoleHeader",
   {
-    magic: u32('consoleWire.magic'),
+    magic: u32("consoleWire.magic"),
     version: u32(),
-    outBytes: u32('size of the output ring, a power of two'),
-    inBytes: u32('size of the input ring, a power of two'),
+    outBytes: u32("size of the output ring, a power of two"),
+    inBytes: u32("size of the input ring, a power of two"),
     pad0: pad(48),
     // The device writes this line.
-    outHead: u32('bytes sent so far'),
-    inTail: u32('bytes taken so far'),
+    outHead: u32("bytes sent so far"),
+    inTail: u32("bytes taken so far"),
     pad1: pad(56),
     // The host writes this line.
-    outTail: u32('bytes read so far'),
-    inHead: u32('bytes offered so far'),
+    outTail: u32("bytes read so far"),
+    inHead: u32("bytes offered so far"),
     pad2: pad(56),
   },
-  { bytes: 192, doc: 'First page of a console memfd.' },
+  { bytes: 192, doc: "First page of a console memfd." },
 );

@@ -2,7 +2,7 @@
  * Builds the binary machine description (machine.ts) from plain objects. Descriptors are given as they are in this
  * process; the builder numbers them in the order in which they are first named.
  */
-import { Memory, type Struct, type View, view } from '@nyx/layout';
+import { Memory, type Struct, type View, view } from "@nyx/layout";
 import {
   Accel,
   BootMode,
@@ -15,7 +15,7 @@ import {
   MachineRoute,
   machine,
   RouteKind,
-} from './machine.ts';
+} from "./machine.ts";
 
 /** State of the boot CPU; what `mode` does not use stays 0. */
 export interface BootState {
@@ -42,7 +42,14 @@ export interface Description {
   wallClock?: number;
   memories: { gpa: number; size: number; fd: number; fdOffset: number; readonly?: boolean }[];
   processes: { name: string; ring: number; kick: number; irqPage: number; irqEvent: number }[];
-  devices: { name: string; process: string; index: number; state: number; irqBase: number; irqCount: number }[];
+  devices: {
+    name: string;
+    process: string;
+    index: number;
+    state: number;
+    irqBase: number;
+    irqCount: number;
+  }[];
   /** `space`: wire.Space. */
   ranges: { device: string; space: number; region: number; base: number; length: number }[];
   routes: { device: string; entry: number; kind: keyof typeof RouteKind; gsi?: number }[];
@@ -56,7 +63,8 @@ type Writer<S extends Struct> = (v: View<S>, i: number) => void;
 
 const text = (field: { length: number; set(i: number, v: number): void }, value: string): void => {
   const bytes = Buffer.from(value);
-  if (bytes.length >= field.length) throw new RangeError(`name '${value}' is longer than ${field.length - 1} bytes`);
+  if (bytes.length >= field.length)
+    throw new RangeError(`name '${value}' is longer than ${field.length - 1} bytes`);
   bytes.forEach((b, i) => {
     field.set(i, b);
   });
@@ -79,13 +87,13 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
   const limit = (what: string, n: number, max: number): void => {
     if (!(n >= 0 && n <= max)) throw new RangeError(`${n} ${what}, at most ${max}`);
   };
-  limit('cpus', d.cpus, machine.maxCpus);
-  limit('processes', d.processes.length, machine.maxProcesses);
-  limit('devices', d.devices.length, machine.maxDevices);
+  limit("cpus", d.cpus, machine.maxCpus);
+  limit("processes", d.processes.length, machine.maxProcesses);
+  limit("devices", d.devices.length, machine.maxDevices);
 
   const processes = d.processes.map((p) => p.name);
   const devices = d.devices.map((p) => p.name);
-  const device = (name: string): number => index(devices, name, 'device');
+  const device = (name: string): number => index(devices, name, "device");
 
   const total = [
     [MachineMemory, d.memories],
@@ -152,7 +160,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
   });
   put(MachineDevice, d.devices.length, (v, i) => {
     const p = d.devices[i]!;
-    v.process = index(processes, p.process, 'process');
+    v.process = index(processes, p.process, "process");
     v.index = p.index;
     v.stateFd = fd(p.state);
     v.irqBase = p.irqBase;

@@ -1,0 +1,230 @@
+/**
+ * The control plane, all of it: what clients may ask nyxd, what it answers, what it tells unasked. The transport (ZeroMQ
+ * ROUTER/DEALER and PUB/SUB on ipc sockets in the machine's run directory) is elsewhere; here are the messages, as
+ * msgpack maps, each with its validator. A peer's bytes are not trusted: `decode` answers or throws PROTOCOL_*.
+ *
+ *   request   { v, id, op, args }       reply   { v, id, result } or { v, id, error }       event   { v, event }
+ *
+ * Bytes that stream do not go here: the console and commands have stream sockets of their own (see `sockets`).
+ */
+import { Packr } from 'msgpackr';
+import { z } from 'zod';
+import { isErrorCode, NyxError, type WireError } from './errors.ts';
+
+export const controlWire = {
+  version: 1,
+  /** A request or reply longer than this is refused; a status of 64 vCPUs and 32 processes has about 20 KiB. */
+  maxBytes: 1024 * 1024,
+} as const;
+
+/** Names in the run directory. */
+export const sockets = {
+  control: 'control.sock',
+  events: 'events.sock',
+  /** Raw bytes of COM1, both ways; any number of clients. */
+  console: 'console.sock',
+  /** One command a connection: see ExecFrame. */
+  exec: 'exec.sock',
+} as const;
+
+export const vmStates = ['created', 'starting', 'running', 'paused', 'resetting', 'stopping', 'stopped', 'failed'] as const;
+export type VmState = (typeof vmStates)[number];
+
+export const processStates = ['starting', 'serving', 'dead', 'backoff', 'isolated', 'stopped'] as const;
+export type ProcessState = (typeof processStates)[number];
+
+const count = z.number().nonnegative();
+const VmStateName = z.enum(vmStates);
+const WireErrorSchema = z.object({ code: z.string(), expected: z.string().optional(), got: z.string().optional(), hint: z.string().optional() });
+
+/** How a recovery went. Times are nanoseconds. */
+const Recovered = z.object({
+  process: z.string(),
+  /** 'exited 1', 'killed by SIGKILL', 'hangs', 'violation 3'. */
+  reason: z.string(),
+  restarts: count,
+  /** From the moment the supervisor noticed to the new process's `serving`. */
+  ns: count,
+  /** The new process's own share: mapping, checks, settling. */
+  attachNs: count,
+  /** Replies that the old one had committed and not published. */
+  republished: count,
+});
+export type Recovered = z.output<typeof Recovered>;
+
+const ProcessStatus = z.object({
+  name: z.string(),
+  state: z.enum(processStates),
+  pid: count,
+  devices: z.array(z.object({ name: z.string(), kind: z.string() })),
+  restarts: count,
+  served: count,
+  exitsPerSecond: count,
+  violations: count,
+  lastRecovery: Recovered.optional(),
+  error: WireErrorSchema.optional(),
+});
+export type ProcessStatus = z.output<typeof ProcessStatus>;
+
+export const vcpuStates = ['off', 'running', 'halted', 'waits', 'paused'] as const;
+const VcpuStatus = z.object({
+  state: z.enum(vcpuStates),
+  instructions: count,
+  instructionsPerSecond: count,
+  exits: z.object({ sync: count, posted: count, shadow: count, counter: count, unclaimed: count, halt: count }),
+  exitsPerSecond: count,
+  interrupts: count,
+  waitNs: count,
+  maxWaitNs: count,
+  waitsFor: z.string().optional(),
+  lastRip: z.string(),
+});
+export type VcpuStatus = z.output<typeof VcpuStatus>;
+
+const Status = z.object({
+  name: z.string(),
+  state: VmStateName,
+  /** Unix milliseconds of the last change of state. */
+  since: count,
+  pid: count,
+  vcpuPid: count,
+  /** What the engine is: '' before it is known. */
+  accel: z.string(),
+  cpus: count,
+  memory: count,
+  guestNs: count,
+  resets: count,
+  agent: z.boolean(),
+  error: WireErrorSchema.optional(),
+  /** Milliseconds from the start of nyxd to each milestone. */
+  milestones: z.record(z.string(), count),
+  vcpus: z.array(VcpuStatus),
+  processes: z.array(ProcessStatus),
+});
+export type Status = z.output<typeof Status>;
+
+const Nothing = z.object({});
+
+/** Every request: validators of its arguments and of its result. */
+export const requests = {
+  status: { args: Nothing, result: Status },
+  pause: { args: Nothing, result: Nothing },
+  resume: { args: Nothing, result: Nothing },
+  reset: { args: Nothing, result: Nothing },
+  /** Power button; after `timeout` seconds (0: at once) the processes are ended. Answers when the machine has stopped. */
+  stop: { args: z.object({ timeout: z.number().min(0).max(3600) }), result: z.object({ forced: z.boolean() }) },
+  /** SIGKILL to the process of that device (or of that name). */
+  kill: { args: z.object({ target: z.string().max(64) }), result: z.object({ process: z.string(), pid: count }) },
+} as const;
+
+export type Op = keyof typeof requests;
+export type Args<O extends Op> = z.input<(typeof requests)[O]['args']>;
+export type Result<O extends Op> = z.output<(typeof requests)[O]['result']>;
+
+export const VmEvent = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('state'), at: count, from: VmStateName, to: VmStateName, error: WireErrorSchema.optional() }),
+  z.object({ type: z.literal('death'), at: count, process: z.string(), pid: count, reason: z.string() }),
+  z.object({ type: z.literal('recovered'), at: count, recovery: Recovered }),
+  z.object({ type: z.literal('isolated'), at: count, process: z.string(), error: WireErrorSchema }),
+  /** A vCPU has waited for that process for `ns`; with `over`, that wait has ended. */
+  z.object({ type: z.literal('wait'), at: count, process: z.string(), ns: count, over: z.boolean() }),
+  z.object({ type: z.literal('machine'), at: count, event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'tripleFault']), vcpu: count }),
+  z.object({ type: z.literal('agent'), at: count }),
+]);
+export type VmEvent = z.output<typeof VmEvent>;
+
+const Request = z.object({ v: z.number(), id: count, op: z.string(), args: z.unknown() });
+const Reply = z.object({ v: z.number(), id: count, result: z.unknown().optional(), error: WireErrorSchema.optional() });
+const EventMessage = z.object({ v: z.number(), event: z.unknown() });
+
+// Records off: plain maps, readable by any msgpack library.
+const packr = new Packr({ useRecords: false });
+
+const unpack = (bytes: Uint8Array): unknown => {
+  if (bytes.length > controlWire.maxBytes)
+    throw new NyxError('PROTOCOL_INVALID', { expected: `at most ${controlWire.maxBytes} bytes`, got: `${bytes.length} bytes` });
+  try {
+    return packr.unpack(bytes as Buffer);
+  } catch (e) {
+    throw new NyxError('PROTOCOL_INVALID', { expected: 'msgpack', got: String((e as Error).message) });
+  }
+};
+
+const checked = <S extends z.ZodType>(schema: S, value: unknown, what: string): z.output<S> => {
+  const r = schema.safeParse(value);
+  if (r.success) return r.data;
+  const issue = r.error.issues[0]!;
+  throw new NyxError('PROTOCOL_INVALID', { expected: `${what}: ${issue.message}`, got: `at '${issue.path.join('.')}'` });
+};
+
+const sameVersion = (v: number): void => {
+  if (v !== controlWire.version) throw new NyxError('PROTOCOL_VERSION', { expected: `version ${controlWire.version}`, got: `version ${v}` });
+};
+
+export const encodeRequest = <O extends Op>(id: number, op: O, args: Args<O>): Buffer => packr.pack({ v: controlWire.version, id, op, args });
+
+/** @throws NyxError PROTOCOL_*; `id` of the error is that of the request where it could be read, else 0. */
+export const decodeRequest = (bytes: Uint8Array): { id: number; op: Op; args: unknown } => {
+  const m = checked(Request, unpack(bytes), 'request');
+  try {
+    sameVersion(m.v);
+    if (!Object.hasOwn(requests, m.op)) throw new NyxError('PROTOCOL_INVALID', { expected: `one of ${Object.keys(requests).join(', ')}`, got: `op '${m.op}'` });
+    const op = m.op as Op;
+    return { id: m.id, op, args: checked(requests[op].args, m.args, op) };
+  } catch (e) {
+    throw Object.assign(e as NyxError, { id: m.id });
+  }
+};
+
+export const encodeReply = (id: number, outcome: { result: unknown } | { error: WireError }): Buffer => packr.pack({ v: controlWire.version, id, ...outcome });
+
+/** The id of a reply, and its raw outcome; `decodeResult` validates it for the request it belongs to. */
+export const decodeReply = (bytes: Uint8Array): { id: number; result?: unknown; error?: WireError } => {
+  const m = checked(Reply, unpack(bytes), 'reply');
+  sameVersion(m.v);
+  return { id: m.id, result: m.result, ...(m.error ? { error: m.error as WireError } : {}) };
+};
+export const decodeResult = <O extends Op>(op: O, result: unknown): Result<O> => checked(requests[op].result, result, `result of ${op}`) as Result<O>;
+
+export const encodeEvent = (event: VmEvent): Buffer => packr.pack({ v: controlWire.version, event });
+export const decodeEvent = (bytes: Uint8Array): VmEvent => {
+  const m = checked(EventMessage, unpack(bytes), 'event');
+  sameVersion(m.v);
+  return checked(VmEvent, m.event, 'event');
+};
+
+/**
+ * The exec socket. The client sends one line of JSON (ExecAsk) and then reads frames until `exit` or `error`:
+ * kind u8, length u32 (little-endian), payload. Payload of exit: the status as u32; of error: JSON of a WireError.
+ */
+export const ExecFrame = { stdout: 1, stderr: 2, exit: 3, error: 4 } as const;
+export const ExecAsk = z.strictObject({ v: z.literal(controlWire.version), command: z.string().min(1), timeout: z.number().positive().max(86_400) });
+
+export const encodeFrame = (kind: number, payload: Uint8Array): Buffer => {
+  const frame = Buffer.allocUnsafe(5 + payload.length);
+  frame[0] = kind;
+  frame.writeUInt32LE(payload.length, 1);
+  frame.set(payload, 5);
+  return frame;
+};
+
+/** Cuts a byte stream into frames. @throws NyxError PROTOCOL_INVALID */
+export class FrameReader {
+  #held: Buffer = Buffer.alloc(0);
+  *feed(bytes: Buffer): Generator<{ kind: number; payload: Buffer }> {
+    this.#held = this.#held.length ? Buffer.concat([this.#held, bytes]) : bytes;
+    while (this.#held.length >= 5) {
+      const length = this.#held.readUInt32LE(1);
+      if (length > controlWire.maxBytes) throw new NyxError('PROTOCOL_INVALID', { expected: `frames of at most ${controlWire.maxBytes} bytes`, got: `${length}` });
+      if (this.#held.length < 5 + length) return;
+      const kind = this.#held[0]!;
+      const payload = this.#held.subarray(5, 5 + length);
+      this.#held = this.#held.subarray(5 + length);
+      yield { kind, payload };
+    }
+  }
+}
+
+/** For replies to messages that could not be understood. */
+export const wireErrorOf = (e: unknown): WireError =>
+  e instanceof NyxError ? e.toJSON() : { code: isErrorCode((e as { code?: unknown })?.code) ? (e as { code: string }).code : 'HOST_ERROR', got: String((e as Error)?.message ?? e) };

@@ -1,0 +1,159 @@
+/**
+ * What a machine is, as a user writes it: the schema of the YAML file, of the builder's result and of what nyxd is
+ * given. One schema; keys that it does not know are errors, told with the nearest key that exists.
+ */
+import { parse, YAMLParseError } from 'yaml';
+import { z } from 'zod';
+import { NyxError } from './errors.ts';
+
+const units: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+/** Bytes of '512M', '4GiB', '1.5 GB' or a number; undefined when it is no size. Units count in 1024. */
+export const parseSize = (text: string | number): number | undefined => {
+  const m = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i.exec(String(text).trim());
+  if (!m) return undefined;
+  const bytes = Number(m[1]) * units[m[2]!.toUpperCase()]!;
+  return Number.isSafeInteger(bytes) ? bytes : undefined;
+};
+
+const MiB = 2 ** 20;
+const size = z
+  .union([z.string(), z.number()])
+  .transform((v, ctx) => {
+    const bytes = parseSize(v);
+    if (bytes === undefined) {
+      ctx.addIssue({ code: 'custom', message: 'expected a size such as 512M or 4G' });
+      return z.NEVER;
+    }
+    return bytes;
+  });
+const memory = size.pipe(
+  z
+    .number()
+    .min(16 * MiB, 'expected at least 16M')
+    .multipleOf(MiB, 'expected whole MiB'),
+);
+
+const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/, 'expected 1 to 40 letters, digits, - or _');
+const path = z.string().min(1);
+const seconds = z.number().positive().max(86_400);
+
+const Disk = z.strictObject({
+  path,
+  readonly: z.boolean().default(false),
+  /** Read back by the guest as the disk's serial number. */
+  serial: z.string().max(20).optional(),
+});
+
+/** What happens to a device process that dies, hangs or breaks the protocol. */
+const Recovery = z.strictObject({
+  /** Restarts within `window` seconds before the process is isolated. */
+  budget: z.int().min(0).max(10_000).default(20),
+  window: seconds.default(30),
+  /** Wait before restart n (n > 3) is this * 2^(n - 4), at most `maxBackoff`. */
+  backoff: seconds.default(0.05),
+  maxBackoff: seconds.default(2),
+  /** No progress while requests wait for so long: the process hangs and is killed. */
+  hangTimeout: seconds.default(3),
+  /** Longest time from start to answering. */
+  startTimeout: seconds.default(10),
+});
+
+export const VmSpec = z.strictObject({
+  name: name.optional(),
+  /** A guest that Nyx builds, e.g. debian. Instead of kernel or bios. */
+  image: z.string().optional(),
+  kernel: path.optional(),
+  initrd: path.optional(),
+  append: z.string().optional(),
+  /** Firmware image, or `seabios` for the host's. */
+  bios: path.optional(),
+  memory: memory.default(512 * MiB),
+  cpus: z.int().min(1).max(64).default(1),
+  accel: z.enum(['auto', 'kvm', 'soft']).default('auto'),
+  disks: z.array(z.union([path.transform((p) => Disk.parse({ path: p })), Disk])).max(16).default([]),
+  recovery: Recovery.prefault({}),
+  onTripleFault: z.enum(['reset', 'stop', 'fail']).default('reset'),
+  onReset: z.enum(['reset', 'stop']).default('reset'),
+  logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']).default('info'),
+  /** The guest runs an agent for commands (exec.ts); adds the kernel parameter for it. */
+  agent: z.boolean().default(false),
+});
+
+export type VmSpec = z.output<typeof VmSpec>;
+export type VmSpecInput = z.input<typeof VmSpec>;
+export type Recovery = VmSpec['recovery'];
+
+/** Number of edits (insert, drop, change, swap) between two words. */
+export const distance = (a: string, b: string): number => {
+  const d = Array.from({ length: a.length + 1 }, (_, i) => Array.from({ length: b.length + 1 }, (_, j) => (i ? (j ? 0 : i) : j)));
+  for (let i = 1; i <= a.length; i++)
+    for (let j = 1; j <= b.length; j++) {
+      const change = a[i - 1] === b[j - 1] ? 0 : 1;
+      let best = Math.min(d[i - 1]![j]! + 1, d[i]![j - 1]! + 1, d[i - 1]![j - 1]! + change);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) best = Math.min(best, d[i - 2]![j - 2]! + 1);
+      d[i]![j] = best;
+    }
+  return d[a.length]![b.length]!;
+};
+
+export const nearest = (word: string, among: readonly string[]): string | undefined =>
+  [...among].sort((a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()))[0];
+
+const keysAt = (where: readonly PropertyKey[]): string[] =>
+  Object.keys(where[0] === 'recovery' ? Recovery.shape : where[0] === 'disks' ? Disk.shape : VmSpec.shape);
+
+const dotted = (where: readonly PropertyKey[]): string => where.map((p) => (typeof p === 'number' ? `[${p}]` : `.${String(p)}`)).join('').replace(/^\./, '');
+
+/** Unions hide what is wrong inside; the issues of the branch that came furthest are the ones to tell. */
+const deepest = (issue: z.core.$ZodIssue): z.core.$ZodIssue => {
+  if (issue.code !== 'invalid_union') return issue;
+  const inner = issue.errors.flat().map(deepest);
+  const best = inner.find((i) => i.code === 'unrecognized_keys') ?? inner.sort((a, b) => b.path.length - a.path.length)[0];
+  return best ? ({ ...best, path: [...issue.path, ...best.path] } as z.core.$ZodIssue) : issue;
+};
+
+/**
+ * @param from names the source in messages, e.g. 'vm.yaml'
+ * @throws NyxError SPEC_UNKNOWN_KEY, SPEC_INVALID
+ */
+export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
+  const result = VmSpec.safeParse(value);
+  if (result.success) {
+    const s = result.data;
+    const sources = [s.image, s.kernel, s.bios].filter((x) => x !== undefined).length;
+    if (sources === 0) throw new NyxError('SPEC_INVALID', { expected: 'something to boot: image, kernel or bios', got: `${from} has none of them` });
+    if (s.image !== undefined && sources > 1) throw new NyxError('SPEC_INVALID', { expected: 'either an image, or a kernel or bios of your own', got: `${from} has both` });
+    if (s.initrd !== undefined && s.kernel === undefined) throw new NyxError('SPEC_INVALID', { expected: 'a kernel with the initrd', got: `${from} has only an initrd` });
+    return s;
+  }
+  const issue = deepest(result.error.issues[0]!);
+  if (issue.code === 'unrecognized_keys') {
+    const key = issue.keys[0]!;
+    const legal = keysAt(issue.path);
+    const where = dotted([...issue.path, key]);
+    throw new NyxError('SPEC_UNKNOWN_KEY', {
+      expected: `one of ${legal.join(', ')}`,
+      got: `'${where}' in ${from}`,
+      hint: `Did you mean '${nearest(key, legal)}'?`,
+    });
+  }
+  const at = dotted(issue.path);
+  const given = issue.path.reduce<unknown>((v, p) => (v as Record<PropertyKey, unknown> | undefined)?.[p], value);
+  throw new NyxError('SPEC_INVALID', {
+    expected: issue.message.replace(/^Invalid input: /, '').replace(/^expected /, ''),
+    got: `${at || 'the whole'} = ${JSON.stringify(given)} in ${from}`,
+  });
+};
+
+/** @throws NyxError SPEC_SYNTAX, and as parseSpec. */
+export const parseSpecText = (text: string, from: string): VmSpec => {
+  let value: unknown;
+  try {
+    value = parse(text);
+  } catch (e) {
+    if (e instanceof YAMLParseError) throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
+    throw e;
+  }
+  return parseSpec(value, from);
+};
