@@ -11,8 +11,11 @@
 #include <cstdint>
 
 namespace nyx {
-class Bus;        // accel.h: what lies outside of the CPU
-class LocalApic;  // lapic.h
+class Bus;           // accel.h: what lies outside of the CPU
+class Clock;         // clock.h: guest time and TSC
+class Lapic;         // lapic.h
+class MemoryMap;     // accel.h: guest RAM and ROM
+struct VcpuContext;  // accel.h
 }  // namespace nyx
 
 namespace nyx::soft {
@@ -86,8 +89,14 @@ struct TlbEntry {
 inline constexpr uint64_t kTlbInvalid = ~0ull;
 inline constexpr int kTlbBits = 10;
 inline constexpr int kTlbEntries = 1 << kTlbBits;
+// Low bits of a tag that keep it from matching but save the slow path a page walk.
+inline constexpr uint64_t kTagIo = 1;    // device memory: addend is physical minus linear address
+inline constexpr uint64_t kTagRom = 2;   // write tag: RAM that ignores writes
+inline constexpr uint64_t kTagCode = 4;  // write tag: decoded blocks stem from this page
 struct Tlb {
   TlbEntry entries[kTlbEntries];
+  uint64_t used[kTlbEntries / 64];    // entries that hold anything
+  uint64_t global[kTlbEntries / 64];  // entries that outlive a CR3 load
 };
 
 struct Block;
@@ -105,7 +114,7 @@ struct alignas(64) Cpu {
   bool df;             // RFLAGS.DF
   uint8_t cpl;
   uint32_t mode;       // ModeBits
-  Tlb* tlb;            // tlbs[cpl == 3]
+  Tlb* tlb;            // tlbs[cpl == 3], tlbs[2] with alignment checks
   std::atomic<uint32_t>* attention;  // this CPU's word in the page map (wire.h Attention): leave at a block border
   uint64_t icount;     // instructions retired, counted per block; exact at block borders and faults
   Segment seg[kSegs];
@@ -119,8 +128,14 @@ struct alignas(64) Cpu {
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
   uint64_t dr[8];
   TableRegister gdtr, idtr;
-  FxState fx;
-  uint32_t mxcsr;
+  FxState fx;         // x87 part valid when !x87_live
+  uint32_t mxcsr;     // exact when !fp_live
+  bool fp_live;       // the host's MXCSR is the guest's (simd.h)
+  bool fp_unmasked;   // the guest unmasked SSE exceptions
+  bool x87_live;      // the host's x87 registers are the guest's (x87.cc)
+  uint16_t x87_cw;    // guest's control word while live (the host's has all exceptions masked)
+  uint16_t x87_op;    // last x87 opcode, its RIP and memory operand: what FNSTENV and FXSAVE show
+  uint64_t x87_ip, x87_dp;
 
   // MSRs.
   uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat, misc_enable, apic_base, sysenter_cs, sysenter_esp,
@@ -132,11 +147,26 @@ struct alignas(64) Cpu {
   uint32_t error_code;
   bool has_error;
   Bus* bus;
-  LocalApic* lapic;
+  Lapic* lapic;
+  Clock* clock;
+  const MemoryMap* memory;
+  VcpuContext* context;
   unsigned index;          // vCPU number
   class Engine* engine;    // shared: block cache policy, other CPUs
   uint64_t stat_blocks, stat_tlb_misses, stat_interrupts, stat_halts;
-  Tlb tlbs[2];             // supervisor, user
+  // Events (exception.cc, events.cc).
+  int delivering;          // vector whose delivery is under way, -1: none (decides about double faults)
+  bool delivering_ext;     // that event does not stem from an INT instruction: EXT bit of error codes
+  bool nmi_blocked;        // until IRET
+  bool irq_pending;        // something waits in the Lapic for IF, the shadow or IRET: then set Attention.interrupt
+  bool halted;
+  bool wait_sipi;
+  bool shutdown;           // triple fault
+  bool ac_check;           // CPL 3, CR0.AM, EFLAGS.AC: all data accesses take the slow path (tlb is tlbs[2])
+  int64_t tsc_offset;      // guest TSC = Clock::Tsc() + tsc_offset
+  // Hash set of linear pages that code was fetched from since the last change of map_gen: INVLPG of others keeps links.
+  uint64_t code_pages[64];
+  Tlb tlbs[3];             // supervisor, user, alignment-checked (never matches)
 
   bool long_mode() const { return mode & kModeLMA; }
   bool code64() const { return mode & kMode64; }
