@@ -1,0 +1,3 @@
+export * from "./capability.ts";
+export * from "./function.ts";
+export * from "./regs.ts";
