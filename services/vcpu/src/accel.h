@@ -83,8 +83,9 @@ class Bus {
   // larger than 8 or across a 4 KiB page is cut by the engine.
   virtual uint64_t MmioRead(uint64_t gpa, unsigned width) = 0;
   virtual void MmioWrite(uint64_t gpa, unsigned width, uint64_t value) = 0;
-  // Interrupt acknowledge cycle to the PIC, when Lapic::Deliverable says kExtInt: the vector (0..255).
-  virtual uint8_t IntAck() = 0;
+  // Interrupt acknowledge cycle to the PIC, when Lapic::Deliverable says kExtInt: the vector (0..255), or -1 when
+  // the PIC has withdrawn its request meanwhile (nothing is injected then).
+  virtual int IntAck() = 0;
   // EOI broadcast for a level-triggered vector. (Lapic calls it itself; only KVM's EOI exit needs it.)
   virtual void Eoi(uint8_t vector) = 0;
 };

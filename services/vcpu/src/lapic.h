@@ -9,13 +9,15 @@
 //                  TakeSipi(&vector) -> only while waiting for SIPI: CS = vector << 8, IP 0, run
 //                  TakeNmi()  -> when NMIs are not blocked
 //                  Deliverable() -> when IF = 1 and no shadow: kFixed: vector = Acknowledge(); kExtInt: vector =
-//                                   bus->IntAck(). kNone: nothing to deliver now.
+//                                   bus->IntAck(), and inject it if it is >= 0. kNone: nothing to deliver now.
 //   Deliverable() is cheap (a few loads) and must be asked again when IF becomes 1, after a shadow, after IRET, after
 //   a write to TPR or CR8. Nothing sets kInterrupt again for an event that was already announced.
 //   HLT            Wait(): sleeps until attention has any bit of `wake`; then the engine looks at it as at a block
 //                  border and halts again if there was nothing for it. kStop always wakes.
 // Other threads only post: Post, Msi, ExtInt, Nmi, Init, Sipi. They set attention kInterrupt and wake the sleeper.
 #pragma once
+#include <time.h>
+
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -81,6 +83,9 @@ class Lapic {
   void PostNmi();
   void PostInit();
   void PostSipi(uint8_t vector);
+  // The PIC answered the interrupt acknowledge of an ExtINT message.
+  void ExtIntTaken() { extint_message_.store(false, std::memory_order_relaxed); }
+  void PostExtInt();
   bool waiting_for_sipi() const { return wait_sipi_.load(std::memory_order_acquire); }
 
  private:
@@ -107,7 +112,7 @@ class Lapic {
   // Timer, in guest ns; kNever: disarmed.
   static constexpr uint64_t kNever = ~uint64_t{0};
   uint32_t TimerMode() const { return (lvt_[0] >> 17) & 3; }
-  uint64_t TimerTicksNs() const;  // ns of one tick of the current count
+  unsigned TimerShift() const;  // log2 of the divider
   uint32_t CurrentCount() const;
   void StartTimer(uint32_t initial);
   void SetDeadline(uint64_t tsc);
@@ -126,12 +131,15 @@ class Lapic {
   std::atomic<bool> extint_{false};  // level of LINT0
   std::atomic<bool> asleep_{false};
   std::atomic<bool> wait_sipi_{false};
+  // Timer, thermal, performance, LINT0, LINT1, error. Written by the vCPU thread, read by all.
+  std::array<std::atomic<uint32_t>, 6> lvt_{};
   // Read by senders to find a destination: ldr, dfr, mode. Written by the vCPU thread.
   std::atomic<uint32_t> ldr_{0};
   std::atomic<uint32_t> dfr_{~0u};
   std::atomic<uint32_t> xapic_id_{0};
   std::atomic<uint32_t> accepts_{0};      // 1: hardware enabled, 2: software enabled, 4: x2APIC
   std::atomic<uint32_t> priority_{0};     // TPR, for lowest-priority arbitration
+  std::atomic<bool> extint_message_{false};  // an ExtINT message (not the pin) waits to be acknowledged
   std::atomic<uint32_t> esr_pending_{0};  // errors since the last write to ESR
 
   // vCPU thread only.
@@ -144,7 +152,6 @@ class Lapic {
   uint32_t esr_ = 0;
   uint32_t icr_low_ = 0;
   uint32_t icr_high_ = 0;
-  uint32_t lvt_[6] = {};  // timer, thermal, performance, LINT0, LINT1, error
   uint32_t divide_ = 0;
   uint32_t initial_count_ = 0;
   uint64_t timer_start_ = 0;         // guest ns at which the count was loaded
@@ -152,7 +159,7 @@ class Lapic {
   uint64_t deadline_tsc_ = 0;
   int64_t tsc_offset_ = 0;
   uint64_t armed_ = kNever;
-  void* posix_timer_ = nullptr;
+  timer_t posix_timer_ = nullptr;
   bool has_timer_ = false;
 };
 
