@@ -6,8 +6,8 @@
  * The rule that makes a device restartable: handlers (read, write, event ...) change only `ctx.state`;
  * `settle` makes the outside world what the state says, and doing it twice changes nothing.
  */
-import type { RegisterTable, Struct, View } from '@nyx/layout';
-import type { GuestMemory } from './memory.ts';
+import type { RegisterTable, Struct, View } from "@nyx/layout";
+import type { GuestMemory } from "./memory.ts";
 
 export interface RegionSpec {
   readonly name: string;
@@ -50,6 +50,9 @@ export interface Device {
   line?(gsi: number, word: number): void;
   /** Power-on state. The kit has already written the structure's reset values. */
   reset(): void;
+  /** Machine reset of a device that keeps something through it (battery-backed memory): called instead of
+   *  writing the reset values and `reset`. */
+  warmReset?(): void;
   /** Makes interrupts, timers and output what the state says. Idempotent. Runs after every commit and at attach. */
   settle(): void;
   /** The timer armed in `settle` fired. Handled as an event of its own (next, commit, settle). */
@@ -64,6 +67,8 @@ export interface DeviceContext<S extends Struct = Struct> {
   replyHi: number;
   /** Guest nanoseconds; stands still while the VM is paused. */
   now(): number;
+  /** UTC seconds at guest nanosecond 0. */
+  wallClock(): number;
   /** Status of the current exit: the address is not this device's after all. */
   unclaimed(): void;
   /** The current exit does this to the machine (wire.MachineEvent). */
@@ -78,16 +83,26 @@ export interface DeviceContext<S extends Struct = Struct> {
   timerAt(guestNs: number): void;
   /** Runs `change` as an event that is not an exit (host input, I/O completion): next, change, commit, settle. */
   event(change: () => void): void;
+  /**
+   * In a handler: commits what the state says so far as an event of its own and goes on. An exit that is about to
+   * overwrite its own input (a descriptor in guest memory) first saves that input in its state and calls this; when
+   * it is executed again after a crash, it finds the saved copy.
+   */
+  checkpoint(): void;
   /** Guest memory as granted to this device. */
   readonly memory: GuestMemory;
   /** Descriptors of the role, by name (backing file, console ring ...). @throws coded error when missing. */
   fd(name: string): number;
-  /** Bulk shared memory of the role, by name. */
+  /** Whether the role has a descriptor of that name. */
+  has(name: string): boolean;
+  /** Bulk shared memory of the role, by name. @throws coded error when missing. */
   bulk(name: string): ArrayBuffer;
+  /** In `settle`: adds 1 to an eventfd. */
+  signal(fd: number): void;
   /** Calls back when the descriptor (eventfd, socket) is readable; survives until the process ends. */
   watch(fd: number, readable: () => void): void;
   /** Counted, rate-limited note for the log ring; never for the guest. */
-  log(level: 'trace' | 'debug' | 'info' | 'warn' | 'error', message: string): void;
+  log(level: "trace" | "debug" | "info" | "warn" | "error", message: string): void;
 }
 
 /** For inference at the definition. */
