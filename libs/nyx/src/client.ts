@@ -1,0 +1,100 @@
+/** The control plane as a client sees it: requests over a DEALER, events over a SUB, both on sockets in the run directory. */
+import { join } from 'node:path';
+import { type Args, decodeEvent, decodeReply, decodeResult, encodeRequest, type Op, type Result, sockets, type VmEvent } from '@nyx/protocol/control';
+import { errorFromWire, NyxError } from '@nyx/protocol/errors';
+import type { Dealer, Subscriber } from 'zeromq';
+
+interface Waiting {
+  op: Op;
+  resolve(result: unknown): void;
+  reject(e: unknown): void;
+  timer: NodeJS.Timeout;
+}
+
+export class ControlClient {
+  #dealer: Dealer | undefined;
+  #next = 1;
+  readonly #waiting = new Map<number, Waiting>();
+
+  constructor(readonly dir: string) {}
+
+  async #connect(): Promise<Dealer> {
+    if (this.#dealer) return this.#dealer;
+    const { Dealer } = await import('zeromq');
+    if (this.#dealer) return this.#dealer;
+    this.#dealer = new Dealer({ linger: 0 });
+    this.#dealer.connect(`ipc://${join(this.dir, sockets.control)}`);
+    void this.#read(this.#dealer);
+    return this.#dealer;
+  }
+
+  async #read(dealer: Dealer): Promise<void> {
+    try {
+      for await (const frames of dealer) this.#reply(frames.at(-1)!);
+    } catch {
+      // The socket was closed; whoever still waits is told by `close`.
+    }
+  }
+
+  #reply(bytes: Buffer): void {
+    let reply: ReturnType<typeof decodeReply>;
+    try {
+      reply = decodeReply(bytes);
+    } catch (e) {
+      for (const id of this.#waiting.keys()) this.#take(id)?.reject(e);
+      return;
+    }
+    const w = this.#take(reply.id);
+    if (!w) return;
+    try {
+      if (reply.error) w.reject(errorFromWire(reply.error));
+      else w.resolve(decodeResult(w.op, reply.result));
+    } catch (e) {
+      w.reject(e);
+    }
+  }
+
+  #take(id: number): Waiting | undefined {
+    const w = this.#waiting.get(id);
+    if (w) clearTimeout(w.timer);
+    this.#waiting.delete(id);
+    return w;
+  }
+
+  /** @throws NyxError what nyxd answered, or SUPERVISOR_TIMEOUT after `seconds`. */
+  async request<O extends Op>(op: O, args: Args<O>, seconds = 10): Promise<Result<O>> {
+    const dealer = await this.#connect();
+    const id = this.#next++;
+    return new Promise<Result<O>>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#take(id);
+        reject(new NyxError('SUPERVISOR_TIMEOUT', { expected: `an answer to '${op}' within ${seconds} s`, got: 'none' }));
+      }, seconds * 1000);
+      this.#waiting.set(id, { op, resolve: resolve as (r: unknown) => void, reject, timer });
+      dealer.send(encodeRequest(id, op, args)).catch((e) => this.#take(id)?.reject(e));
+    });
+  }
+
+  /** Events from now on, until `close` of the iterator. Malformed ones are skipped. */
+  async *events(): AsyncGenerator<VmEvent, void, void> {
+    const { Subscriber } = await import('zeromq');
+    const sub: Subscriber = new Subscriber({ linger: 0 });
+    sub.connect(`ipc://${join(this.dir, sockets.events)}`);
+    sub.subscribe();
+    try {
+      for await (const frames of sub) {
+        try {
+          yield decodeEvent(frames.at(-1)!);
+        } catch {}
+      }
+    } finally {
+      sub.close();
+    }
+  }
+
+  close(): void {
+    this.#dealer?.close();
+    this.#dealer = undefined;
+    for (const id of this.#waiting.keys()) this.#take(id)?.reject(new NyxError('SUPERVISOR_DIED', { got: 'the connection was closed' }));
+  }
+}
