@@ -313,7 +313,7 @@ export const PageMap = struct(
 );
 
 /** Why a vCPU must leave guest code at the next block border. Bits below 0x100 are for devices to set. */
-export const Attention = { dma: 1, interrupt: 0x100, stop: 0x200, flush: 0x400, timer: 0x800 } as const;
+export const Attention = { dma: 1, interrupt: 0x100, stop: 0x200, flush: 0x400, timer: 0x800, /** Private to the engine. */ engine: 0x1000 } as const;
 
 export const wireStructs = [
   ProcessControl,

@@ -89,6 +89,7 @@ struct Attention {
     kStop = 512,
     kFlush = 1024,
     kTimer = 2048,
+    kEngine = 4096,
   };
 };
 
