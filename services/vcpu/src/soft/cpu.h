@@ -123,7 +123,10 @@ struct alignas(64) Cpu {
   const Insn* current; // instruction that a slow path works for (set by slow paths that may fault)
   Block* block;        // block that is being executed (invalidation must not free it)
   uint64_t map_gen;    // grows when any linear-to-physical mapping or the mode may have changed; guards block links
-  bool inhibit;        // interrupts wait for one more instruction (STI, MOV SS)
+  uint8_t inhibit;     // Inhibit of the last STI or MOV SS (run.h: set_inhibit); counts only while icount == inhibit_at
+  bool trap_pending;   // run loop: single-step trap due after this instruction; software interrupts clear it
+  uint64_t inhibit_at;
+  class BlockCache* blocks;  // block.h
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
   uint64_t dr[8];

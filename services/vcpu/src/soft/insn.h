@@ -114,6 +114,11 @@ inline void put(OpTables& t, int map, int opcode, const OpEntry& e) {
   for (int row = 0; row < 4; row++) t.map[map][row][opcode] = e;
 }
 
+// Enters `e` as a member of an opcode that ModRM decides, in one row or (row < 0) in all four. n 0..7: ModRM.reg, both
+// forms; n = 0xc0..0xff: that exact ModRM byte. The group is made when it is missing, so several files can share one.
+// The member's own bits and imm count; kModrm is implied. decode.cc
+void put_group(OpTables& t, int map, int row, int opcode, int n, const OpEntry& e);
+
 struct Block {
   uint64_t rip;       // linear address of its first byte minus CS base: what gpr[kRegBlock] is set to
   uint64_t phys;      // physical address of its first byte
@@ -124,8 +129,9 @@ struct Block {
   Block* link[2];     // successors (taken, fall-through), valid while link_gen[k] == Cpu::map_gen and the target is valid
   uint64_t link_gen[2];
   Block* hash_next;
-  Block* page_next;   // blocks of the same physical page
-  uint64_t phys2;     // second page of an instruction that spans pages, else ~0
+  Block* page_next[2];  // blocks of the same physical page: of phys, of phys2
+  uint64_t phys2;     // address in the second page of an instruction that spans pages, else ~0
+  const uint8_t* host;  // host address of its first byte
   bool valid;
 };
 

@@ -21,6 +21,8 @@ void store_slow(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned
 uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t linear, unsigned size);
 // Legacy effective address: segment limit and type checks (#GP or #SS), base added, truncated to 32 bits.
 uint64_t linear_legacy(Cpu& c, const Insn* i, uint64_t offset, unsigned size, Access a);
+// The same for a given segment (string instructions, stack): what linear_legacy does with i->seg.
+uint64_t linear_seg(Cpu& c, const Insn* i, SegReg seg, uint64_t offset, unsigned size, Access a);
 
 inline TlbEntry& tlb_entry(Cpu& c, uint64_t linear) { return c.tlb->entries[linear >> 12 & (kTlbEntries - 1)]; }
 
@@ -44,16 +46,27 @@ inline TlbEntry& tlb_entry(Cpu& c, uint64_t linear) { return c.tlb->entries[line
   return at;
 }
 
+// By value, so that no local of a handler has its address taken: that would cost it the tail call.
+template <class T>
+[[gnu::noinline, gnu::cold]] T load_miss(Cpu& c, const Insn* i, uint64_t linear) {
+  T v;
+  load_slow(c, i, linear, &v, sizeof(T));
+  return v;
+}
+template <class T>
+[[gnu::noinline, gnu::cold]] void store_miss(Cpu& c, const Insn* i, uint64_t linear, T v) {
+  store_slow(c, i, linear, &v, sizeof(T));
+}
+
 template <class T>
 [[gnu::always_inline]] inline T load(Cpu& c, const Insn* i, uint64_t linear) {
   const TlbEntry& e = tlb_entry(c, linear);
-  T v;
   if (((linear + (sizeof(T) - 1)) & ~0xfffull) == e.read) [[likely]] {
+    T v;
     std::memcpy(&v, reinterpret_cast<const void*>(linear + uint64_t(e.addend)), sizeof(T));
     return v;
   }
-  load_slow(c, i, linear, &v, sizeof(T));
-  return v;
+  return load_miss<T>(c, i, linear);
 }
 
 template <class T>
@@ -63,7 +76,7 @@ template <class T>
     std::memcpy(reinterpret_cast<void*>(linear + uint64_t(e.addend)), &v, sizeof(T));
     return;
   }
-  store_slow(c, i, linear, &v, sizeof(T));
+  store_miss<T>(c, i, linear, v);
 }
 
 // Host pointer for read-modify-write (see rmw_slow).

@@ -1,5 +1,10 @@
 // Running blocks: the way from one to the next, and the run loop.
+//
+// Handlers call each other in tail position, so a plain `return` from a handler is the way back to the run loop: set
+// c.rip first and make icount exact. Deep inside calls, leave() does the same by longjmp. An instruction after which
+// c.mode differs from c.block->mode (segment loads that end the flat model, say) must leave.
 #pragma once
+#include "soft/block.h"
 #include "soft/insn.h"
 
 namespace nyx::soft {
@@ -9,6 +14,13 @@ enum Unwind : int { kUnwindException = 1, kUnwindLeave = 2 /* look at attention 
 
 // Finds or decodes the block at c.rip for the current mode. May raise a fetch fault.
 Block* find_block(Cpu& c);
+
+// Instructions of the current block that come after `i`: they are in icount, but not executed yet.
+[[gnu::always_inline]] inline uint64_t ahead(const Cpu& c, const Insn* i) {
+  return c.block->count - uint64_t(i - c.block->insns) - 1;
+}
+// icount as it is when `i` has retired (valid in the handler of i).
+[[gnu::always_inline]] inline uint64_t retired(const Cpu& c, const Insn* i) { return c.icount - ahead(c, i); }
 
 // Enters a block; tail position. Leaves to the run loop when the CPU's attention word is set.
 [[gnu::always_inline]] inline void enter(Cpu& c, Block* b) {
@@ -33,10 +45,36 @@ void follow_slow(Cpu& c, const Insn* i, int k, uint64_t rip);
 // Goes on at a computed address (indirect jump, return); tail position. Uses the jump cache.
 void jump(Cpu& c, const Insn* i, uint64_t rip);
 
-// Leaves to the run loop with c.rip = rip (mode changed, halted, interrupt window ...).
+// Leaves to the run loop with c.rip = rip (mode changed, halted, interrupt window ...). From the last instruction of a
+// block, or with icount made exact by the caller; otherwise use the two below.
 [[noreturn]] void leave(Cpu& c, uint64_t rip);
+// From any instruction: it has not retired, and is executed again (a REP instruction that was interrupted).
+[[noreturn]] void leave_at(Cpu& c, const Insn* i);
+// From any instruction: it has retired.
+[[noreturn]] void leave_after(Cpu& c, const Insn* i);
 
-// Runs until the attention word asks the CPU to stop. The run loop: deliver events, find a block, enter it.
+// STI and MOV SS / POP SS: until the instruction after `i` has retired, the run loop does not call service_attention; after
+// MOV SS it also raises no single-step trap. Nothing has to clear it. Such instructions have kShadow in their table entry.
+enum Inhibit : uint8_t { kInhibitNone, kInhibitSti, kInhibitMovSs };
+inline void set_inhibit(Cpu& c, const Insn* i, Inhibit kind) {
+  c.inhibit = kind;
+  c.inhibit_at = retired(c, i);
+}
+
+// Runs until service_attention says stop. The run loop: service_attention (always, also after a leave() or an exception
+// that set no attention bit, so IRET or POPF that set IF need only leave), find a block, enter it. At least one block is
+// executed between two calls of service_attention. STI: the block goes on without asking; when the local APIC has
+// something deliverable, set a bit in *c.attention, it is looked at after the shadow. While RFLAGS.TF or a breakpoint in DR7 is set, blocks have one
+// instruction, and after each the run loop raises #DB (DR6.BS set) or, before it, an instruction breakpoint's #DB (DR6.Bn).
+// What sets TF or writes DR7 must therefore leave().
 void run(Cpu& c);
+
+// Implemented by the system half.
+// Delivers c.exception (c.error_code if c.has_error) at c.rip: pushes the frame and sets c.rip. May raise(), which comes
+// back here with the nested vector.
+void deliver_exception(Cpu& c);
+// Attention bits, at a block border without interrupt shadow: interrupts, timer, flush, DMA, halt. False: return from run.
+bool service_attention(Cpu& c);
+// FF /3 and FF /5 (mem): far CALL and JMP through memory, size in i->opsize, are entered with put_group by the system half.
 
 }  // namespace nyx::soft

@@ -1,0 +1,89 @@
+// The decoded blocks of one vCPU: found by host address of their bytes, RIP and mode; dropped when their bytes change.
+//
+// Each vCPU has its own cache, used by its own thread only. Memory is bounded: when a pool is full everything is dropped
+// and decoding starts anew. A dropped block's memory stays intact until the next block is decoded, so the block that is
+// being executed may be dropped: its remaining instructions are replaced by an exit to the run loop.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "soft/insn.h"
+
+namespace nyx::soft {
+
+// With Cpu::mode in Block::mode: a block of one instruction (single step, hardware breakpoints, interrupt shadow).
+inline constexpr uint32_t kModeStep = 1u << 31;
+
+inline constexpr unsigned kMaxBlockInsns = 64;
+
+// What the CPU may jump to without looking anything up: RIP -> block.
+struct JumpEntry {
+  uint64_t rip;
+  uint64_t gen;  // Cpu::map_gen for which it holds
+  Block* block;
+};
+inline constexpr unsigned kJumpBits = 12;
+
+class BlockCache {
+ public:
+  // `tables` outlives the cache. Sizes in blocks and instructions.
+  explicit BlockCache(const OpTables& tables, size_t max_blocks = 1 << 17, size_t max_insns = 1 << 20);
+  ~BlockCache();
+  BlockCache(const BlockCache&) = delete;
+  BlockCache& operator=(const BlockCache&) = delete;
+
+  // The block at c.rip for `mode`; decoded when missing. Fetch faults leave by raise().
+  Block* Find(Cpu& c, uint32_t mode);
+  // Drops the blocks with a byte in the 64-byte granules of [phys, phys + size), which lies in one page. True when no
+  // decoded code is left in the page.
+  bool Invalidate(Cpu& c, uint64_t phys, unsigned size);
+  // Decoded granules of the page: bit n is bytes 64 n .. 64 n + 63. 0: no code.
+  uint64_t Granules(uint64_t phys) const;
+  // Drops everything.
+  void Flush(Cpu& c);
+  // Changes when blocks may have been freed: pointers to blocks from before are void.
+  uint64_t generation() const { return generation_; }
+
+  JumpEntry jumps[1 << kJumpBits];
+
+ private:
+  struct Page {
+    uint64_t number;    // phys >> 12
+    uint64_t granules;
+    Block* blocks;      // by page_next[0] where number is that of Block::phys, else by page_next[1]
+    Page* hash_next;
+  };
+  static constexpr unsigned kHashBits = 16, kPageHashBits = 12;
+
+  Page* FindPage(uint64_t phys) const;
+  Page* AddPage(Cpu& c, uint64_t phys);
+  void RemovePage(Page* page);
+  Block* Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t phys);
+  void Link(Block* b, Page* page, int which);
+  void Unlink(Block* b, uint64_t phys, int which);
+  void Drop(Cpu& c, Block* b);
+  static size_t Hash(const uint8_t* host, uint64_t rip, uint32_t mode);
+
+  const OpTables& tables_;
+  const size_t max_blocks_, max_insns_;
+  Block* blocks_;
+  Insn* insns_;
+  size_t used_blocks_ = 0, used_insns_ = 0;
+  std::unique_ptr<Block*[]> hash_;
+  std::unique_ptr<Page*[]> page_hash_;
+  Page* free_pages_ = nullptr;
+  uint64_t generation_ = 1;
+};
+
+// For mmu.cc and the engine; this CPU's thread.
+// After a write to, or a change of, guest-physical memory of one page (a store to a code page, DMA, another CPU's store).
+// True: this CPU has no decoded code there any more.
+bool invalidate_range(Cpu& c, uint64_t phys, unsigned size);
+bool invalidate_page(Cpu& c, uint64_t phys);
+// Bit n: bytes 64 n .. 64 n + 63 of the page were decoded by this CPU. Writes elsewhere in the page need no invalidation.
+uint64_t code_granules(const Cpu& c, uint64_t phys);
+// Everything (the memory map changed).
+void flush_blocks(Cpu& c);
+
+}  // namespace nyx::soft
