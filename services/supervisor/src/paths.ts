@@ -1,0 +1,20 @@
+/** Where the built parts are: found upwards from the bundle, so that the project can lie anywhere. */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { NyxError } from '@nyx/protocol/errors';
+
+const here = dirname(fileURLToPath(import.meta.url));
+
+/** @throws NyxError NOT_BUILT */
+export const built = (path: string): string => {
+  for (let folder = here; ; folder = dirname(folder)) {
+    const candidate = join(folder, path);
+    if (existsSync(candidate)) return candidate;
+    if (folder === dirname(folder)) throw new NyxError('NOT_BUILT', { expected: path, got: `nothing above ${here}` });
+  }
+};
+
+export const vcpuProgram = (): string => built('services/vcpu/build/Release/nyx-vcpu');
+/** The bundle of a device service, e.g. 'platform'. */
+export const serviceBundle = (service: string): string => built(`services/${service}/dist/${service}.cjs`);

@@ -1,0 +1,116 @@
+/**
+ * Device processes that wait for a role: started, addon loaded, code compiled. One is kept warm for each service in use, so
+ * that a successor serves within milliseconds.
+ */
+import type { Role, RoleReply } from '@nyx/protocol';
+import { NyxError } from '@nyx/protocol/errors';
+import { Child } from './child.ts';
+
+/** Smaller young generation and no idle threads: these processes are many and allocate little. */
+const nodeOptions = ['--max-semi-space-size=2', '--v8-pool-size=1', '--no-warnings'];
+
+export interface Host {
+  log: number;
+  /** Bundle of a service. */
+  bundle(service: string): string;
+}
+
+/** A device process, with or without a role. */
+export class DeviceChild {
+  readonly child: Child;
+  ready = false;
+  #onReply: (r: RoleReply) => void = () => {};
+  #onDeath: (reason: string) => void = () => {};
+  #death: string | undefined;
+
+  constructor(
+    readonly service: string,
+    host: Host,
+  ) {
+    this.child = new Child(process.execPath, [...nodeOptions, host.bundle(service)], {
+      log: host.log,
+      onMessage: (bytes) => this.#message(bytes),
+      onDeath: (reason) => {
+        this.#death = reason;
+        this.#onDeath(reason);
+      },
+    });
+  }
+
+  get death(): string | undefined {
+    return this.#death;
+  }
+
+  /** Gives the role. The callbacks are from now on; a death that has happened already is told at once. */
+  assign(role: Role, fds: readonly number[], onReply: (r: RoleReply) => void, onDeath: (reason: string) => void): void {
+    this.#onReply = onReply;
+    this.#onDeath = onDeath;
+    if (this.#death !== undefined) {
+      setImmediate(() => onDeath(this.#death!));
+      return;
+    }
+    this.child.send(Buffer.from(JSON.stringify(role)), fds);
+  }
+
+  #message(bytes: Uint8Array): void {
+    let reply: RoleReply;
+    try {
+      reply = checkReply(JSON.parse(Buffer.from(bytes).toString()));
+    } catch {
+      // It does not speak our protocol: it is of no use.
+      this.child.kill();
+      return;
+    }
+    if (reply.type === 'ready') this.ready = true;
+    else this.#onReply(reply);
+  }
+}
+
+/** @throws NyxError PROTOCOL_INVALID: a device process is not trusted to send what it should. */
+export const checkReply = (m: unknown): RoleReply => {
+  const r = (typeof m === 'object' && m !== null ? m : {}) as Record<string, unknown>;
+  const text = (k: string): boolean => typeof r[k] === 'string' && (r[k] as string).length < 4096;
+  const number = (k: string): boolean => typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
+  const good =
+    (r.type === 'ready' && number('pid')) ||
+    (r.type === 'serving' && text('process') && ['epoch', 'attachNs', 'republished'].every(number) && Array.isArray(r.repaired)) ||
+    (r.type === 'failed' && text('process') && text('code') && text('message'));
+  if (!good) throw new NyxError('PROTOCOL_INVALID', { expected: 'ready, serving or failed', got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing' });
+  return r as unknown as RoleReply;
+};
+
+export class Spares {
+  readonly #waiting = new Map<string, DeviceChild>();
+  readonly #timers = new Set<NodeJS.Timeout>();
+  #closed = false;
+
+  constructor(readonly host: Host) {}
+
+  /** The warm spare, or a new process. Its replacement is started a little later: recovery has the CPU first. */
+  take(service: string): DeviceChild {
+    const spare = this.#waiting.get(service);
+    this.#waiting.delete(service);
+    this.keep(service, 200);
+    return spare && spare.death === undefined ? spare : new DeviceChild(service, this.host);
+  }
+
+  /** Starts a spare after `delay` ms unless there is one. */
+  keep(service: string, delay: number): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      const spare = this.#waiting.get(service);
+      if (!this.#closed && (!spare || spare.death !== undefined)) this.#waiting.set(service, new DeviceChild(service, this.host));
+    }, delay);
+    this.#timers.add(timer);
+  }
+
+  get children(): Child[] {
+    return [...this.#waiting.values()].map((d) => d.child);
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const t of this.#timers) clearTimeout(t);
+    for (const d of this.#waiting.values()) d.child.kill();
+  }
+}

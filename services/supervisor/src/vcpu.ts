@@ -1,0 +1,121 @@
+/** The vCPU process as the supervisor sees it: operations that are awaited, events that are told. */
+import { allocate, Memory, view } from '@nyx/layout';
+import { ControlEvent, ControlMessage, ControlOp } from '@nyx/protocol';
+import { NyxError } from '@nyx/protocol/errors';
+import { Child } from './child.ts';
+
+export interface VcpuEvent {
+  op: number;
+  a: number;
+  b: number;
+  c: number;
+  text: string;
+}
+
+export interface VcpuHandlers {
+  onEvent(e: VcpuEvent): void;
+  onDeath(reason: string): void;
+}
+
+const encode = (op: number, a = 0, b = 0, payload: Uint8Array = new Uint8Array(0)): Buffer => {
+  const m = allocate(ControlMessage);
+  m.op = op;
+  m.length = payload.length;
+  m.a = a;
+  m.b = b;
+  return Buffer.concat([new Uint8Array(m.$root.mem.u8.buffer as ArrayBuffer, 0, ControlMessage.bytes), payload]);
+};
+
+/** @throws NyxError PROTOCOL_INVALID */
+export const decodeControl = (bytes: Uint8Array): VcpuEvent => {
+  if (bytes.length < ControlMessage.bytes) throw new NyxError('PROTOCOL_INVALID', { expected: `${ControlMessage.bytes} bytes or more`, got: `${bytes.length}` });
+  // A copy, for its alignment.
+  const m = view(ControlMessage, new Memory(bytes.slice(0, ControlMessage.bytes).buffer as ArrayBuffer));
+  if (m.length !== bytes.length - ControlMessage.bytes) throw new NyxError('PROTOCOL_INVALID', { expected: `${m.length} bytes of payload`, got: `${bytes.length - ControlMessage.bytes}` });
+  const text = Buffer.from(bytes.subarray(ControlMessage.bytes)).toString('utf8').replaceAll('\0', '').trim();
+  return { op: m.op, a: m.a, b: m.b, c: m.c, text };
+};
+
+export class Vcpu {
+  readonly child: Child;
+  readonly #waiting: { op: number; resolve(e: VcpuEvent): void; reject(e: Error): void }[] = [];
+  readonly #handlers: VcpuHandlers;
+
+  constructor(program: string, log: number, handlers: VcpuHandlers) {
+    this.#handlers = handlers;
+    this.child = new Child(program, [], {
+      log,
+      onMessage: (bytes) => this.#message(bytes),
+      onDeath: (reason) => {
+        this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` }));
+        handlers.onDeath(reason);
+      },
+    });
+  }
+
+  get pid(): number {
+    return this.child.pid;
+  }
+
+  /** Describes the machine; resolves with `ready`. */
+  machine(bytes: Uint8Array, fds: readonly number[]): Promise<VcpuEvent> {
+    return this.#ask(encode(ControlOp.machine, 0, 0, bytes), ControlEvent.ready, 30, fds);
+  }
+  start(): Promise<VcpuEvent> {
+    return this.#ask(encode(ControlOp.start), ControlEvent.started, 10);
+  }
+  pause(): Promise<VcpuEvent> {
+    return this.#ask(encode(ControlOp.pause), ControlEvent.paused, 10);
+  }
+  resume(): Promise<VcpuEvent> {
+    return this.#ask(encode(ControlOp.resume), ControlEvent.resumed, 10);
+  }
+  reset(): Promise<VcpuEvent> {
+    return this.#ask(encode(ControlOp.reset), ControlEvent.resetDone, 30);
+  }
+  quit(): void {
+    this.child.send(encode(ControlOp.quit));
+  }
+  isolate(process: number): void {
+    this.child.send(encode(ControlOp.isolate, process));
+  }
+  replaced(process: number): void {
+    this.child.send(encode(ControlOp.replaced, process));
+  }
+
+  #ask(message: Uint8Array, answer: number, seconds: number, fds: readonly number[] = []): Promise<VcpuEvent> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#fail(new NyxError('VCPU_DIED', { expected: `event ${answer} within ${seconds} s`, got: 'no answer of nyx-vcpu' }));
+      }, seconds * 1000);
+      const done =
+        <T>(f: (v: T) => void) =>
+        (v: T): void => {
+          clearTimeout(timer);
+          f(v);
+        };
+      this.#waiting.push({ op: answer, resolve: done(resolve), reject: done(reject) });
+      if (!this.child.alive) this.#fail(new NyxError('VCPU_DIED', { got: 'nyx-vcpu is gone' }));
+      else this.child.send(message, fds);
+    });
+  }
+
+  #fail(e: Error): void {
+    for (const w of this.#waiting.splice(0)) w.reject(e);
+  }
+
+  #message(bytes: Uint8Array): void {
+    let event: VcpuEvent;
+    try {
+      event = decodeControl(bytes);
+    } catch {
+      this.child.kill();
+      return;
+    }
+    if (event.op === ControlEvent.rejected) this.#fail(new NyxError('VCPU_REJECTED', { got: event.text }));
+    if (event.op === ControlEvent.internalError) this.#fail(new NyxError('VCPU_ERROR', { got: event.text }));
+    const i = this.#waiting.findIndex((w) => w.op === event.op);
+    if (i >= 0) this.#waiting.splice(i, 1)[0]!.resolve(event);
+    this.#handlers.onEvent(event);
+  }
+}
