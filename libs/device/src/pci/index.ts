@@ -1,3 +1,4 @@
 export * from "./capability.ts";
 export * from "./function.ts";
+export * from "./msix.ts";
 export * from "./regs.ts";
