@@ -170,6 +170,18 @@ export const ControlEvent = {
   resetDone: 12,
 } as const;
 
+/** What a device process did wrong in the memory that it shares with the vCPU process. */
+export const VcpuError = {
+  /** A reply's status has undefined bits. */
+  badStatus: 1,
+  /** A ring's tail is not within 64 of its head. */
+  badTail: 2,
+  /** A state block's header or class table contradicts itself or its size. */
+  badBlock: 3,
+  /** A published range is empty, wraps or names no address space. */
+  badRange: 4,
+} as const;
+
 /** Every message on the control socket (SOCK_SEQPACKET) begins so; `length` bytes of payload follow. */
 export const ControlMessage = struct(
   "ControlMessage",
@@ -193,6 +205,6 @@ export const machineHeader = (): string =>
     namespace: "nyx::machine",
     source: "libs/protocol/src/machine.ts",
     constants: machine,
-    enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent },
+    enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent, VcpuError },
     structs: machineStructs,
   });

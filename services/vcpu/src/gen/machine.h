@@ -69,6 +69,15 @@ struct ControlEvent {
   };
 };
 
+struct VcpuError {
+  enum : uint32_t {
+    kBadStatus = 1,
+    kBadTail = 2,
+    kBadBlock = 3,
+    kBadRange = 4,
+  };
+};
+
 struct MachineHeader {
   uint32_t magic;
   uint32_t version;
