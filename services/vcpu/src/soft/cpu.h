@@ -97,6 +97,7 @@ struct Tlb {
   TlbEntry entries[kTlbEntries];
   uint64_t used[kTlbEntries / 64];    // entries that hold anything
   uint64_t global[kTlbEntries / 64];  // entries that outlive a CR3 load
+  uint64_t large[kTlbEntries / 64];   // entries cut from a page larger than 4 KiB
 };
 
 struct Block;
@@ -129,6 +130,7 @@ struct alignas(64) Cpu {
   class BlockCache* blocks;  // block.h
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+  uint64_t pdpte[4];  // PAE paging: loaded with CR3
   uint64_t dr[8];
   TableRegister gdtr, idtr;
   FxState fx;         // x87 part valid when !x87_live
