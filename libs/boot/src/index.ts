@@ -1,4 +1,10 @@
+export * from "./acpi/tables.ts";
 export * from "./bzimage.ts";
+export * from "./e820.ts";
+export * from "./elf.ts";
 export * from "./errors.ts";
+export * from "./firmware.ts";
+export * from "./initrd.ts";
+export { type DirectBoot, loadKernel } from "./linux.ts";
 export * from "./lowmem.ts";
 export * from "./ram.ts";

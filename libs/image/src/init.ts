@@ -37,7 +37,7 @@ if [ -b /dev/vda ]; then
 fi
 [ -n "$agent" ] && nyx-agent &
 # Runs when the power button is pressed.
-[ -e /dev/input/event0 ] && acpid -n -c /etc/acpi -l /dev/null &
+[ -e /dev/input/event0 ] && acpid -f -l /dev/null &
 cd /root
 echo "Linux $(uname -r). The disk is on /data; 'exit' powers off."
 while :; do
