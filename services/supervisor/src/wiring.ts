@@ -1,0 +1,62 @@
+/**
+ * The devices of the PC machine, one line each, and nothing else: what it is, which process runs it, where it
+ * answers, what its interrupts mean, which PCI function it is. Addresses are those of ARCHITECTURE.md, "Address space".
+ */
+import type { VmSpec } from '@nyx/protocol/spec';
+
+/** [base, length, region of the device] */
+export type Place = readonly [base: number, length: number, region: number];
+
+/** What one interrupt source means. 'line n': GSI n; 'msi': a message; 'extint': INTR of the PIC. */
+export type Route = `line ${number}` | 'msi' | 'extint';
+
+export interface DeviceLine {
+  name: string;
+  /** DeviceKind.kind. */
+  kind: string;
+  process: string;
+  /** Services differ by bundle, processes by name. */
+  service: string;
+  pio?: readonly Place[];
+  mmio?: readonly Place[];
+  irqs?: readonly Route[];
+  /** bus << 8 | device << 3 | function */
+  bdf?: number;
+  config?: Record<string, unknown>;
+  /** Names of machine resources (resources.ts) that it gets, by the name the device knows them by. */
+  fds?: Record<string, string>;
+}
+
+const bdf = (device: number, fn = 0): number => (device << 3) | fn;
+const repeat = (n: number, r: Route): Route[] => Array.from({ length: n }, () => r);
+const platform = { process: 'platform', service: 'platform' } as const;
+const com = (n: 1 | 2): Record<string, string> => ({ console: `com${n}`, consoleOut: `com${n}.out`, consoleIn: `com${n}.in` });
+
+export const wiring = (spec: VmSpec): DeviceLine[] => [
+  { name: 'pic', kind: 'pic8259', ...platform, pio: [[0x20, 2, 0], [0xa0, 2, 1], [0x4d0, 2, 2]], irqs: ['extint'] },
+  { name: 'ioapic', kind: 'ioapic', ...platform, mmio: [[0xfec0_0000, 0x1000, 0]], irqs: repeat(24, 'msi') },
+  { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 0'] },
+  { name: 'rtc', kind: 'rtc', ...platform, pio: [[0x70, 2, 0]], irqs: ['line 8'], config: { ramBytes: spec.memory } },
+  { name: 'i8042', kind: 'i8042', ...platform, pio: [[0x60, 1, 0], [0x64, 1, 1], [0x92, 1, 2]], irqs: ['line 1', 'line 12'] },
+  { name: 'com1', kind: 'uart16550', ...platform, pio: [[0x3f8, 8, 0]], irqs: ['line 4'], fds: com(1) },
+  { name: 'com2', kind: 'uart16550', ...platform, pio: [[0x2f8, 8, 0]], irqs: ['line 3'], fds: com(2) },
+  { name: 'pm', kind: 'acpi-pm', ...platform, pio: [[0x600, 0x10, 0]], irqs: ['line 9'], fds: { powerButton: 'powerButton' } },
+  { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], fds: { blob: 'fwcfg' } },
+  { name: 'debugcon', kind: 'debugcon', ...platform, pio: [[0x402, 1, 0]], fds: { output: 'debugcon' } },
+  { name: 'post', kind: 'post', ...platform, pio: [[0x80, 1, 0]] },
+  { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
+  { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[0xcf9, 1, 0]] },
+  ...spec.disks.map((disk, i): DeviceLine => ({
+    name: `disk${i}`,
+    kind: 'virtio-blk',
+    process: `disk${i}`,
+    service: 'storage',
+    bdf: bdf(2 + i),
+    irqs: [`line ${16 + ((2 + i) & 7)}`, ...repeat(2, 'msi')],
+    config: { readonly: disk.readonly, serial: disk.serial ?? `nyx-disk${i}` },
+    fds: { file: `disk${i}` },
+  })),
+];
+
+/** Who answers interrupt acknowledge, and eoi and line. */
+export const controllers = { pic: 'pic', ioapic: 'ioapic' } as const;
