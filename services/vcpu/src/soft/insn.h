@@ -84,6 +84,7 @@ struct OpEntry {
   uint32_t bits = 0;
   Imm imm = kImmNone;
   const OpEntry* group = nullptr;
+  const OpEntry* legacy = nullptr;  // what the opcode is outside 64-bit mode, if something else (put_legacy)
 };
 
 // Opcode maps: 0 one byte, 1 0F, 2 0F38, 3 0F3A. Rows: 0 no prefix, 1 66, 2 F3, 3 F2 (last of F2/F3 wins over 66).
@@ -117,7 +118,11 @@ inline void put(OpTables& t, int map, int opcode, const OpEntry& e) {
 // Enters `e` as a member of an opcode that ModRM decides, in one row or (row < 0) in all four. n 0..7: ModRM.reg, both
 // forms; n = 0xc0..0xff: that exact ModRM byte. The group is made when it is missing, so several files can share one.
 // The member's own bits and imm count; kModrm is implied. decode.cc
+// An exact ModRM byte is entered after the member of its reg, which fills all eight.
 void put_group(OpTables& t, int map, int row, int opcode, int n, const OpEntry& e);
+// Enters `e` as the meaning of an opcode outside 64-bit mode beside the one that it has there (ARPL and MOVSXD). Call it
+// after put() of the other, which overwrites everything. Files register in the order of the declarations above.
+void put_legacy(OpTables& t, int map, int opcode, const OpEntry& e);
 
 struct Block {
   uint64_t rip;       // linear address of its first byte minus CS base: what gpr[kRegBlock] is set to
