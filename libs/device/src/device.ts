@@ -25,6 +25,11 @@ export interface DeviceKind<S extends Struct = Struct, C = unknown> {
   readonly regions: readonly RegionSpec[];
   /** Entries of the dynamic range table (PCI BARs, ECAM); 0 when all its addresses are fixed. */
   readonly ranges: number;
+  /**
+   * Fields of the state that a machine reset leaves alone: interrupt words and message counts (they only grow),
+   * console positions, battery-backed memory.
+   */
+  readonly keep?: readonly (keyof S['fields'] & string)[];
   /** Number of interrupt sources (lines and messages) with this configuration. */
   irqs(config: C): number;
   /** Builds the device over its state. Called at attach, with the state already loaded or reset. */
@@ -48,11 +53,11 @@ export interface Device {
   eoi?(vector: number): void;
   /** A line of another device has this word now: rising edges << 1 | level (PIC, IOAPIC). */
   line?(gsi: number, word: number): void;
-  /** Power-on state. The kit has already written the structure's reset values. */
+  /**
+   * Power-on state, at a machine reset and once for a fresh block. The kit has already written the structure's reset
+   * values (but for `DeviceKind.keep`). Lines must fall here; their edges go on being counted.
+   */
   reset(): void;
-  /** Machine reset of a device that keeps something through it (battery-backed memory): called instead of
-   *  writing the reset values and `reset`. */
-  warmReset?(): void;
   /** Makes interrupts, timers and output what the state says. Idempotent. Runs after every commit and at attach. */
   settle(): void;
   /** The timer armed in `settle` fired. Handled as an event of its own (next, commit, settle). */

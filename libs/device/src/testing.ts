@@ -5,6 +5,7 @@
 import { Memory, Root, resetValues, type Struct, type View, viewAt } from '@nyx/layout';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
 import { testMemory } from './memory.ts';
+import { resetState } from './reset.ts';
 
 export interface Message {
   addressLo: number;
@@ -175,11 +176,8 @@ export class Rig<S extends Struct, C> {
 
   reset(): void {
     const { device, ctx, kind } = this;
-    if (device.warmReset) device.warmReset();
-    else {
-      resetValues(kind.state, ctx.state.$root.mem, 0);
-      device.reset();
-    }
+    resetState(kind.state, kind.keep ?? [], ctx.state.$root.mem, 0);
+    device.reset();
     this.settle();
   }
 }
