@@ -1,2 +1,2 @@
-export * from './native.ts';
-export type * from './types.ts';
+export * from "./native.ts";
+export type * from "./types.ts";

@@ -2,27 +2,27 @@
  * Loads the addon. It is found by walking up from this file, or from the bundle that contains it, to the folder
  * that has `libs/native/build/Release/nyx_native.node`; `nyx_native.node` beside the file wins.
  */
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import type { CtlIndex, IoOps, Native } from './types.ts';
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { CtlIndex, IoOps, Native } from "./types.ts";
 
 /** The folder of this file as a module, or of the CommonJS bundle that it became part of. */
 const here = (): string =>
-  typeof __filename === 'string' ? dirname(__filename) : dirname(fileURLToPath(import.meta.url));
+  typeof __filename === "string" ? dirname(__filename) : dirname(fileURLToPath(import.meta.url));
 
 function find(): string {
   let folder = here();
-  const beside = join(folder, 'nyx_native.node');
+  const beside = join(folder, "nyx_native.node");
   if (existsSync(beside)) return beside;
   for (;;) {
-    const path = join(folder, 'libs/native/build/Release/nyx_native.node');
+    const path = join(folder, "libs/native/build/Release/nyx_native.node");
     if (existsSync(path)) return path;
     const up = dirname(folder);
     if (up === folder)
       throw Object.assign(
         new Error(`nyx_native.node was not found above ${here()}: build it with "npm run build"`),
-        { code: 'NATIVE_MISSING' },
+        { code: "NATIVE_MISSING" },
       );
     folder = up;
   }
@@ -37,18 +37,67 @@ function load(): Native {
 export const native: Native = load();
 
 export const {
-  memfdCreate, mmap, munmap, fileSize, close, dup, pread, pwrite, fsync, fallocate,
-  eventfd, eventfdWrite, eventfdRead, watch, createTimer, monotonicNs,
-  futexWait, futexWake, memcpy, crc32c, socketpair, openSeqSocket,
-  pidfdOpen, pidfdSendSignal, getcpu, pinThread, cpuCount,
-  createIoQueue, createExitCore, createTestProducer, createSpinPolicy, benchPingPong,
-  setNoNewPrivs, setRlimit, landlockAbi, landlock, seccomp, unshare, setPdeathsig, chroot, dropUser,
+  memfdCreate,
+  mmap,
+  munmap,
+  fileSize,
+  close,
+  dup,
+  pread,
+  pwrite,
+  fsync,
+  fallocate,
+  eventfd,
+  eventfdWrite,
+  eventfdRead,
+  watch,
+  createTimer,
+  monotonicNs,
+  futexWait,
+  futexWake,
+  memcpy,
+  crc32c,
+  socketpair,
+  openSeqSocket,
+  pidfdOpen,
+  pidfdSendSignal,
+  getcpu,
+  pinThread,
+  cpuCount,
+  createIoQueue,
+  createExitCore,
+  createTestProducer,
+  createSpinPolicy,
+  benchPingPong,
+  setNoNewPrivs,
+  setRlimit,
+  landlockAbi,
+  landlock,
+  seccomp,
+  unshare,
+  setPdeathsig,
+  chroot,
+  dropUser,
 } = native;
 
 export const ioOp: IoOps = { read: 0, write: 1, fsync: 2, fdatasync: 3, punchHole: 4, zeroRange: 5 };
 
 export const ctl: CtlIndex = {
-  ring: 0, kind: 1, width: 2, device: 3, region: 4, flags: 5, count: 6,
-  offsetLo: 7, offsetHi: 8, dataLo: 9, dataHi: 10, seqLo: 11, seqHi: 12,
-  block: 16, replyLo: 17, replyHi: 18, status: 19,
+  ring: 0,
+  kind: 1,
+  width: 2,
+  device: 3,
+  region: 4,
+  flags: 5,
+  count: 6,
+  offsetLo: 7,
+  offsetHi: 8,
+  dataLo: 9,
+  dataHi: 10,
+  seqLo: 11,
+  seqHi: 12,
+  block: 16,
+  replyLo: 17,
+  replyHi: 18,
+  status: 19,
 };

@@ -82,7 +82,7 @@ export interface IoOps {
   readonly fdatasync: 3;
   /** fallocate(PUNCH_HOLE | KEEP_SIZE); the length is segment 0's length. */
   readonly punchHole: 4;
-  /** fallocate(ZERO_RANGE | KEEP_SIZE), by writing zeroes where the file system cannot. */
+  /** fallocate(ZERO_RANGE | KEEP_SIZE); -EOPNOTSUPP where the file system cannot: write zeroes then. */
   readonly zeroRange: 5;
 }
 
@@ -90,7 +90,7 @@ export interface IoQueueOptions {
   /** Requests in flight at most; power of two, 1..4096. */
   entries: number;
   /** 'auto' (default): io_uring, or a pool of 4 threads when the kernel refuses it. */
-  engine?: 'auto' | 'io_uring' | 'threads';
+  engine?: "auto" | "io_uring" | "threads";
   /** Completions wait in the queue: call `harvest`. */
   onReady(): void;
 }
@@ -101,7 +101,7 @@ export interface IoQueueOptions {
  * (id, result) pairs, result >= 0 bytes or -errno, in `completions`.
  */
 export interface IoQueue {
-  readonly engine: 'io_uring' | 'threads';
+  readonly engine: "io_uring" | "threads";
   /** 3 * 256 numbers: up to 256 (memory, offset, length) triples of the request being queued. */
   readonly segments: Float64Array;
   /** Pairs, 2 * entries numbers. */
@@ -113,8 +113,8 @@ export interface IoQueue {
    * EINVAL when a segment lies outside its memory. `segmentCount` is 0 for the syncs.
    */
   queue(op: number, id: number, fd: number, fileOffset: number, segmentCount: number): boolean;
-  /** Starts all queued requests. */
-  submit(): void;
+  /** Starts all queued requests. True: some are complete already, and `onReady` will not tell: call `harvest`. */
+  submit(): boolean;
   /** Moves finished requests to `completions`; returns how many pairs. No system call when there are none. */
   harvest(): number;
   readonly inFlight: number;
@@ -158,6 +158,10 @@ export interface ExitCoreOptions {
   maxBusyNs?: number;
   /** Period of the heartbeat while idle, default 100 ms. */
   heartbeatMs?: number;
+  /** For tests: dies by SIGKILL while it serves its `killAt`-th exit since the start ... */
+  killAt?: number;
+  /** ... 0 before the commit, 1 between commit and reply, 2 between reply and tail, 3 after the tail moved. */
+  killPoint?: number;
 }
 
 /** The consumer of exit rings: waiting, the commit point, the reply. libs/ring wraps it. */
@@ -195,14 +199,14 @@ export interface ExitCore {
 export interface LandlockRule {
   path: string;
   /** 'read' (files and directories), 'write' (also create, remove), 'execute'. */
-  access: readonly ('read' | 'write' | 'execute')[];
+  access: readonly ("read" | "write" | "execute")[];
 }
 
 export interface SeccompOptions {
   /** Names ('read', 'futex') or numbers of system calls that stay allowed. */
   allow: readonly (string | number)[];
   /** What other calls get (default 'EPERM'). */
-  otherwise?: 'EPERM' | 'kill';
+  otherwise?: "EPERM" | "kill";
 }
 
 /** Acts as a vCPU thread on one ring; for tests and benchmarks. `sync` blocks its thread. */
@@ -210,15 +214,50 @@ export interface TestProducer {
   /** [replyLo, replyHi, status] of the last sync. */
   readonly result: Uint32Array;
   /** Waits at most `timeoutNs`; returns the latency in ns, or -1 on timeout (then `await` goes on waiting). */
-  sync(kind: number, device: number, region: number, offset: number, width: number, dataLo: number, dataHi: number, count?: number, timeoutNs?: number): number;
+  sync(
+    kind: number,
+    device: number,
+    region: number,
+    offset: number,
+    width: number,
+    dataLo: number,
+    dataHi: number,
+    count?: number,
+    timeoutNs?: number,
+  ): number;
   /** Publishes without waiting for an answer; false when the ring is full. `flags` is ExitSlot.flags. */
-  publish(kind: number, device: number, region: number, offset: number, width: number, dataLo: number, dataHi: number, count?: number, flags?: number): boolean;
+  publish(
+    kind: number,
+    device: number,
+    region: number,
+    offset: number,
+    width: number,
+    dataLo: number,
+    dataHi: number,
+    count?: number,
+    flags?: number,
+  ): boolean;
   /** Waits until everything published was answered; false on timeout. */
   await(timeoutNs: number): boolean;
   /** n sync exits as fast as possible; latencies in ns into `out` (length >= n). Returns ns in all. */
-  bench(n: number, kind: number, device: number, region: number, offset: number, width: number, out: Float64Array): number;
+  bench(
+    n: number,
+    kind: number,
+    device: number,
+    region: number,
+    offset: number,
+    width: number,
+    out: Float64Array,
+  ): number;
   /** Posted exits, n in all, waiting only while the ring is full; cost in ns each into `out`. */
-  benchPosted(n: number, device: number, region: number, offset: number, width: number, out: Float64Array): number;
+  benchPosted(
+    n: number,
+    device: number,
+    region: number,
+    offset: number,
+    width: number,
+    out: Float64Array,
+  ): number;
   /** Sequence of the newest request. */
   readonly head: number;
 }
@@ -244,7 +283,7 @@ export interface Native {
   pread(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   pwrite(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   fsync(fd: number, dataOnly?: boolean): void;
-  fallocate(fd: number, mode: 'punchHole' | 'zeroRange', offset: number, length: number): void;
+  fallocate(fd: number, mode: "punchHole" | "zeroRange", offset: number, length: number): void;
 
   eventfd(initial?: number): number;
   eventfdWrite(fd: number, count?: number): void;
@@ -279,7 +318,7 @@ export interface Native {
   createTestProducer(rings: ArrayBuffer, ring: number, kick: number): TestProducer;
   createSpinPolicy(maxSpinNs: number): SpinPolicy;
   /** Round trips of two native threads over one cache line: ns each into `out`. For comparison in benchmarks. */
-  benchPingPong(mode: 'spin' | 'futex', n: number, out: Float64Array): void;
+  benchPingPong(mode: "spin" | "futex", n: number, out: Float64Array): void;
 
   setNoNewPrivs(): void;
   /** resource: 'NOFILE', 'AS', 'CORE', 'NPROC', 'FSIZE', 'MEMLOCK'. */

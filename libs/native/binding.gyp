@@ -1,0 +1,30 @@
+{
+  "targets": [
+    {
+      "target_name": "nyx_native",
+      "sources": [
+        "src/cc/addon.cc",
+        "src/cc/call.cc",
+        "src/cc/events.cc",
+        "src/cc/exit_core.cc",
+        "src/cc/exit_rings.cc",
+        "src/cc/files.cc",
+        "src/cc/io_queue.cc",
+        "src/cc/io_threads.cc",
+        "src/cc/io_uring.cc",
+        "src/cc/jail.cc",
+        "src/cc/loop.cc",
+        "src/cc/memory.cc",
+        "src/cc/process.cc",
+        "src/cc/seq_socket.cc",
+        "src/cc/test_producer.cc"
+      ],
+      "include_dirs": ["../../services/vcpu/src/gen"],
+      "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2", "-fno-strict-aliasing"],
+      # -Wno-restrict: g++ 12 warns falsely of "text" + std::to_string (GCC bug 105651).
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags_cc": ["-std=c++20", "-msse4.2", "-Wno-restrict", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
+    }
+  ]
+}

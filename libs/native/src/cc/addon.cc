@@ -1,0 +1,23 @@
+// Entry of the addon. Every export is declared in src/types.ts.
+#include "events.h"
+#include "exit_core.h"
+#include "files.h"
+#include "io_queue.h"
+#include "jail.h"
+#include "memory.h"
+#include "process.h"
+#include "seq_socket.h"
+#include "test_producer.h"
+
+NAPI_MODULE_INIT() {
+  nyx::ExportMemory(env, exports);
+  nyx::ExportFiles(env, exports);
+  nyx::ExportEvents(env, exports);
+  nyx::ExportSeqSocket(env, exports);
+  nyx::ExportProcess(env, exports);
+  nyx::ExportJail(env, exports);
+  nyx::ExportIoQueue(env, exports);
+  nyx::ExportExitCore(env, exports);
+  nyx::ExportTestProducer(env, exports);
+  return exports;
+}

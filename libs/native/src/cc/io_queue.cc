@@ -1,0 +1,189 @@
+// Asynchronous file I/O into mapped memory: the JavaScript face of an IoEngine.
+#include "io_queue.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "io_engine.h"
+#include "loop.h"
+
+namespace nyx {
+namespace {
+
+class IoQueue : public LoopObject {
+ public:
+  static napi_value Create(napi_env env, napi_callback_info info);
+
+ private:
+  explicit IoQueue(napi_env env) : LoopObject(env) {}
+  napi_value AddMemory(Call& call);
+  napi_value Queue(Call& call);
+  napi_value Submit(napi_env env);
+  napi_value Harvest(napi_env env);
+  napi_value InFlight(Call& call) { return FromInt(call.env(), static_cast<int32_t>(in_flight_)); }
+  bool Segments(const Call& call, uint32_t count, iovec* iov);
+  void OnEvent() {
+    uint64_t count;
+    if (read(engine_->event_fd(), &count, 8) == 8) on_ready_.Invoke();
+  }
+  void OnClosed() override {
+    // The kernel may still write into the memory that we hold: wait for it.
+    while (in_flight_ > 0) {
+      engine_->Submit();
+      engine_->WaitOne();
+      in_flight_ -= engine_->Harvest(completions_, entries_);
+    }
+    engine_.reset();
+    memories_.clear();
+    on_ready_.Clear();
+    napi_delete_reference(env(), completions_ref_);
+    napi_delete_reference(env(), segments_ref_);
+  }
+
+  struct Memory {
+    Span span;
+    std::shared_ptr<void> hold;
+  };
+  std::unique_ptr<IoEngine> engine_;
+  std::vector<Memory> memories_;
+  uint32_t entries_ = 0;
+  uint32_t in_flight_ = 0;
+  double* segments_ = nullptr;
+  int32_t* completions_ = nullptr;
+  napi_ref segments_ref_ = nullptr, completions_ref_ = nullptr;
+  uv_poll_t poll_;
+  Callback on_ready_;
+};
+
+napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  double entries = 0;
+  std::vector<std::string> engine = {"auto"};
+  if (call.Option(0, "entries") == nullptr) return call.Fail("entries", "a number"), nullptr;
+  if (!call.OptionNumber(0, "entries", 1, 4096, &entries)) return nullptr;
+  const auto count = static_cast<uint32_t>(entries);
+  if (count != entries || (count & (count - 1)) != 0) return Throw(env, "EINVAL", "entries must be a power of two");
+  const napi_value on_ready = call.Option(0, "onReady");
+  if (on_ready == nullptr || !IsFunction(env, on_ready)) return call.Fail("onReady", "a function"), nullptr;
+  const napi_value option = call.Option(0, "engine");
+  if (option != nullptr) {
+    napi_value list;
+    napi_create_array_with_length(env, 1, &list);
+    napi_set_element(env, list, 0, option);
+    engine.clear();
+    if (!call.TextList(list, "engine", &engine)) return nullptr;
+  }
+  if (engine[0] != "auto" && engine[0] != "io_uring" && engine[0] != "threads")
+    return call.Fail("engine", "'auto', 'io_uring' or 'threads'"), nullptr;
+
+  std::unique_ptr<IoEngine> made;
+  if (engine[0] != "threads") made = MakeIoUring(count);
+  if (made == nullptr && engine[0] == "io_uring") return ThrowErrno(env, "io_uring_setup", errno);
+  if (made == nullptr) made = MakeIoThreads(count);
+
+  auto* self = new IoQueue(env);
+  self->engine_ = std::move(made);
+  self->entries_ = count;
+  const int error = uv_poll_init(self->loop(), &self->poll_, self->engine_->event_fd());
+  if (error != 0) {
+    self->Abandon();
+    return ThrowErrno(env, "epoll_ctl", -error);
+  }
+  self->Adopt(&self->poll_);
+  self->on_ready_.Set(env, on_ready, "nyx:io");
+  uv_poll_start(&self->poll_, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<IoQueue>(h)->OnEvent(); });
+
+  napi_value object, buffer, array;
+  void* data;
+  napi_create_object(env, &object);
+  napi_set_named_property(env, object, "engine", FromText(env, self->engine_->name()));
+  napi_create_arraybuffer(env, 3 * kMaxSegments * sizeof(double), &data, &buffer);
+  self->segments_ = static_cast<double*>(data);
+  napi_create_reference(env, buffer, 1, &self->segments_ref_);
+  napi_create_typedarray(env, napi_float64_array, 3 * kMaxSegments, buffer, 0, &array);
+  napi_set_named_property(env, object, "segments", array);
+  napi_create_arraybuffer(env, 2 * count * sizeof(int32_t), &data, &buffer);
+  self->completions_ = static_cast<int32_t*>(data);
+  napi_create_reference(env, buffer, 1, &self->completions_ref_);
+  napi_create_typedarray(env, napi_int32_array, 2 * count, buffer, 0, &array);
+  napi_set_named_property(env, object, "completions", array);
+  self->SetLifecycle(object);
+  SetMethod(env, object, "addMemory", self, Member<IoQueue, &IoQueue::AddMemory>);
+  SetMethod(env, object, "queue", self, Member<IoQueue, &IoQueue::Queue>);
+  SetMethod(env, object, "submit", self, Member0<IoQueue, &IoQueue::Submit>);
+  SetMethod(env, object, "harvest", self, Member0<IoQueue, &IoQueue::Harvest>);
+  SetGetter(env, object, "inFlight", self, Member<IoQueue, &IoQueue::InFlight>);
+  return object;
+}
+
+napi_value IoQueue::AddMemory(Call& call) {
+  Span span;
+  if (!call.Buffer(0, "buffer", &span)) return nullptr;
+  memories_.push_back({span, HoldMemory(call.arg(0))});
+  return FromInt(call.env(), static_cast<int32_t>(memories_.size() - 1));
+}
+
+bool IoQueue::Segments(const Call& call, uint32_t count, iovec* iov) {
+  for (uint32_t i = 0; i < count; i++) {
+    const double memory = segments_[3 * i], offset = segments_[3 * i + 1], length = segments_[3 * i + 2];
+    if (!(memory >= 0 && memory < static_cast<double>(memories_.size())) ||
+        !memories_[static_cast<size_t>(memory)].span.Holds(offset, length) || length > 0x7ffff000) {
+      Throw(call.env(), "EINVAL", "segment " + std::to_string(i) + " lies outside its memory");
+      return false;
+    }
+    iov[i] = {memories_[static_cast<size_t>(memory)].span.data + static_cast<size_t>(offset),
+              static_cast<size_t>(length)};
+  }
+  return true;
+}
+
+napi_value IoQueue::Queue(Call& call) {
+  double op, id, fd, offset, count;
+  if (closed()) return ThrowErrno(call.env(), "queue", EBADF);
+  if (!call.Number(0, "op", 0, kIoOps - 1, &op) || !call.Number(1, "id", 0, INT32_MAX, &id) ||
+      !call.Number(2, "fd", 0, INT32_MAX, &fd) || !call.Number(3, "fileOffset", 0, 0x1p53, &offset) ||
+      !call.Number(4, "segmentCount", 0, kMaxSegments, &count))
+    return nullptr;
+  if (in_flight_ >= entries_) return FromBool(call.env(), false);
+  const auto segments = static_cast<uint32_t>(count);
+  IoRequest request = {static_cast<uint32_t>(op),      static_cast<uint32_t>(id), static_cast<int>(fd),
+                       static_cast<uint64_t>(offset), 0,                         nullptr,
+                       segments};
+  iovec iov[kMaxSegments];
+  if (request.op <= kIoWrite) {
+    if (segments == 0) return Throw(call.env(), "EINVAL", "segmentCount is 0: nothing to read or write");
+    if (!Segments(call, segments, iov)) return nullptr;
+    request.iov = iov;
+  } else {
+    const double length = segments_[2];
+    if (request.op >= kIoPunchHole && !(length > 0 && length <= 0x1p53))
+      return Throw(call.env(), "EINVAL", "length must be in segments[2]");
+    request.length = request.op >= kIoPunchHole ? static_cast<uint64_t>(length) : 0;
+    request.segments = 0;
+    request.iov = iov;
+  }
+  engine_->Queue(request);
+  in_flight_++;
+  return FromBool(call.env(), true);
+}
+
+napi_value IoQueue::Submit(napi_env env) {
+  if (closed()) return ThrowErrno(env, "submit", EBADF);
+  return FromBool(env, engine_->Submit());
+}
+
+napi_value IoQueue::Harvest(napi_env env) {
+  if (closed()) return FromInt(env, 0);
+  const uint32_t n = engine_->Harvest(completions_, entries_);
+  in_flight_ -= n;
+  return FromInt(env, static_cast<int32_t>(n));
+}
+
+}  // namespace
+
+void ExportIoQueue(napi_env env, napi_value exports) {
+  SetFunction(env, exports, "createIoQueue", IoQueue::Create);
+}
+
+}  // namespace nyx

@@ -1,0 +1,8 @@
+#pragma once
+#include <node_api.h>
+
+namespace nyx {
+
+void ExportJail(napi_env env, napi_value exports);
+
+}  // namespace nyx

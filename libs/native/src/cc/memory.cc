@@ -1,0 +1,171 @@
+// Shared memory: sealed memfds, mappings as ArrayBuffers, futexes, copies, checksums.
+#include "memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "call.h"
+#include "crc32c.h"
+#include "futex.h"
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <v8.h>
+#pragma GCC diagnostic pop
+
+namespace nyx {
+namespace {
+
+constexpr double kMaxBytes = 0x1p47;
+
+// Node-API values are V8 handles; Node-API itself cannot make buffers beyond 4 GiB nor hold their memory.
+v8::Local<v8::ArrayBuffer> AsV8(napi_value value) {
+  static_assert(sizeof(v8::Local<v8::Value>) == sizeof(napi_value));
+  v8::Local<v8::Value> local;
+  memcpy(static_cast<void*>(&local), &value, sizeof value);
+  return local.As<v8::ArrayBuffer>();
+}
+
+napi_value MemfdCreate(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  std::string name;
+  int64_t size;
+  bool seal = true, huge = false;
+  if (!call.Text(0, "name", &name) || !call.Int(1, "size", 1, kMaxBytes, &size) || !call.OptionBool(2, "seal", &seal) ||
+      !call.OptionBool(2, "hugePages", &huge))
+    return nullptr;
+  const int fd = memfd_create(name.c_str(), MFD_CLOEXEC | (seal ? MFD_ALLOW_SEALING : 0u) | (huge ? MFD_HUGETLB : 0u));
+  if (fd < 0) return ThrowErrno(env, "memfd_create", errno);
+  const char* failed = nullptr;
+  if (ftruncate(fd, size) != 0) failed = "ftruncate";
+  else if (seal && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) failed = "fcntl(F_ADD_SEALS)";
+  if (failed != nullptr) {
+    const int error = errno;
+    close(fd);
+    return ThrowErrno(env, failed, error);
+  }
+  return FromInt(env, fd);
+}
+
+napi_value Mmap(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  int64_t length;
+  double offset = 0;
+  bool write = true, sealed = false;
+  if (!call.Fd(0, &fd) || !call.Int(1, "length", 1, kMaxBytes, &length) ||
+      !call.OptionNumber(2, "offset", 0, kMaxBytes, &offset) || !call.OptionBool(2, "write", &write) ||
+      !call.OptionBool(2, "sealed", &sealed))
+    return nullptr;
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ThrowErrno(env, "fstat", errno);
+  if (offset + static_cast<double>(length) > static_cast<double>(st.st_size))
+    return Throw(env, "EINVAL",
+                 "mmap of " + std::to_string(length) + " bytes at " + std::to_string(static_cast<int64_t>(offset)) +
+                     " goes beyond the file's " + std::to_string(st.st_size));
+  if (sealed) {
+    const int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0)
+      return Throw(env, "EPERM", "mmap: the file must be sealed against shrinking (F_SEAL_SHRINK)");
+  }
+  const auto size = static_cast<size_t>(length);
+  void* at = mmap(nullptr, size, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED, fd, static_cast<off_t>(offset));
+  if (at == MAP_FAILED) return ThrowErrno(env, "mmap", errno);
+  v8::Isolate* isolate = v8::Isolate::GetCurrent();
+  auto store = v8::ArrayBuffer::NewBackingStore(
+      at, size, [](void* data, size_t bytes, void*) { munmap(data, bytes); }, nullptr);
+  v8::Local<v8::Value> buffer = v8::ArrayBuffer::New(isolate, std::move(store));
+  napi_value out;
+  memcpy(&out, static_cast<void*>(&buffer), sizeof out);
+  return out;
+}
+
+napi_value Munmap(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  Span span;
+  if (!call.Buffer(0, "buffer", &span)) return nullptr;
+  // The backing store's deleter unmaps once the last holder (a native object, perhaps) is gone.
+  if (!AsV8(call.arg(0))->Detach(v8::Local<v8::Value>()).FromMaybe(false))
+    return Throw(env, "EINVAL", "munmap: this ArrayBuffer cannot be detached");
+  return nullptr;
+}
+
+napi_value Memcpy(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  Span to, from;
+  double to_offset, from_offset, length;
+  if (!call.Buffer(0, "to", &to) || !call.Number(1, "toOffset", 0, kMaxBytes, &to_offset) ||
+      !call.Buffer(2, "from", &from) || !call.Number(3, "fromOffset", 0, kMaxBytes, &from_offset) ||
+      !call.Number(4, "length", 0, kMaxBytes, &length))
+    return nullptr;
+  if (!to.Holds(to_offset, length) || !from.Holds(from_offset, length))
+    return Throw(env, "EINVAL", "memcpy: the range lies outside a buffer");
+  memmove(to.data + static_cast<size_t>(to_offset), from.data + static_cast<size_t>(from_offset),
+          static_cast<size_t>(length));
+  return nullptr;
+}
+
+napi_value Crc(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  uint8_t* data;
+  size_t length;
+  double seed;
+  if (!call.Range(0, "buffer", &data, &length) || !call.NumberOr(3, "seed", 0, UINT32_MAX, 0, &seed)) return nullptr;
+  return FromNumber(env, Crc32c(data, length, static_cast<uint32_t>(seed)));
+}
+
+// The futex word of arguments 0 (buffer) and 1 (byteOffset).
+bool Word(const Call& call, uint8_t** word) {
+  Span span;
+  int64_t offset;
+  if (!call.Buffer(0, "buffer", &span) || !call.Int(1, "byteOffset", 0, kMaxBytes, &offset)) return false;
+  if (offset % 4 != 0 || !span.Holds(static_cast<double>(offset), 4)) {
+    Throw(call.env(), "EINVAL", "futex: byteOffset must be a multiple of 4 inside the buffer");
+    return false;
+  }
+  *word = span.data + offset;
+  return true;
+}
+
+napi_value Wait(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  uint8_t* word;
+  double expected, timeout;
+  if (!Word(call, &word) || !call.Number(2, "expected", 0, UINT32_MAX, &expected) ||
+      !call.Number(3, "timeoutNs", 0, INFINITY, &timeout))
+    return nullptr;
+  if (FutexWait(word, static_cast<uint32_t>(expected), timeout) == 0 || errno == EINTR) return FromInt(env, 0);
+  if (errno == EAGAIN) return FromInt(env, 1);
+  if (errno == ETIMEDOUT) return FromInt(env, 2);
+  return ThrowErrno(env, "futex", errno);
+}
+
+napi_value Wake(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  uint8_t* word;
+  int64_t count;
+  if (!Word(call, &word) || !call.Int(2, "count", 1, INT32_MAX, &count)) return nullptr;
+  const long woken = FutexWake(word, static_cast<int>(count));
+  if (woken < 0) return ThrowErrno(env, "futex", errno);
+  return FromInt(env, static_cast<int32_t>(woken));
+}
+
+}  // namespace
+
+std::shared_ptr<void> HoldMemory(napi_value array_buffer) { return AsV8(array_buffer)->GetBackingStore(); }
+
+void ExportMemory(napi_env env, napi_value exports) {
+  SetFunction(env, exports, "memfdCreate", MemfdCreate);
+  SetFunction(env, exports, "mmap", Mmap);
+  SetFunction(env, exports, "munmap", Munmap);
+  SetFunction(env, exports, "memcpy", Memcpy);
+  SetFunction(env, exports, "crc32c", Crc);
+  SetFunction(env, exports, "futexWait", Wait);
+  SetFunction(env, exports, "futexWake", Wake);
+}
+
+}  // namespace nyx
