@@ -4,7 +4,7 @@ import { type Description, describeMachine } from "./describe.ts";
 const small: Description = {
   accel: "soft",
   cpus: 2,
-  boot: { mode: "long64", rip: 0x1_0000_0200, rsi: 0x7000 },
+  boot: { bootMode: 1, rip: 0x1_0000_0200, rsi: 0x7000 },
   vmPage: 40,
   pageMap: 41,
   memories: [

@@ -5,7 +5,6 @@
 import { Memory, type Struct, type View, view } from "@nyx/layout";
 import {
   Accel,
-  BootMode,
   MachineDevice,
   MachineFunction,
   MachineHeader,
@@ -17,9 +16,10 @@ import {
   RouteKind,
 } from "./machine.ts";
 
-/** State of the boot CPU; what `mode` does not use stays 0. */
+/** State of the boot CPU (libs/boot makes it); what the mode does not use stays 0. */
 export interface BootState {
-  mode: keyof typeof BootMode;
+  /** BootMode */
+  bootMode: number;
   rip?: number;
   rsp?: number;
   rsi?: number;
@@ -105,7 +105,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
   ].reduce((n, [s, list]) => n + (s as Struct).bytes * (list as unknown[]).length, MachineHeader.bytes);
   const memory = new Memory(new ArrayBuffer((total + 7) & ~7));
   let at = 0;
-  // Routes (12 bytes) before functions (8): every table begins at a multiple of 4; views of u64 tables at one of 8.
+  // Tables with 64-bit fields come first and are multiples of 8 bytes: every field is aligned.
   const put = <S extends Struct>(s: S, count: number, write: Writer<S>): void => {
     for (let i = 0; i < count; i++) {
       write(view(s, memory, at), i);
@@ -118,7 +118,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
     h.version = machine.version;
     h.bytes = total;
     h.accel = Accel[d.accel];
-    h.bootMode = BootMode[d.boot.mode];
+    h.bootMode = d.boot.bootMode;
     h.cpus = d.cpus;
     h.vmPageFd = fd(d.vmPage);
     h.pageMapFd = fd(d.pageMap);

@@ -1,5 +1,5 @@
 /** Everything shared that a machine consists of: made here, owned here, so that any process can be replaced. */
-import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
+import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
 import { consoleWire, ConsoleHeader } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { defaultBlockBytes, formatIrqPage, formatPageMap, formatRings, formatVmPage, irqPageBytes, pageMapBytes, ringsBytes, vmPageBytes } from '@nyx/ring';
@@ -88,6 +88,11 @@ export class Resources {
     const fd = this.#keep(eventfd());
     if (name) this.named.set(name, fd);
     return fd;
+  }
+
+  signal(name: string): void {
+    const fd = this.named.get(name);
+    if (fd !== undefined) eventfdWrite(fd);
   }
 
   /** Takes a descriptor over, under a name. */

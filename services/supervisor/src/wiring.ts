@@ -2,6 +2,7 @@
  * The devices of the PC machine, one line each, and nothing else: what it is, which process runs it, where it
  * answers, what its interrupts mean, which PCI function it is. Addresses are those of ARCHITECTURE.md, "Address space".
  */
+import { pciGsi } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
 
 /** [base, length, region of the device] */
@@ -52,7 +53,7 @@ export const wiring = (spec: VmSpec): DeviceLine[] => [
     process: `disk${i}`,
     service: 'storage',
     bdf: bdf(2 + i),
-    irqs: [`line ${16 + ((2 + i) & 7)}`, ...repeat(2, 'msi')],
+    irqs: [`line ${pciGsi(2 + i, 0)}`, ...repeat(2, 'msi')],
     config: { readonly: disk.readonly, serial: disk.serial ?? `nyx-disk${i}` },
     fds: { file: `disk${i}` },
   })),

@@ -1,0 +1,89 @@
+/** Puts what the machine boots into its memory, at start and again at each reset. */
+import { randomBytes } from 'node:crypto';
+import { promisify } from 'node:util';
+import { gunzip } from 'node:zlib';
+import { type BootPlan, checkInitrd, e820Map, GuestRam, loadFirmware, loadKernel, planReset, writeAcpi } from '@nyx/boot';
+import { execWire } from '@nyx/protocol';
+import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
+import type { VmSpec } from '@nyx/protocol/spec';
+import { type OpenedFiles, readWhole } from './preflight.ts';
+
+export interface Payload {
+  plan: BootPlan;
+  /** Firmware that is to be seen read-only below 4 GiB. */
+  rom?: { address: number; bytes: Uint8Array };
+}
+
+const kinds: readonly (readonly [RegExp, ErrorCode])[] = [
+  [/^KERNEL_/, 'KERNEL_INVALID'],
+  [/^CMDLINE_/, 'KERNEL_INVALID'],
+  [/^INITRD_/, 'INITRD_INVALID'],
+  [/^FIRMWARE_/, 'KERNEL_INVALID'],
+  [/^MEMORY_/, 'MEMORY_TOO_SMALL'],
+];
+
+/** The loaders' errors ("CODE: expected E, got G. Advice.") as ours, with the file that they are about. */
+export const bootError = (e: unknown, paths: Partial<Record<ErrorCode, string | undefined>>): unknown => {
+  const { code, message } = e as { code?: string; message?: string };
+  const ours = kinds.find(([pattern]) => pattern.test(code ?? ''))?.[1];
+  const m = /^\w+: expected (.*?), got (.*)\. ([A-Z].*)$/s.exec(message ?? '');
+  if (!ours) return e;
+  const path = paths[ours];
+  const got = m ? m[2]! : String(message);
+  return new NyxError(ours, { got: path ? `${path}: ${got}` : got, ...(m ? { expected: m[1]!, hint: m[3]! } : {}) }, { cause: e });
+};
+
+export class BootLoader {
+  readonly #ram: GuestRam;
+
+  constructor(
+    readonly spec: VmSpec,
+    readonly files: OpenedFiles,
+    ram: ArrayBuffer,
+    lowBytes: number,
+  ) {
+    this.#ram = new GuestRam(ram, lowBytes);
+  }
+
+  get cmdline(): string {
+    return [this.spec.append, this.spec.agent ? execWire.parameter : undefined].filter(Boolean).join(' ');
+  }
+
+  /**
+   * Unpacks a gzip initrd to see whether it is whole; the guest would only say that it finds no init. Takes a while: run
+   * it beside other work. @throws NyxError INITRD_INVALID
+   */
+  async verify(): Promise<void> {
+    if (this.files.initrd === undefined) return;
+    const initrd = readWhole(this.files.initrd);
+    if (initrd[0] !== 0x1f || initrd[1] !== 0x8b) return;
+    await promisify(gunzip)(initrd).catch((e: Error) => {
+      throw new NyxError('INITRD_INVALID', { expected: 'a whole gzip file', got: `${this.spec.initrd}: ${e.message} after ${initrd.length} bytes` });
+    });
+  }
+
+  /** @throws NyxError KERNEL_INVALID, INITRD_INVALID, MEMORY_TOO_SMALL */
+  load(): Payload {
+    const { spec, files } = this;
+    try {
+      if (files.bios !== undefined) {
+        const { plan, rom } = loadFirmware(this.#ram, readWhole(files.bios));
+        return { plan, rom };
+      }
+      if (files.kernel === undefined) return { plan: planReset };
+      const initrd = files.initrd === undefined ? undefined : readWhole(files.initrd);
+      if (initrd) checkInitrd(initrd);
+      const plan = loadKernel(this.#ram, {
+        kernel: readWhole(files.kernel),
+        initrd,
+        cmdline: this.cmdline,
+        e820: e820Map(spec.memory),
+        rsdp: writeAcpi(this.#ram, { cpus: spec.cpus }),
+        seed: randomBytes(32),
+      });
+      return { plan };
+    } catch (e) {
+      throw bootError(e, { KERNEL_INVALID: spec.kernel ?? spec.bios, INITRD_INVALID: spec.initrd });
+    }
+  }
+}

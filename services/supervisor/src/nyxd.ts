@@ -1,0 +1,125 @@
+/**
+ * nyxd: the supervisor of one machine. `nyxd <run directory>`; the directory was claimed and holds spec.json. Descriptor 3,
+ * if open, is a pipe to whoever started us: a line of JSON when the machine runs, and one when it has ended.
+ */
+import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
+import type { VmState } from '@nyx/protocol/control';
+import { asNyxError, NyxError, type WireError } from '@nyx/protocol/errors';
+import { parseSpec } from '@nyx/protocol/spec';
+import pino from 'pino';
+import { Machine } from './machine.ts';
+import { serviceBundle, vcpuProgram } from './paths.ts';
+import { ControlServer } from './server.ts';
+
+const reportFd = 3;
+
+/** Lines on the report pipe. */
+export interface Report {
+  state: VmState;
+  error?: WireError;
+}
+
+const report = (r: Report): void => {
+  try {
+    writeSync(reportFd, `${JSON.stringify(r)}\n`);
+  } catch {
+    // Nobody listens any more; that is no reason to stop the guest.
+  }
+};
+
+const main = async (dir: string): Promise<void> => {
+  const name = basename(dir);
+  const log = pino({ base: { component: 'nyxd', vm: name } }, pino.destination({ dest: join(dir, files.log), mode: 0o600, sync: true }));
+
+  const end = (state: RunResult['state'], error: NyxError | undefined): void => {
+    const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
+    if (state === 'failed') {
+      // Kept, with its logs, until somebody has looked.
+      writeJson(join(dir, files.result), result);
+      writeJson(join(dir, files.pids), []);
+    } else rmSync(dir, { recursive: true, force: true });
+    report(result);
+  };
+
+  // An error nobody foresaw must not leave the guest without a supervisor; it is logged, and the machine goes on.
+  process.on('uncaughtException', (e) => log.error({ err: e }, 'uncaught'));
+  process.on('unhandledRejection', (e) => log.error({ err: e }, 'unhandled rejection'));
+  process.on('SIGHUP', () => {});
+  process.on('SIGPIPE', () => {});
+
+  let machine: Machine;
+  let server: ControlServer | undefined;
+  try {
+    const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
+    log.level = spec.logLevel;
+    const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
+    writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
+    machine = new Machine({
+      name,
+      dir,
+      spec,
+      host: { log: append(files.deviceLog), bundle: serviceBundle },
+      vcpuProgram: vcpuProgram(),
+      vcpuLog: append(files.vcpuLog),
+      consoleLog: join(dir, files.console),
+      log: (level, message, detail) => log[level](detail ?? {}, message),
+      onEvent: (e) => {
+        server?.publish(e);
+        if (e.type === 'state' && e.to === 'running' && e.from === 'starting') report({ state: 'running' });
+      },
+      onPids: (pids) => writeJson(join(dir, files.pids), [identify('nyxd', process.pid), ...pids.map((p) => identify(p.role, p.pid))]),
+      onEnd: (state, error) => {
+        // The answer to the `stop` that ended us goes out first.
+        setTimeout(async () => {
+          await server?.close();
+          end(state, error);
+          closeReport();
+          process.exit(0);
+        }, 20);
+      },
+    });
+  } catch (e) {
+    const error = asNyxError(e);
+    log.error(error.toJSON(), error.message);
+    end('failed', error);
+    process.exit(error.exit);
+  }
+
+  server = new ControlServer(dir, {
+    status: () => machine.status(),
+    pause: async () => {
+      await machine.pause();
+      return {};
+    },
+    resume: async () => {
+      await machine.resume();
+      return {};
+    },
+    reset: async () => {
+      await machine.reset();
+      return {};
+    },
+    stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
+    kill: ({ target }) => machine.kill(target),
+  });
+  process.on('SIGTERM', () => void machine.stop(10));
+  process.on('SIGINT', () => {});
+  const opening = server.open().catch((e) => log.error({ err: e }, 'control sockets'));
+  await machine.start();
+  await opening;
+};
+
+const closeReport = (): void => {
+  try {
+    closeSync(reportFd);
+  } catch {}
+};
+
+const dir = process.argv[2];
+if (!dir) {
+  process.stderr.write('usage: nyxd RUN-DIRECTORY (nyx run starts it)\n');
+  process.exit(64);
+}
+void main(dir);
