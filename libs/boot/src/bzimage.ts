@@ -1,9 +1,9 @@
 /**
  * Linux bzImage: reading the setup header and loading by the 64-bit boot protocol (Linux: Documentation/arch/x86/boot.rst).
  */
-import { gunzipSync } from "node:zlib";
-import { BootError } from "./errors.ts";
-import { isLz4Legacy, unpackLz4Legacy } from "./lz4.ts";
+import { gunzipSync } from 'node:zlib';
+import { BootError } from './errors.ts';
+import { isLz4Legacy, unpackLz4Legacy } from './lz4.ts';
 
 /** Offsets in the file, which are those in boot_params as well. */
 export const hdr = {
@@ -75,35 +75,35 @@ export const isBzImage = (file: Uint8Array): boolean =>
 export function parseBzImage(file: Uint8Array): BzImage {
   if (!isBzImage(file))
     throw new BootError(
-      "KERNEL_NOT_BZIMAGE",
+      'KERNEL_NOT_BZIMAGE',
       "a Linux bzImage (boot flag 0xAA55 at 0x1FE, 'HdrS' at 0x202)",
-      file.length < 0x206 ? `a file of ${file.length} bytes` : "a file without them",
-      "Give the kernel as distributions install it (/boot/vmlinuz-*), or an ELF vmlinux.",
+      file.length < 0x206 ? `a file of ${file.length} bytes` : 'a file without them',
+      'Give the kernel as distributions install it (/boot/vmlinuz-*), or an ELF vmlinux.',
     );
   const truncated = (need: number): BootError =>
     new BootError(
-      "KERNEL_TRUNCATED",
+      'KERNEL_TRUNCATED',
       `${need} bytes, as its header says`,
       `${file.length}`,
-      "The file was cut; copy or download it again.",
+      'The file was cut; copy or download it again.',
     );
   if (file.length < 0x268) throw truncated(0x268);
   const v = new DataView(file.buffer, file.byteOffset, file.length);
   const version = v.getUint16(hdr.version, true);
   if (version < 0x20c)
     throw new BootError(
-      "KERNEL_TOO_OLD",
-      "boot protocol 2.12 or newer (Linux 3.8)",
+      'KERNEL_TOO_OLD',
+      'boot protocol 2.12 or newer (Linux 3.8)',
       `${version >>> 8}.${version & 255}`,
-      "Use a newer kernel, or boot this one from a disk with firmware.",
+      'Use a newer kernel, or boot this one from a disk with firmware.',
     );
   const flags = v.getUint16(hdr.xloadflags, true);
   if (!(flags & XLF_KERNEL_64) || !(v.getUint8(hdr.loadflags) & LOADED_HIGH))
     throw new BootError(
-      "KERNEL_NOT_64BIT",
-      "a 64-bit entry point (XLF_KERNEL_64)",
+      'KERNEL_NOT_64BIT',
+      'a 64-bit entry point (XLF_KERNEL_64)',
       `xloadflags 0x${flags.toString(16)}`,
-      "Use an x86-64 kernel, or boot this one from a disk with firmware.",
+      'Use an x86-64 kernel, or boot this one from a disk with firmware.',
     );
   const codeAt = ((v.getUint8(hdr.setupSects) || 4) + 1) * 512;
   const codeBytes = v.getUint32(hdr.syssize, true) * 16;
@@ -115,9 +115,9 @@ export function parseBzImage(file: Uint8Array): BzImage {
   const name = v.getUint16(hdr.kernelVersion, true);
   const release = name
     ? Buffer.from(file.buffer, file.byteOffset, file.length)
-        .toString("latin1", name + 0x200, name + 0x200 + 256)
-        .split("\0")[0]!
-    : "";
+        .toString('latin1', name + 0x200, name + 0x200 + 256)
+        .split('\0')[0]!
+    : '';
   return {
     file,
     version,
@@ -136,13 +136,13 @@ export function parseBzImage(file: Uint8Array): BzImage {
 }
 
 /** How the payload of a bzImage is packed. */
-export function payloadFormat(payload: Uint8Array): "elf" | "gzip" | "xz" | "zstd" | "lz4" | "unknown" {
+export function payloadFormat(payload: Uint8Array): 'elf' | 'gzip' | 'xz' | 'zstd' | 'lz4' | 'unknown' {
   const starts = (...bytes: number[]): boolean => bytes.every((b, i) => payload[i] === b);
-  if (starts(0x7f, 0x45, 0x4c, 0x46)) return "elf";
-  if (starts(0x1f, 0x8b)) return "gzip";
-  if (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a)) return "xz";
-  if (starts(0x28, 0xb5, 0x2f, 0xfd)) return "zstd";
-  return isLz4Legacy(payload) ? "lz4" : "unknown";
+  if (starts(0x7f, 0x45, 0x4c, 0x46)) return 'elf';
+  if (starts(0x1f, 0x8b)) return 'gzip';
+  if (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a)) return 'xz';
+  if (starts(0x28, 0xb5, 0x2f, 0xfd)) return 'zstd';
+  return isLz4Legacy(payload) ? 'lz4' : 'unknown';
 }
 
 /**
@@ -152,7 +152,7 @@ export function payloadFormat(payload: Uint8Array): "elf" | "gzip" | "xz" | "zst
  */
 export async function unpackKernel(
   image: BzImage,
-  external: (format: "xz" | "zstd", data: Uint8Array) => Promise<Uint8Array>,
+  external: (format: 'xz' | 'zstd', data: Uint8Array) => Promise<Uint8Array>,
 ): Promise<Uint8Array> {
   const { payload } = image;
   const format = payloadFormat(payload);
@@ -164,19 +164,19 @@ export async function unpackKernel(
   );
   const bad = (got: string): BootError =>
     new BootError(
-      "KERNEL_COMPRESSION",
-      "a kernel packed with gzip, xz, zstd or lz4",
+      'KERNEL_COMPRESSION',
+      'a kernel packed with gzip, xz, zstd or lz4',
       got,
-      "Boot the bzImage itself; it unpacks itself in the guest.",
+      'Boot the bzImage itself; it unpacks itself in the guest.',
     );
-  if (format === "elf") return payload;
-  if (format === "unknown")
-    throw bad(`a payload that begins with ${Buffer.from(payload.subarray(0, 4)).toString("hex")}`);
+  if (format === 'elf') return payload;
+  if (format === 'unknown')
+    throw bad(`a payload that begins with ${Buffer.from(payload.subarray(0, 4)).toString('hex')}`);
   if (size > MAX_UNPACKED) throw bad(`an unpacked size of ${size} bytes`);
   let out: Uint8Array | undefined;
   try {
-    if (format === "gzip") out = gunzipSync(payload, { maxOutputLength: MAX_UNPACKED });
-    else if (format === "lz4") out = unpackLz4Legacy(data, size);
+    if (format === 'gzip') out = gunzipSync(payload, { maxOutputLength: MAX_UNPACKED });
+    else if (format === 'lz4') out = unpackLz4Legacy(data, size);
     else out = await external(format, data);
   } catch (error) {
     throw bad(

@@ -1,7 +1,7 @@
 /** The memory map of the machine as guests are told it (types of the ACPI specification, table 15.6). */
-import { BootError } from "./errors.ts";
-import { low } from "./lowmem.ts";
-import { FOUR_GIB } from "./ram.ts";
+import { BootError } from './errors.ts';
+import { low } from './lowmem.ts';
+import { FOUR_GIB } from './ram.ts';
 
 export const E820 = { ram: 1, reserved: 2, acpi: 3, nvs: 4 } as const;
 
@@ -38,10 +38,10 @@ export function e820Map(ramBytes: number): E820Entry[] {
   const max = pc.pci64 - FOUR_GIB + pc.lowRamMax;
   if (!Number.isSafeInteger(ramBytes) || ramBytes % 4096 !== 0 || ramBytes < 2 << 20 || ramBytes > max)
     throw new BootError(
-      "MEMORY_BAD_SIZE",
+      'MEMORY_BAD_SIZE',
       `2 MiB to ${max / 2 ** 30} GiB of memory in whole pages`,
       `${ramBytes} bytes`,
-      "Give the machine a memory size in MiB.",
+      'Give the machine a memory size in MiB.',
     );
   const lowBytes = lowRam(ramBytes);
   const map: E820Entry[] = [

@@ -1,7 +1,7 @@
 /** ELF executables for direct boot: program headers and notes. The file is the user's: every number is checked. */
-import { BootError } from "./errors.ts";
-import { low } from "./lowmem.ts";
-import type { GuestRam } from "./ram.ts";
+import { BootError } from './errors.ts';
+import { low } from './lowmem.ts';
+import type { GuestRam } from './ram.ts';
 
 const PT_LOAD = 1;
 const PT_NOTE = 4;
@@ -37,19 +37,19 @@ export const isElf = (file: Uint8Array): boolean =>
 export function parseElf(file: Uint8Array): Elf {
   const not = (got: string): BootError =>
     new BootError(
-      "KERNEL_NOT_ELF",
-      "an ELF executable for x86 (little-endian)",
+      'KERNEL_NOT_ELF',
+      'an ELF executable for x86 (little-endian)',
       got,
-      "Give a kernel as bzImage (/boot/vmlinuz-*) or an ELF kernel that boots by PVH.",
+      'Give a kernel as bzImage (/boot/vmlinuz-*) or an ELF kernel that boots by PVH.',
     );
   const truncated = (need: number): BootError =>
     new BootError(
-      "KERNEL_TRUNCATED",
+      'KERNEL_TRUNCATED',
       `${need} bytes, as its headers say`,
       `${file.length}`,
-      "The file was cut; copy or build it again.",
+      'The file was cut; copy or build it again.',
     );
-  if (!isElf(file)) throw not("another format");
+  if (!isElf(file)) throw not('another format');
   const v = new DataView(file.buffer, file.byteOffset, file.length);
   const is64 = file[4] === 2;
   const machine = v.getUint16(18, true);
@@ -65,7 +65,7 @@ export function parseElf(file: Uint8Array): Elf {
   const phAt = word(is64 ? 32 : 28);
   const phSize = v.getUint16(is64 ? 54 : 42, true);
   const phCount = v.getUint16(is64 ? 56 : 44, true);
-  if (phSize < (is64 ? 56 : 32) || phCount === 0) throw not("no program headers");
+  if (phSize < (is64 ? 56 : 32) || phCount === 0) throw not('no program headers');
   if (phAt + phSize * phCount > file.length) throw truncated(phAt + phSize * phCount);
   const segments: ElfSegment[] = [];
   let pvhEntry: number | undefined;
@@ -81,7 +81,7 @@ export function parseElf(file: Uint8Array): Elf {
     if (kind === PT_NOTE) pvhEntry ??= note(v, at, at + fileBytes);
     else if (bytes > 0) segments.push({ at, fileBytes: Math.min(fileBytes, bytes), address, bytes });
   }
-  if (segments.length === 0) throw not("nothing to load");
+  if (segments.length === 0) throw not('nothing to load');
   return {
     file,
     is64,
@@ -115,14 +115,14 @@ export function loadSegments(ram: GuestRam, elf: Elf): void {
   for (const s of elf.segments) {
     if (s.address < low.kernel)
       throw new BootError(
-        "KERNEL_BAD_ADDRESS",
-        "a kernel that loads at 1 MiB or above",
+        'KERNEL_BAD_ADDRESS',
+        'a kernel that loads at 1 MiB or above',
         `a segment at 0x${s.address.toString(16)}`,
-        "Link it higher; below lie the boot tables.",
+        'Link it higher; below lie the boot tables.',
       );
     if (s.address + s.bytes > ram.lowBytes)
       throw new BootError(
-        "MEMORY_TOO_SMALL",
+        'MEMORY_TOO_SMALL',
         `memory up to 0x${(s.address + s.bytes).toString(16)} for the kernel`,
         `${ram.lowBytes >> 20} MiB`,
         `Give the machine at least ${Math.ceil((s.address + s.bytes) / 2 ** 20) + 16} MiB.`,

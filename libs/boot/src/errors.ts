@@ -3,24 +3,24 @@
  * says what was expected, what came and what to do.
  */
 export type BootErrorCode =
-  | "KERNEL_NOT_BZIMAGE"
-  | "KERNEL_NOT_ELF"
-  | "KERNEL_TRUNCATED"
-  | "KERNEL_TOO_OLD"
-  | "KERNEL_NOT_64BIT"
-  | "KERNEL_NO_PVH"
-  | "KERNEL_BAD_ADDRESS"
-  | "KERNEL_COMPRESSION"
-  | "INITRD_TRUNCATED"
-  | "INITRD_TOO_LARGE"
-  | "CMDLINE_TOO_LONG"
-  | "MEMORY_TOO_SMALL"
-  | "MEMORY_BAD_SIZE"
-  | "FIRMWARE_BAD_SIZE"
-  | "ACPI_TOO_LARGE";
+  | 'KERNEL_NOT_BZIMAGE'
+  | 'KERNEL_NOT_ELF'
+  | 'KERNEL_TRUNCATED'
+  | 'KERNEL_TOO_OLD'
+  | 'KERNEL_NOT_64BIT'
+  | 'KERNEL_NO_PVH'
+  | 'KERNEL_BAD_ADDRESS'
+  | 'KERNEL_COMPRESSION'
+  | 'INITRD_TRUNCATED'
+  | 'INITRD_TOO_LARGE'
+  | 'CMDLINE_TOO_LONG'
+  | 'MEMORY_TOO_SMALL'
+  | 'MEMORY_BAD_SIZE'
+  | 'FIRMWARE_BAD_SIZE'
+  | 'ACPI_TOO_LARGE';
 
 export class BootError extends Error {
-  override readonly name = "BootError";
+  override readonly name = 'BootError';
   constructor(
     readonly code: BootErrorCode,
     expected: string,

@@ -3,9 +3,9 @@
  * 0xE0000, as chipsets alias them. (SeaBIOS copies the rest of itself once it has made that memory writable.) A reset
  * copies anew, because the copy is RAM.
  */
-import { BootError } from "./errors.ts";
-import { planReset } from "./lowmem.ts";
-import { type BootPlan, FOUR_GIB, type GuestRam } from "./ram.ts";
+import { BootError } from './errors.ts';
+import { planReset } from './lowmem.ts';
+import { type BootPlan, FOUR_GIB, type GuestRam } from './ram.ts';
 
 const MAX = 16 << 20;
 
@@ -22,10 +22,10 @@ export interface Firmware {
 export function loadFirmware(ram: GuestRam, image: Uint8Array): Firmware {
   if (image.length < 0x10000 || image.length > MAX || image.length % 0x10000 !== 0)
     throw new BootError(
-      "FIRMWARE_BAD_SIZE",
-      "a firmware image of 64 KiB to 16 MiB in steps of 64 KiB",
+      'FIRMWARE_BAD_SIZE',
+      'a firmware image of 64 KiB to 16 MiB in steps of 64 KiB',
       `${image.length} bytes`,
-      "Give a ROM image as SeaBIOS (bios-256k.bin) or OVMF (OVMF.fd) come.",
+      'Give a ROM image as SeaBIOS (bios-256k.bin) or OVMF (OVMF.fd) come.',
     );
   const copy = Math.min(image.length, 0x20000);
   ram.zero(0xc0000, 0x40000);

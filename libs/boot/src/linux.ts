@@ -2,14 +2,14 @@
  * Linux by the 64-bit boot protocol (Linux: Documentation/arch/x86/boot.rst, "64-bit boot protocol", and zero-page.rst): a
  * bzImage, or the ELF vmlinux inside it, with boot_params, command line, initrd, memory map and page tables.
  */
-import { type BzImage, hdr, parseBzImage } from "./bzimage.ts";
-import { type E820Entry, packE820 } from "./e820.ts";
-import { type Elf, isElf, loadSegments, parseElf } from "./elf.ts";
-import { BootError } from "./errors.ts";
-import { placeInitrd } from "./initrd.ts";
-import { low, plan64 } from "./lowmem.ts";
-import { loadPvh } from "./pvh.ts";
-import type { BootPlan, GuestRam } from "./ram.ts";
+import { type BzImage, hdr, parseBzImage } from './bzimage.ts';
+import { type E820Entry, packE820 } from './e820.ts';
+import { type Elf, isElf, loadSegments, parseElf } from './elf.ts';
+import { BootError } from './errors.ts';
+import { placeInitrd } from './initrd.ts';
+import { low, plan64 } from './lowmem.ts';
+import { loadPvh } from './pvh.ts';
+import type { BootPlan, GuestRam } from './ram.ts';
 
 export interface DirectBoot {
   /** Content of the kernel file. */
@@ -22,7 +22,7 @@ export interface DirectBoot {
   /** 32 bytes of entropy for the guest's random number generator (SETUP_RNG_SEED). */
   seed?: Uint8Array | undefined;
   /** For an ELF: by which protocol. 'auto': PVH if the file declares it and is not 64-bit, else Linux. */
-  protocol?: "auto" | "linux" | "pvh";
+  protocol?: 'auto' | 'linux' | 'pvh';
 }
 
 /** Offsets in boot_params. */
@@ -36,14 +36,14 @@ const INITRD_MAX_DEFAULT = 0x7fff_ffff;
 
 /** @throws BootError CMDLINE_TOO_LONG */
 export function writeCmdline(ram: GuestRam, cmdline: string, max: number): void {
-  const bytes = Buffer.from(`${cmdline}\0`, "utf8");
+  const bytes = Buffer.from(`${cmdline}\0`, 'utf8');
   const limit = Math.min(max, low.cmdlineMax - 1);
   if (bytes.length - 1 > limit)
     throw new BootError(
-      "CMDLINE_TOO_LONG",
+      'CMDLINE_TOO_LONG',
       `a kernel command line of at most ${limit} bytes`,
       `${bytes.length - 1}`,
-      "Shorten it; put what is long into the initrd.",
+      'Shorten it; put what is long into the initrd.',
     );
   ram.write(low.cmdline, bytes);
 }
@@ -75,14 +75,14 @@ function loadBzImage(ram: GuestRam, boot: DirectBoot, image: BzImage): BootPlan 
   const end = address + Math.max(image.initSize, image.codeBytes);
   if (address < low.kernel)
     throw new BootError(
-      "KERNEL_BAD_ADDRESS",
-      "a kernel that loads at 1 MiB or above",
+      'KERNEL_BAD_ADDRESS',
+      'a kernel that loads at 1 MiB or above',
       `0x${address.toString(16)}`,
-      "Use a kernel as distributions build it.",
+      'Use a kernel as distributions build it.',
     );
   if (end > ram.lowBytes)
     throw new BootError(
-      "MEMORY_TOO_SMALL",
+      'MEMORY_TOO_SMALL',
       `${Math.ceil(end / 2 ** 20)} MiB of memory for this kernel to unpack itself`,
       `${Math.floor(ram.lowBytes / 2 ** 20)} MiB`,
       `Give the machine at least ${Math.ceil(end / 2 ** 20) + 32} MiB.`,
@@ -101,10 +101,10 @@ function loadVmlinux(ram: GuestRam, boot: DirectBoot, elf: Elf): BootPlan {
   loadSegments(ram, elf);
   if (!elf.segments.some((s) => elf.entry >= s.address && elf.entry < s.address + s.bytes))
     throw new BootError(
-      "KERNEL_BAD_ADDRESS",
-      "a physical entry point within the loaded kernel",
+      'KERNEL_BAD_ADDRESS',
+      'a physical entry point within the loaded kernel',
       `0x${elf.entry.toString(16)}`,
-      "Use the vmlinux of an x86-64 Linux.",
+      'Use the vmlinux of an x86-64 Linux.',
     );
   writeCmdline(ram, boot.cmdline, CMDLINE_DEFAULT);
   const initrdAt = boot.initrd ? placeInitrd(ram, boot.initrd, elf.end, INITRD_MAX_DEFAULT) : 0;
@@ -125,12 +125,12 @@ function loadVmlinux(ram: GuestRam, boot: DirectBoot, elf: Elf): BootPlan {
  * @throws BootError
  */
 export function loadKernel(ram: GuestRam, boot: DirectBoot): BootPlan {
-  const protocol = boot.protocol ?? "auto";
+  const protocol = boot.protocol ?? 'auto';
   if (isElf(boot.kernel)) {
     const elf = parseElf(boot.kernel);
-    const isPvh = protocol === "pvh" || (protocol === "auto" && !elf.is64);
+    const isPvh = protocol === 'pvh' || (protocol === 'auto' && !elf.is64);
     return isPvh ? loadPvh(ram, boot, elf) : loadVmlinux(ram, boot, elf);
   }
-  if (protocol !== "pvh") return loadBzImage(ram, boot, parseBzImage(boot.kernel));
+  if (protocol !== 'pvh') return loadBzImage(ram, boot, parseBzImage(boot.kernel));
   return loadPvh(ram, boot, parseElf(boot.kernel));
 }

@@ -8,8 +8,8 @@
  *     0x08000  stack, one page           0x9FC00  end of usable memory
  *     0x09000  PML4, 0x0A000 PDPT        0xE0000  ACPI tables (reserved)
  */
-import { BootMode } from "@nyx/protocol";
-import type { BootPlan, GuestRam } from "./ram.ts";
+import { BootMode } from '@nyx/protocol';
+import type { BootPlan, GuestRam } from './ram.ts';
 
 export const low = {
   gdt: 0x500,

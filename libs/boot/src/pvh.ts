@@ -2,13 +2,13 @@
  * The PVH boot protocol (Xen: docs/misc/pvh.pandoc, public/arch-x86/hvm/start_info.h): a 32-bit entry in flat protected mode
  * without paging, ebx pointing to hvm_start_info.
  */
-import type { Elf } from "./elf.ts";
-import { loadSegments } from "./elf.ts";
-import { BootError } from "./errors.ts";
-import { placeInitrd } from "./initrd.ts";
-import { type DirectBoot, writeCmdline } from "./linux.ts";
-import { low, plan32 } from "./lowmem.ts";
-import type { BootPlan, GuestRam } from "./ram.ts";
+import type { Elf } from './elf.ts';
+import { loadSegments } from './elf.ts';
+import { BootError } from './errors.ts';
+import { placeInitrd } from './initrd.ts';
+import { type DirectBoot, writeCmdline } from './linux.ts';
+import { low, plan32 } from './lowmem.ts';
+import type { BootPlan, GuestRam } from './ram.ts';
 
 const MAGIC = 0x336ec578;
 const INFO_BYTES = 56;
@@ -19,10 +19,10 @@ const MAP_BYTES = 24;
 export function loadPvh(ram: GuestRam, boot: DirectBoot, elf: Elf): BootPlan {
   if (elf.pvhEntry === undefined)
     throw new BootError(
-      "KERNEL_NO_PVH",
-      "an ELF kernel with the note XEN_ELFNOTE_PHYS32_ENTRY (Linux: CONFIG_PVH)",
-      "none",
-      "Give a bzImage, or an ELF kernel built for PVH.",
+      'KERNEL_NO_PVH',
+      'an ELF kernel with the note XEN_ELFNOTE_PHYS32_ENTRY (Linux: CONFIG_PVH)',
+      'none',
+      'Give a bzImage, or an ELF kernel built for PVH.',
     );
   loadSegments(ram, elf);
   writeCmdline(ram, boot.cmdline, low.cmdlineMax - 1);

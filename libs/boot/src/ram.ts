@@ -1,5 +1,5 @@
 /** Guest RAM as the loaders see it: the mapped RAM memfd, by guest-physical address. */
-import { BootError } from "./errors.ts";
+import { BootError } from './errors.ts';
 
 export const FOUR_GIB = 0x1_0000_0000;
 
@@ -14,10 +14,10 @@ export class GuestRam {
   ) {
     if (lowBytes % 4096 !== 0 || lowBytes < 1 << 20 || lowBytes > buffer.byteLength || lowBytes > 0x8000_0000)
       throw new BootError(
-        "MEMORY_BAD_SIZE",
-        "low memory of 1 MiB to 2 GiB in whole pages, within the RAM file",
+        'MEMORY_BAD_SIZE',
+        'low memory of 1 MiB to 2 GiB in whole pages, within the RAM file',
         `${lowBytes} of ${buffer.byteLength} bytes`,
-        "Give the machine a memory size in MiB.",
+        'Give the machine a memory size in MiB.',
       );
   }
 

@@ -1,6 +1,6 @@
 /** Data disks: sparse raw files with an ext4 file system, made by the host's mke2fs. */
-import { open, rename, rm } from "node:fs/promises";
-import { tool } from "./tool.ts";
+import { open, rename, rm } from 'node:fs/promises';
+import { tool } from './tool.ts';
 
 export const dataDiskBytes = 256 << 20;
 
@@ -13,11 +13,11 @@ export const dataDiskBytes = 256 << 20;
 export async function createDataDisk(path: string, bytes = dataDiskBytes): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`;
   try {
-    const file = await open(temporary, "w", 0o600);
+    const file = await open(temporary, 'w', 0o600);
     await file.truncate(bytes);
     await file.close();
-    await tool("mke2fs", ["-t", "ext4", "-F", "-q", "-L", "nyx-data", "-m", "0", temporary], {
-      install: "Install the package e2fsprogs, or give a disk of your own with --disk.",
+    await tool('mke2fs', ['-t', 'ext4', '-F', '-q', '-L', 'nyx-data', '-m', '0', temporary], {
+      install: 'Install the package e2fsprogs, or give a disk of your own with --disk.',
     });
     await rename(temporary, path);
   } finally {

@@ -7,7 +7,7 @@
  *
  * An image is built in a temporary directory and renamed, so that a name never leads to half an image.
  */
-import { createHash, randomBytes } from "node:crypto";
+import { createHash, randomBytes } from 'node:crypto';
 import {
   accessSync,
   constants,
@@ -18,13 +18,13 @@ import {
   rmSync,
   statSync,
   writeFileSync,
-} from "node:fs";
-import { homedir } from "node:os";
-import { join } from "node:path";
-import { guestCmdline, makeDebian, type OnProgress } from "./debian.ts";
-import { ImageError } from "./errors.ts";
-import { agentScript, guestModules, initScript, poweroffScript, profileScript } from "./init.ts";
-import { withLock } from "./lock.ts";
+} from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { guestCmdline, makeDebian, type OnProgress } from './debian.ts';
+import { ImageError } from './errors.ts';
+import { agentScript, guestModules, initScript, poweroffScript, profileScript } from './init.ts';
+import { withLock } from './lock.ts';
 
 /** Raise when what is made of the same packages and scripts changes. */
 const RECIPE_VERSION = 1;
@@ -49,16 +49,16 @@ export interface Image {
   builtAt: string;
 }
 
-interface Manifest extends Omit<Image, "directory" | "kernel" | "vmlinux" | "initrd"> {
+interface Manifest extends Omit<Image, 'directory' | 'kernel' | 'vmlinux' | 'initrd'> {
   recipe: string;
   files: Record<string, number>;
 }
 
 /** $XDG_CACHE_HOME/nyx or ~/.cache/nyx. */
-export const cacheRoot = (): string => join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "nyx");
+export const cacheRoot = (): string => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'nyx');
 
 const hash = (value: unknown): string =>
-  createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
+  createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
 const recipe = (): string =>
   hash([
     RECIPE_VERSION,
@@ -76,7 +76,7 @@ export class ImageStore {
 
   constructor(root = cacheRoot()) {
     this.#root = root;
-    this.#images = join(root, "images");
+    this.#images = join(root, 'images');
   }
 
   /** The image if it is there, whole and made by the present recipe; takes a few system calls. */
@@ -91,7 +91,7 @@ export class ImageStore {
       names = readdirSync(this.#images);
     } catch {}
     return names
-      .filter((n) => n.endsWith(".json"))
+      .filter((n) => n.endsWith('.json'))
       .map((n) => this.#manifest(n.slice(0, -5)))
       .flatMap((m) => (m ? [this.#image(m)] : []));
   }
@@ -106,12 +106,12 @@ export class ImageStore {
     onProgress: OnProgress = () => {},
     options: { refresh?: boolean } = {},
   ): Promise<Image> {
-    if (name !== "debian")
+    if (name !== 'debian')
       throw new ImageError(
-        "IMAGE_UNKNOWN",
+        'IMAGE_UNKNOWN',
         "an image that can be built: 'debian'",
         `'${name}'`,
-        "Give a kernel of your own with --kernel, or use debian.",
+        'Give a kernel of your own with --kernel, or use debian.',
       );
     const present = this.find(name);
     if (present && !options.refresh) return present;
@@ -120,10 +120,10 @@ export class ImageStore {
       accessSync(this.#images, constants.W_OK);
     } catch (error) {
       throw new ImageError(
-        "IMAGE_CACHE_UNUSABLE",
+        'IMAGE_CACHE_UNUSABLE',
         `a writable directory ${this.#images}`,
         error instanceof Error ? error.message : String(error),
-        "Set XDG_CACHE_HOME to a directory that you can write.",
+        'Set XDG_CACHE_HOME to a directory that you can write.',
       );
     }
     return withLock(
@@ -134,7 +134,7 @@ export class ImageStore {
         if (made && !options.refresh) return made;
         return this.#make(name, onProgress);
       },
-      () => onProgress({ step: "wait", message: `another process builds ${name}` }),
+      () => onProgress({ step: 'wait', message: `another process builds ${name}` }),
     );
   }
 
@@ -147,7 +147,7 @@ export class ImageStore {
         rmSync(join(this.#images, `${safe(name)}.json`), { force: true });
         for (const d of this.#directories(name)) rmSync(d, { recursive: true, force: true });
         if (this.ls().length === 0)
-          for (const d of ["packages", "apt"]) rmSync(join(this.#root, d), { recursive: true, force: true });
+          for (const d of ['packages', 'apt']) rmSync(join(this.#root, d), { recursive: true, force: true });
         return known;
       },
       () => {},
@@ -158,7 +158,7 @@ export class ImageStore {
     const made = await makeDebian(this.#root, onProgress);
     const key = hash([recipe(), made.packages]);
     const directory = join(this.#images, `${name}-${key}`);
-    const temporary = join(this.#images, `.${name}-${randomBytes(6).toString("hex")}`);
+    const temporary = join(this.#images, `.${name}-${randomBytes(6).toString('hex')}`);
     const files: Record<string, number> = {};
     try {
       mkdirSync(temporary);
@@ -191,7 +191,7 @@ export class ImageStore {
     for (const d of this.#directories(name))
       if (d !== directory && !d.endsWith(`-${previous}`)) rmSync(d, { recursive: true, force: true });
     onProgress({
-      step: "done",
+      step: 'done',
       message: `${name} ${made.release}, ${Math.round(manifest.bytes / 1e6)} MB in ${directory}`,
     });
     return this.#image(manifest);
@@ -200,9 +200,9 @@ export class ImageStore {
   /** The manifest, if it is sound and all files have the size that it says. */
   #manifest(name: string): Manifest | undefined {
     try {
-      const m = JSON.parse(readFileSync(join(this.#images, `${safe(name)}.json`), "utf8")) as Manifest;
+      const m = JSON.parse(readFileSync(join(this.#images, `${safe(name)}.json`), 'utf8')) as Manifest;
       if (m.name !== name || !/^[0-9a-f]{16}$/.test(m.key)) return undefined;
-      for (const f of ["vmlinuz", "vmlinux", "initrd.img"])
+      for (const f of ['vmlinuz', 'vmlinux', 'initrd.img'])
         if (statSync(join(this.#images, `${name}-${m.key}`, f)).size !== m.files[f]) return undefined;
       return m;
     } catch {
@@ -217,9 +217,9 @@ export class ImageStore {
       name,
       key,
       directory,
-      kernel: join(directory, "vmlinuz"),
-      vmlinux: join(directory, "vmlinux"),
-      initrd: join(directory, "initrd.img"),
+      kernel: join(directory, 'vmlinuz'),
+      vmlinux: join(directory, 'vmlinux'),
+      initrd: join(directory, 'initrd.img'),
       cmdline,
       release,
       packages,
@@ -243,10 +243,10 @@ export class ImageStore {
 function safe(name: string): string {
   if (!/^[a-z][a-z0-9._-]{0,63}$/.test(name))
     throw new ImageError(
-      "IMAGE_BAD_NAME",
-      "a name of small letters, digits, dots and dashes",
+      'IMAGE_BAD_NAME',
+      'a name of small letters, digits, dots and dashes',
       `'${name}'`,
-      "See `nyx image ls`.",
+      'See `nyx image ls`.',
     );
   return name;
 }

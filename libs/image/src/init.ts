@@ -2,13 +2,13 @@
  * The first process of the default guest: a shell script for busybox. It runs on a CPU that may be emulated, so it
  * forks as little as it can and never sleeps.
  */
-import { agentScript, execWire } from "@nyx/protocol";
+import { agentScript, execWire } from '@nyx/protocol';
 
 /** Modules that the guest needs; dependencies are found by `loadOrder`. Built-in ones are skipped. */
-export const guestModules = ["virtio_pci", "virtio_blk", "ext4", "crc32c", "button", "evdev"] as const;
+export const guestModules = ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c', 'button', 'evdev'] as const;
 
 /** What the console shows when the shell is there; the supervisor and tests wait for it. */
-export const shellPrompt = "root@nyx:";
+export const shellPrompt = 'root@nyx:';
 
 /** @param modules names in load order */
 export const initScript = (modules: readonly string[]): string => `#!/bin/sh
@@ -29,7 +29,7 @@ for word in $cmdline; do
 done
 set +f
 echo "$hostname" >/proc/sys/kernel/hostname
-for module in ${modules.join(" ")}; do
+for module in ${modules.join(' ')}; do
   insmod /lib/modules/$module.ko || echo "nyx: module $module did not load"
 done
 if [ -b /dev/vda ]; then

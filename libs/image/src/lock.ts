@@ -3,9 +3,9 @@
  * happens, so there is nothing stale to clean up. (Holders in other network namespaces do not see it; since results are
  * renamed into place whole, two builders then only do the work twice.)
  */
-import { createHash } from "node:crypto";
-import { createServer, type Server } from "node:net";
-import { ImageError } from "./errors.ts";
+import { createHash } from 'node:crypto';
+import { createServer, type Server } from 'node:net';
+import { ImageError } from './errors.ts';
 
 const RETRY_MS = 100;
 
@@ -13,8 +13,8 @@ function bind(name: string): Promise<Server | undefined> {
   return new Promise((resolve, reject) => {
     const server = createServer((peer) => peer.destroy());
     server.unref();
-    server.once("error", (error: NodeJS.ErrnoException) =>
-      error.code === "EADDRINUSE" ? resolve(undefined) : reject(error),
+    server.once('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'EADDRINUSE' ? resolve(undefined) : reject(error),
     );
     server.listen(`\0${name}`, () => resolve(server));
   });
@@ -31,17 +31,17 @@ export async function withLock<T>(
   onWait: () => void,
   timeoutMs = 600_000,
 ): Promise<T> {
-  const name = `nyx-image-${process.getuid?.() ?? 0}-${createHash("sha256").update(what).digest("hex").slice(0, 32)}`;
+  const name = `nyx-image-${process.getuid?.() ?? 0}-${createHash('sha256').update(what).digest('hex').slice(0, 32)}`;
   const until = Date.now() + timeoutMs;
   let server = await bind(name);
   if (!server) onWait();
   while (!server) {
     if (Date.now() >= until)
       throw new ImageError(
-        "IMAGE_LOCKED",
+        'IMAGE_LOCKED',
         `the other process that works on ${what} to end within ${timeoutMs / 1000} s`,
-        "it still runs",
-        "Look for another `nyx image build` or `nyx run` and end it.",
+        'it still runs',
+        'Look for another `nyx image build` or `nyx run` and end it.',
       );
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     server = await bind(name);

@@ -3,14 +3,14 @@
  * package has no modules.dep before it is installed, so the names a module depends on are read from the module itself
  * (ELF section .modinfo, `depends=a,b`).
  */
-import { ImageError } from "./errors.ts";
+import { ImageError } from './errors.ts';
 
 /** Module names use '_' where file names may use '-'. */
 export const moduleName = (path: string): string =>
   path
-    .slice(path.lastIndexOf("/") + 1)
-    .replace(/\.ko(\.\w+)?$/, "")
-    .replaceAll("-", "_");
+    .slice(path.lastIndexOf('/') + 1)
+    .replace(/\.ko(\.\w+)?$/, '')
+    .replaceAll('-', '_');
 
 /** `key=value` pairs of the .modinfo section; undefined when `file` is not a 64-bit ELF object with one. */
 export function moduleInfo(file: Uint8Array): Map<string, string> | undefined {
@@ -34,17 +34,17 @@ export function moduleInfo(file: Uint8Array): Map<string, string> | undefined {
       name >= nameBytes ||
       !text
         .subarray(nameAt + name, nameAt + nameBytes)
-        .toString("latin1", 0, 9)
-        .startsWith(".modinfo\0")
+        .toString('latin1', 0, 9)
+        .startsWith('.modinfo\0')
     )
       continue;
     const [at, bytes] = range(i);
     if (at + bytes > file.length) return undefined;
-    const pairs = text.toString("latin1", at, at + bytes).split("\0");
+    const pairs = text.toString('latin1', at, at + bytes).split('\0');
     return new Map(
       pairs
-        .filter((p) => p.includes("="))
-        .map((p) => [p.slice(0, p.indexOf("=")), p.slice(p.indexOf("=") + 1)] as const),
+        .filter((p) => p.includes('='))
+        .map((p) => [p.slice(0, p.indexOf('=')), p.slice(p.indexOf('=') + 1)] as const),
     );
   }
   return undefined;
@@ -73,12 +73,12 @@ export async function loadOrder(
     const info = moduleInfo(data);
     if (!info)
       throw new ImageError(
-        "IMAGE_BAD_PACKAGE",
+        'IMAGE_BAD_PACKAGE',
         `module ${name} to be an ELF object with .modinfo`,
         `${data.length} bytes of something else`,
-        "Remove the cached package (`nyx image rm`) and build again.",
+        'Remove the cached package (`nyx image rm`) and build again.',
       );
-    const depends = (info.get("depends") ?? "").split(",").filter(Boolean).map(moduleName);
+    const depends = (info.get('depends') ?? '').split(',').filter(Boolean).map(moduleName);
     // Before the recursion, so that a cycle ends; a Map keeps the order of insertion, hence the second `set` below.
     const module = { name, data, depends };
     done.set(name, module);

@@ -36,10 +36,10 @@ function packaged(body: Uint8Array): Aml {
 /** NameString (20.2.2): "\\_SB.PCI0", "^FOO_", "COM1"; short segments are filled with '_'. */
 export function path(text: string): Aml {
   const prefix = /^[\\^]*/.exec(text)![0];
-  const segments = text.slice(prefix.length).split(".").filter(Boolean);
+  const segments = text.slice(prefix.length).split('.').filter(Boolean);
   for (const s of segments)
     if (!/^[A-Z_][A-Z0-9_]{0,3}$/.test(s)) throw new RangeError(`'${s}' is not an ACPI name`);
-  const names = segments.flatMap((s) => ascii(s.padEnd(4, "_")));
+  const names = segments.flatMap((s) => ascii(s.padEnd(4, '_')));
   const head =
     segments.length === 0
       ? [0x00]
@@ -72,7 +72,7 @@ export function eisaId(id: string): Aml {
 }
 
 type Value = number | string | Aml;
-const term = (v: Value): Aml => (typeof v === "number" ? int(v) : typeof v === "string" ? string(v) : v);
+const term = (v: Value): Aml => (typeof v === 'number' ? int(v) : typeof v === 'string' ? string(v) : v);
 
 export const name = (n: string, value: Value): Aml => cat([0x08], path(n), term(value));
 export const scope = (n: string, ...body: Aml[]): Aml => cat([0x10], packaged(cat(path(n), ...body)));
@@ -99,7 +99,7 @@ export const dwordField = (source: Aml, at: number, n: string): Aml => cat([0x8a
 
 /** A UUID as ToUUID() stores it: the first three groups little-endian. */
 export function uuid(text: string): Aml {
-  const hex = text.replaceAll("-", "");
+  const hex = text.replaceAll('-', '');
   const bytes = Array.from({ length: 16 }, (_, i) => Number.parseInt(hex.slice(i * 2, i * 2 + 2), 16));
   return buffer([3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map((i) => bytes[i]!));
 }

@@ -2,8 +2,8 @@
  * A run of ACPI tables with pointers between them, before it is known where it will lie. It is delivered in two ways: linked to
  * an address here (direct boot), or with a script by which firmware places and links it (fw_cfg, "etc/table-loader").
  */
-import { BootError } from "../errors.ts";
-import { ascii, cat, le } from "./aml.ts";
+import { BootError } from '../errors.ts';
+import { ascii, cat, le } from './aml.ts';
 
 const HEADER = 36;
 
@@ -29,10 +29,10 @@ export class TableBlob {
       ascii(signature),
       le(HEADER + body.length, 4),
       [revision, 0],
-      ascii("NYX   "),
-      ascii("NYXPC   "),
+      ascii('NYX   '),
+      ascii('NYXPC   '),
       le(1, 4),
-      ascii("NYX "),
+      ascii('NYX '),
       le(1, 4),
     );
     const at = this.raw(cat(header, body));
@@ -53,10 +53,10 @@ export class TableBlob {
   link(address: number, end: number): Uint8Array {
     if (address + this.#bytes.length > end)
       throw new BootError(
-        "ACPI_TOO_LARGE",
+        'ACPI_TOO_LARGE',
         `ACPI tables of at most ${end - address} bytes`,
         `${this.#bytes.length}`,
-        "Use fewer vCPUs.",
+        'Use fewer vCPUs.',
       );
     const out = this.#bytes.slice();
     const v = new DataView(out.buffer);

@@ -1,5 +1,5 @@
 /** The DSDT: what the guest cannot find by itself. Names follow what Linux and Windows know from other PCs. */
-import { pc } from "../e820.ts";
+import { pc } from '../e820.ts';
 import {
   type Aml,
   and,
@@ -23,7 +23,7 @@ import {
   store,
   uuid,
   when,
-} from "./aml.ts";
+} from './aml.ts';
 import {
   busWindow,
   io,
@@ -33,7 +33,7 @@ import {
   memoryWindow32,
   memoryWindow64,
   resources,
-} from "./resources.ts";
+} from './resources.ts';
 
 export interface AcpiMachine {
   cpus: number;
@@ -68,18 +68,18 @@ const OSC_GRANT = 0x1d;
 /** Operating system capabilities of a PCI host bridge (PCI Firmware Specification 3.2, section 4.5). */
 const osc = (): Aml =>
   method(
-    "_OSC",
+    '_OSC',
     4,
-    dwordField(arg(3), 0, "CDW1"),
+    dwordField(arg(3), 0, 'CDW1'),
     when(
-      equal(arg(0), uuid("33db4d5b-1ff7-401c-9657-7441c03dd766")),
-      dwordField(arg(3), 8, "CDW3"),
-      and(path("CDW3"), OSC_GRANT, local(0)),
-      when(not(equal(arg(1), 1)), or(path("CDW1"), 0x08, path("CDW1"))),
-      when(not(equal(path("CDW3"), local(0))), or(path("CDW1"), 0x10, path("CDW1"))),
-      store(local(0), path("CDW3")),
+      equal(arg(0), uuid('33db4d5b-1ff7-401c-9657-7441c03dd766')),
+      dwordField(arg(3), 8, 'CDW3'),
+      and(path('CDW3'), OSC_GRANT, local(0)),
+      when(not(equal(arg(1), 1)), or(path('CDW1'), 0x08, path('CDW1'))),
+      when(not(equal(path('CDW3'), local(0))), or(path('CDW1'), 0x10, path('CDW1'))),
+      store(local(0), path('CDW3')),
     ),
-    otherwise(or(path("CDW1"), 0x04, path("CDW1"))),
+    otherwise(or(path('CDW1'), 0x04, path('CDW1'))),
     ret(arg(3)),
   );
 
@@ -93,23 +93,23 @@ const routing = (): Aml => {
 
 const isa = (m: AcpiMachine): Aml[] => [
   device(
-    "COM1",
-    name("_HID", eisaId("PNP0501")),
-    name("_UID", 1),
-    name("_CRS", resources(io(0x3f8, 8), irq(4))),
+    'COM1',
+    name('_HID', eisaId('PNP0501')),
+    name('_UID', 1),
+    name('_CRS', resources(io(0x3f8, 8), irq(4))),
   ),
   device(
-    "COM2",
-    name("_HID", eisaId("PNP0501")),
-    name("_UID", 2),
-    name("_CRS", resources(io(0x2f8, 8), irq(3))),
+    'COM2',
+    name('_HID', eisaId('PNP0501')),
+    name('_UID', 2),
+    name('_CRS', resources(io(0x2f8, 8), irq(3))),
   ),
-  device("RTC", name("_HID", eisaId("PNP0B00")), name("_CRS", resources(io(0x70, 2), irq(8)))),
-  device("KBD", name("_HID", eisaId("PNP0303")), name("_CRS", resources(io(0x60, 1), io(0x64, 1), irq(1)))),
-  ...(m.hasMouse ? [device("MOU", name("_HID", eisaId("PNP0F13")), name("_CRS", resources(irq(12))))] : []),
+  device('RTC', name('_HID', eisaId('PNP0B00')), name('_CRS', resources(io(0x70, 2), irq(8)))),
+  device('KBD', name('_HID', eisaId('PNP0303')), name('_CRS', resources(io(0x60, 1), io(0x64, 1), irq(1)))),
+  ...(m.hasMouse ? [device('MOU', name('_HID', eisaId('PNP0F13')), name('_CRS', resources(irq(12))))] : []),
 ];
 
-const cpuName = (i: number): string => `C${i.toString(16).toUpperCase().padStart(3, "0")}`;
+const cpuName = (i: number): string => `C${i.toString(16).toUpperCase().padStart(3, '0')}`;
 
 /** Definition block body; the caller adds the table header. */
 export function dsdtBody(m: AcpiMachine): Aml {
@@ -123,42 +123,42 @@ export function dsdtBody(m: AcpiMachine): Aml {
     memoryWindow64(pc.pci64, pc.pci64 + pc.pci64Bytes - 1),
   ];
   const pci = device(
-    "PCI0",
-    name("_HID", eisaId("PNP0A08")),
-    name("_CID", eisaId("PNP0A03")),
-    name("_UID", 0),
-    name("_SEG", 0),
-    name("_BBN", 0),
-    name("_CRS", resources(...windows)),
-    name("_PRT", routing()),
+    'PCI0',
+    name('_HID', eisaId('PNP0A08')),
+    name('_CID', eisaId('PNP0A03')),
+    name('_UID', 0),
+    name('_SEG', 0),
+    name('_BBN', 0),
+    name('_CRS', resources(...windows)),
+    name('_PRT', routing()),
     osc(),
-    device("ISA", name("_ADR", int(0x001f0000)), ...isa(m)),
+    device('ISA', name('_ADR', int(0x001f0000)), ...isa(m)),
   );
   // Addresses that belong to the board: without this entry Linux does not trust the MCFG.
   const board = device(
-    "MB",
-    name("_HID", eisaId("PNP0C02")),
-    name("_UID", 1),
+    'MB',
+    name('_HID', eisaId('PNP0C02')),
+    name('_UID', 1),
     name(
-      "_CRS",
+      '_CRS',
       resources(memory32(pc.ecam, pc.ecamBytes), io(pm.base, pm.bytes), io(0x402, 1), io(0x510, 12)),
     ),
   );
   const hpet = m.hasHpet
     ? [
         device(
-          "HPET",
-          name("_HID", eisaId("PNP0103")),
-          name("_UID", 0),
-          name("_CRS", resources(memory32(pc.hpet, 0x400))),
+          'HPET',
+          name('_HID', eisaId('PNP0103')),
+          name('_UID', 0),
+          name('_CRS', resources(memory32(pc.hpet, 0x400))),
         ),
       ]
     : [];
   const processors = Array.from({ length: m.cpus }, (_, i) =>
-    device(cpuName(i), name("_HID", "ACPI0007"), name("_UID", i), name("_STA", 0xf)),
+    device(cpuName(i), name('_HID', 'ACPI0007'), name('_UID', i), name('_STA', 0xf)),
   );
   return cat(
-    name("\\_S5", pkg(sleepType.s5, sleepType.s5, 0, 0)),
-    scope("\\_SB", pci, board, ...hpet, ...processors),
+    name('\\_S5', pkg(sleepType.s5, sleepType.s5, 0, 0)),
+    scope('\\_SB', pci, board, ...hpet, ...processors),
   );
 }

@@ -1,5 +1,5 @@
 /** Resource descriptors (ACPI specification 6.4, section 6.4) and the template that holds them. */
-import { type Aml, buffer, cat, le } from "./aml.ts";
+import { type Aml, buffer, cat, le } from './aml.ts';
 
 /** Buffer of descriptors with its end tag (checksum 0: none). */
 export const resources = (...descriptors: Aml[]): Aml => buffer(cat(...descriptors, [0x79, 0x00]));

@@ -2,12 +2,12 @@
  * The fixed ACPI tables (ACPI specification 6.4, section 5.2) of the PC machine, and both ways to deliver them: written into
  * guest memory, and as fw_cfg files with the loader script that SeaBIOS and OVMF interpret.
  */
-import { pc } from "../e820.ts";
-import { low } from "../lowmem.ts";
-import type { GuestRam } from "../ram.ts";
-import { ascii, cat, le } from "./aml.ts";
-import { checksum, TableBlob } from "./blob.ts";
-import { type AcpiMachine, dsdtBody, pm } from "./dsdt.ts";
+import { pc } from '../e820.ts';
+import { low } from '../lowmem.ts';
+import type { GuestRam } from '../ram.ts';
+import { ascii, cat, le } from './aml.ts';
+import { checksum, TableBlob } from './blob.ts';
+import { type AcpiMachine, dsdtBody, pm } from './dsdt.ts';
 
 const FADT_BYTES = 276;
 const HEADER = 36;
@@ -55,12 +55,12 @@ function fadt(m: AcpiMachine): Uint8Array {
   put(148, [1, 32, 0, 2, ...le(pm.event, 8)]);
   put(172, ioAddress(pm.control, 2));
   put(208, ioAddress(pm.timer, 4));
-  put(268, ascii("Nyx"));
+  put(268, ascii('Nyx'));
   return out;
 }
 
 /** Firmware ACPI control structure; 64 bytes, no checksum. */
-const facs = (): Uint8Array => cat(ascii("FACS"), le(64, 4), new Uint8Array(24), [2], new Uint8Array(31));
+const facs = (): Uint8Array => cat(ascii('FACS'), le(64, 4), new Uint8Array(24), [2], new Uint8Array(31));
 
 function madt(m: AcpiMachine): Uint8Array {
   const ACTIVE_HIGH_LEVEL = 0x0d;
@@ -87,21 +87,21 @@ const hpet = (): Uint8Array => cat(le(0x8086_a201, 4), [0, 64, 0, 0], le(pc.hpet
 export function acpiTables(m: AcpiMachine): { blob: TableBlob; xsdt: number } {
   const blob = new TableBlob();
   const facsAt = blob.raw(facs(), 64);
-  const dsdtAt = blob.table("DSDT", 2, dsdtBody(m));
-  const fadtAt = blob.table("FACP", 6, fadt(m));
+  const dsdtAt = blob.table('DSDT', 2, dsdtBody(m));
+  const fadtAt = blob.table('FACP', 6, fadt(m));
   blob.point(fadtAt + 36, 4, facsAt);
   blob.point(fadtAt + 40, 4, dsdtAt);
   blob.point(fadtAt + 140, 8, dsdtAt);
-  const tables = [fadtAt, blob.table("APIC", 5, madt(m)), blob.table("MCFG", 1, mcfg())];
-  if (m.hasHpet) tables.push(blob.table("HPET", 1, hpet()));
-  const xsdt = blob.table("XSDT", 1, new Uint8Array(tables.length * 8));
-  tables.forEach((at, i) => blob.point(xsdt + HEADER + i * 8, 8, at));
+  const tables = [fadtAt, blob.table('APIC', 5, madt(m)), blob.table('MCFG', 1, mcfg())];
+  if (m.hasHpet) tables.push(blob.table('HPET', 1, hpet()));
+  const xsdt = blob.table('XSDT', 1, new Uint8Array(tables.length * 8));
+  for (const [i, at] of tables.entries()) blob.point(xsdt + HEADER + i * 8, 8, at);
   return { blob, xsdt };
 }
 
 /** Root pointer, revision 2 (section 5.2.5.3), without checksums; the XSDT address is at 24. */
 const rsdp = (xsdt: number): Uint8Array =>
-  cat(ascii("RSD PTR "), [0], ascii("NYX   "), [2], le(0, 4), le(RSDP_BYTES, 4), le(xsdt, 8), [0, 0, 0, 0]);
+  cat(ascii('RSD PTR '), [0], ascii('NYX   '), [2], le(0, 4), le(RSDP_BYTES, 4), le(xsdt, 8), [0, 0, 0, 0]);
 
 /**
  * Writes all tables into the reserved memory at 0xE0000, where a guest finds the root pointer by scanning as well.
@@ -122,8 +122,8 @@ export function writeAcpi(ram: GuestRam, m: AcpiMachine): number {
 const file = (name: string): number[] => [...ascii(name), ...new Array<number>(56 - name.length).fill(0)];
 const command = (op: number, ...fields: readonly (readonly number[])[]): Uint8Array =>
   cat(cat(le(op, 4), ...fields), new Uint8Array(124 - fields.reduce((n, f) => n + f.length, 0)));
-const TABLES = "etc/acpi/tables";
-const RSDP = "etc/acpi/rsdp";
+const TABLES = 'etc/acpi/tables';
+const RSDP = 'etc/acpi/rsdp';
 const ZONE_HIGH = 1;
 const ZONE_FSEG = 2;
 
@@ -133,7 +133,7 @@ const ZONE_FSEG = 2;
  */
 export function acpiFiles(
   m: AcpiMachine,
-): Record<"etc/acpi/tables" | "etc/acpi/rsdp" | "etc/table-loader", Uint8Array> {
+): Record<'etc/acpi/tables' | 'etc/acpi/rsdp' | 'etc/table-loader', Uint8Array> {
   const { blob, xsdt } = acpiTables(m);
   const script = [
     command(1, file(RSDP), le(16, 4), [ZONE_FSEG]),
@@ -144,7 +144,7 @@ export function acpiFiles(
     command(3, file(RSDP), le(8, 4), le(0, 4), le(20, 4)),
     command(3, file(RSDP), le(32, 4), le(0, 4), le(RSDP_BYTES, 4)),
   ];
-  return { "etc/acpi/tables": blob.bytes, "etc/acpi/rsdp": rsdp(xsdt), "etc/table-loader": cat(...script) };
+  return { 'etc/acpi/tables': blob.bytes, 'etc/acpi/rsdp': rsdp(xsdt), 'etc/table-loader': cat(...script) };
 }
 
-export { type AcpiMachine, pciGsi, pm, sleepType } from "./dsdt.ts";
+export { type AcpiMachine, pciGsi, pm, sleepType } from './dsdt.ts';
