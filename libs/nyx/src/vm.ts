@@ -1,0 +1,147 @@
+/**
+ * A virtual machine, as programs use it:
+ *
+ *   const vm = await Vm.start({ image: 'debian', memory: '512M' });
+ *   const { stdout } = await vm.exec('uname -r');
+ *   await vm.kill('disk0');            // the guest does not notice
+ *   for await (const e of vm.events()) if (e.type === 'recovered') console.log(e.recovery.ns);
+ *   await vm.stop();
+ *
+ * The machine is a process of its own: it goes on when this program ends, and `Vm.connect(name)` finds it again.
+ */
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import { errorFromWire, NyxError } from '@nyx/protocol/errors';
+import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
+import { ControlClient } from './client.ts';
+import { type ExecOptions, type ExecResult, execIn } from './exec.ts';
+import { resolveImage } from './image.ts';
+import { type Launched, launch } from './launch.ts';
+import { find, type ProcessId, type RunInfo, signal } from './rundir.ts';
+
+export interface StartOptions {
+  /** Directory that relative paths count from (default: the current one). */
+  base?: string;
+  /** What is done that takes time, e.g. the building of an image. */
+  onProgress?(message: string): void;
+}
+
+export interface Metrics {
+  guestInstructions: number;
+  guestInstructionsPerSecond: number;
+  exits: number;
+  exitsPerSecond: number;
+  restarts: number;
+  /** Nanoseconds that vCPUs waited for devices; the longest wait. */
+  waitNs: number;
+  maxWaitNs: number;
+}
+
+export class Vm {
+  readonly #client: ControlClient;
+
+  private constructor(
+    readonly name: string,
+    /** Run directory: logs, console.log, sockets. */
+    readonly dir: string,
+    readonly launched: Launched | undefined,
+  ) {
+    this.#client = new ControlClient(dir);
+  }
+
+  /**
+   * Starts a machine and waits until its guest runs.
+   * @throws NyxError what is wrong with the specification, its files or the host
+   */
+  static async start(spec: VmSpecInput | VmSpec, options: StartOptions = {}): Promise<Vm> {
+    const vm = await Vm.launch(spec, options);
+    await vm.launched!.running;
+    return vm;
+  }
+
+  /** As `start`, but does not wait: `launched.running` tells. */
+  static async launch(spec: VmSpecInput | VmSpec, options: StartOptions = {}): Promise<Vm> {
+    const checked = parseSpec(spec);
+    const l = await launch(checked, options.base ?? process.cwd(), (dir, s) => resolveImage(s, dir, options.onProgress ?? (() => {})));
+    return new Vm(l.name, l.dir, l);
+  }
+
+  /** A machine that runs already. @throws NyxError VM_UNKNOWN, VM_AMBIGUOUS; VM_STATE when its supervisor is gone */
+  static connect(name?: string): Vm {
+    const info = find(name);
+    if (info.kind === 'ended') throw info.result?.error ? errorFromWire(info.result.error) : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
+    if (info.kind === 'orphaned') throw new NyxError('SUPERVISOR_DIED', { got: `'${info.name}': its guest still runs`, hint: `nyx stop --force ${info.name} ends it.` });
+    return new Vm(info.name, info.dir, undefined);
+  }
+
+  status(): Promise<Status> {
+    return this.#client.request('status', {});
+  }
+  async pause(): Promise<void> {
+    await this.#client.request('pause', {}, 15);
+  }
+  async resume(): Promise<void> {
+    await this.#client.request('resume', {}, 15);
+  }
+  async reset(): Promise<void> {
+    await this.#client.request('reset', {}, 60);
+  }
+
+  /** Presses the power button; after `timeout` seconds (default 30; 0: at once) ends the machine. @returns whether it had to */
+  async stop(timeout = 30): Promise<{ forced: boolean }> {
+    const result = await this.#client.request('stop', { timeout }, timeout + 15);
+    this.#client.close();
+    return result;
+  }
+
+  /** SIGKILL to the process of a device, by the device's or the process's name. */
+  kill(target: string): Promise<{ process: string; pid: number }> {
+    return this.#client.request('kill', { target });
+  }
+
+  /** Runs a command in the guest. @throws NyxError EXEC_NO_AGENT when nothing in the guest listens, EXEC_TIMEOUT */
+  exec(command: string, options: ExecOptions = {}): Promise<ExecResult> {
+    return execIn(this.dir, command, options);
+  }
+
+  /** The serial console: a stream of raw bytes, both ways. It begins with what was printed last. */
+  console(): Promise<Socket> {
+    return new Promise((resolve, reject) => {
+      const socket = connect(join(this.dir, sockets.console));
+      socket.once('error', (e) => reject(new NyxError('SUPERVISOR_DIED', { expected: 'a console', got: e.message })));
+      socket.once('connect', () => {
+        socket.removeAllListeners('error');
+        resolve(socket);
+      });
+    });
+  }
+
+  /** Events from now on. */
+  events(): AsyncGenerator<VmEvent, void, void> {
+    return this.#client.events();
+  }
+
+  async metrics(): Promise<Metrics> {
+    const s = await this.status();
+    const sum = (f: (v: Status['vcpus'][number]) => number): number => s.vcpus.reduce((n, v) => n + f(v), 0);
+    return {
+      guestInstructions: sum((v) => v.instructions),
+      guestInstructionsPerSecond: sum((v) => v.instructionsPerSecond),
+      exits: sum((v) => Object.values(v.exits).reduce((a, b) => a + b, 0)),
+      exitsPerSecond: sum((v) => v.exitsPerSecond),
+      restarts: s.processes.reduce((n, p) => n + p.restarts, 0),
+      waitNs: sum((v) => v.waitNs),
+      maxWaitNs: Math.max(0, ...s.vcpus.map((v) => v.maxWaitNs)),
+    };
+  }
+
+  /** Frees this program's connections; the machine goes on. */
+  close(): void {
+    this.#client.close();
+    this.launched?.unref();
+  }
+}
+
+/** Ends a machine without its supervisor's help: all of its processes that are known, and its directory's claim. */
+export const forceStop = (info: RunInfo): ProcessId[] => info.pids.filter((p) => signal(p, 'SIGKILL'));
