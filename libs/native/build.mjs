@@ -35,12 +35,17 @@ export function build({ force = false } = {}) {
   const prefix = nodeDir();
   const nodedir = prefix === undefined ? [] : [`--nodedir=${prefix}`];
   const run = (...args) =>
-    spawnSync(process.execPath, [gyp, ...args, ...nodedir, "--loglevel=error"], { cwd: here, encoding: "utf8" });
+    spawnSync(process.execPath, [gyp, ...args, ...nodedir, "--loglevel=error"], {
+      cwd: here,
+      encoding: "utf8",
+    });
   const fail = (result) => {
     throw new Error(`The native addon did not compile:\n${result.stdout}${result.stderr}`);
   };
   const configured = existsSync(join(here, "build/Makefile"));
-  const stale = !configured || statSync(join(here, "build/Makefile")).mtimeMs < statSync(join(here, "binding.gyp")).mtimeMs;
+  const stale =
+    !configured ||
+    statSync(join(here, "build/Makefile")).mtimeMs < statSync(join(here, "binding.gyp")).mtimeMs;
   if (force || stale) {
     const result = run("configure");
     if (result.status !== 0) fail(result);

@@ -5,10 +5,20 @@
  * The inactive half is a copy of the active one whenever no change is under way, so that handlers can begin at
  * once, and so that a damaged active half can be replaced by the other.
  */
-import { firstIllegal, fnv1a, Memory, resetValues, Root, type Struct, type View, view, viewAt } from '@nyx/layout';
-import { crc32c, memcpy } from '@nyx/native';
-import { RingError } from './error.ts';
-import { BlockHeader, HalfHeader, Range, wire } from './wire.ts';
+import {
+  firstIllegal,
+  fnv1a,
+  Memory,
+  Root,
+  resetValues,
+  type Struct,
+  type View,
+  view,
+  viewAt,
+} from "@nyx/layout";
+import { crc32c, memcpy } from "@nyx/native";
+import { RingError } from "./error.ts";
+import { BlockHeader, HalfHeader, Range, wire } from "./wire.ts";
 
 /** An entry of the class table (wire.ClassEntry); `source` is relative to the device state, not to the half. */
 export interface ClassSpec {
@@ -68,9 +78,15 @@ export class StateBlock<S extends Struct = Struct> {
     readonly spec: BlockSpec<S>,
   ) {
     if (buffer.byteLength < blockBytes(spec))
-      throw new RingError('STATE_SIZE', `${spec.kind} needs a state block of ${blockBytes(spec)} bytes, got ${buffer.byteLength}`);
+      throw new RingError(
+        "STATE_SIZE",
+        `${spec.kind} needs a state block of ${blockBytes(spec)} bytes, got ${buffer.byteLength}`,
+      );
     if (!(spec.ranges >= 0 && spec.ranges <= wire.maxRanges) || (spec.classes?.length ?? 0) > wire.maxClasses)
-      throw new RingError('STATE_FORMAT', `${spec.kind} declares ${spec.ranges} ranges and ${spec.classes?.length ?? 0} classes`);
+      throw new RingError(
+        "STATE_FORMAT",
+        `${spec.kind} declares ${spec.ranges} ranges and ${spec.classes?.length ?? 0} classes`,
+      );
     this.memory = new Memory(buffer);
     this.halfBytes = halfBytes(spec);
     const header = view(BlockHeader, this.memory);
@@ -84,11 +100,13 @@ export class StateBlock<S extends Struct = Struct> {
     this.root = new Root(this.memory, this.halfAt(active ^ 1));
     this.#baseSum = this.halfAt(0) + this.halfAt(1);
     this.state = viewAt(spec.state, this.root, stateAt(spec));
-    this.ranges = Array.from({ length: spec.ranges }, (_, i) => viewAt(Range, this.root, HalfHeader.bytes + i * Range.bytes));
+    this.ranges = Array.from({ length: spec.ranges }, (_, i) =>
+      viewAt(Range, this.root, HalfHeader.bytes + i * Range.bytes),
+    );
   }
 
   get generation(): number {
-    return this.memory.u32[BlockHeader.offsetOf('generation') >> 2]!;
+    return this.memory.u32[BlockHeader.offsetOf("generation") >> 2]!;
   }
 
   /** Byte offset of half 0 or 1. */
@@ -129,17 +147,23 @@ export class StateBlock<S extends Struct = Struct> {
     resetValues(spec.state, this.memory, this.halfAt(0) + stateAt(spec));
     half.crc = this.#crc(0);
     header.magic = wire.blockMagic;
-    Atomics.store(this.memory.u32, BlockHeader.offsetOf('initialized') >> 2, 1);
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf("initialized") >> 2, 1);
   }
 
   #check(h: View<typeof BlockHeader>): void {
     const { spec } = this;
     if (h.magic !== wire.blockMagic || h.version !== wire.version)
-      throw new RingError('STATE_FORMAT', `state block of ${spec.kind} has magic ${hex(h.magic)} version ${h.version}`);
+      throw new RingError(
+        "STATE_FORMAT",
+        `state block of ${spec.kind} has magic ${hex(h.magic)} version ${h.version}`,
+      );
     if (h.kind !== fnv1a(spec.kind))
-      throw new RingError('STATE_KIND', `state block belongs to another kind of device than ${spec.kind}`);
+      throw new RingError("STATE_KIND", `state block belongs to another kind of device than ${spec.kind}`);
     if (h.stateVersion !== spec.stateVersion)
-      throw new RingError('STATE_VERSION', `state of ${spec.kind} has version ${h.stateVersion}, this program version ${spec.stateVersion}`);
+      throw new RingError(
+        "STATE_VERSION",
+        `state of ${spec.kind} has version ${h.stateVersion}, this program version ${spec.stateVersion}`,
+      );
     if (
       h.layoutHash !== spec.state.hash ||
       h.halfBytes !== this.halfBytes ||
@@ -147,7 +171,10 @@ export class StateBlock<S extends Struct = Struct> {
       h.stateBytes !== spec.state.bytes ||
       h.ranges !== spec.ranges
     )
-      throw new RingError('STATE_LAYOUT', `state of ${spec.kind} has layout ${hex(h.layoutHash)}, this program ${hex(spec.state.hash)}`);
+      throw new RingError(
+        "STATE_LAYOUT",
+        `state of ${spec.kind} has layout ${hex(h.layoutHash)}, this program ${hex(spec.state.hash)}`,
+      );
   }
 
   #crc(half: number): number {
@@ -169,8 +196,11 @@ export class StateBlock<S extends Struct = Struct> {
     if (first === undefined) return false;
     const second = this.#damage(active ^ 1);
     if (second !== undefined)
-      throw new RingError('STATE_CORRUPT', `state of ${this.spec.kind}: ${first}; ${second}. It cannot be restarted, only reset`);
-    Atomics.store(this.memory.u32, BlockHeader.offsetOf('generation') >> 2, header.generation + 1);
+      throw new RingError(
+        "STATE_CORRUPT",
+        `state of ${this.spec.kind}: ${first}; ${second}. It cannot be restarted, only reset`,
+      );
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf("generation") >> 2, header.generation + 1);
     return true;
   }
 

@@ -89,7 +89,9 @@ export const ProcessControl = struct(
     pad0: pad(48),
     // The device process writes this line.
     consumerCpu: u32("CPU the device process last ran on; the vCPU spins only when it is another one"),
-    consumerAsleep: u32("1: it waits in its event loop; who publishes a request swaps in 0 and, if it was 1, writes the kick eventfd"),
+    consumerAsleep: u32(
+      "1: it waits in its event loop; who publishes a request swaps in 0 and, if it was 1, writes the kick eventfd",
+    ),
     heartbeat: u32("grows while the process serves or idles"),
     attached: u32("epoch that is being served: non-zero once the process answers"),
     servedLo: u32("exits served since attach, low half"),
@@ -110,7 +112,9 @@ export const RingHeader = struct(
     // The producer (a vCPU thread, or the fabric) writes this line.
     head: u64("sequence of the newest published request"),
     producerCpu: u32(),
-    producerWaiting: u32("futex word: 1 while the producer sleeps for a reply; the consumer swaps in 0 and, if it was 1, wakes it"),
+    producerWaiting: u32(
+      "futex word: 1 while the producer sleeps for a reply; the consumer swaps in 0 and, if it was 1, wakes it",
+    ),
     pad0: pad(48),
     // The consumer writes this line.
     tail: u64("sequence of the newest request whose reply is published"),
@@ -313,7 +317,14 @@ export const PageMap = struct(
 );
 
 /** Why a vCPU must leave guest code at the next block border. Bits below 0x100 are for devices to set. */
-export const Attention = { dma: 1, interrupt: 0x100, stop: 0x200, flush: 0x400, timer: 0x800, /** Private to the engine. */ engine: 0x1000 } as const;
+export const Attention = {
+  dma: 1,
+  interrupt: 0x100,
+  stop: 0x200,
+  flush: 0x400,
+  timer: 0x800,
+  /** Private to the engine. */ engine: 0x1000,
+} as const;
 
 export const wireStructs = [
   ProcessControl,
