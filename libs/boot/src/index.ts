@@ -4,6 +4,7 @@ export * from './e820.ts';
 export * from './elf.ts';
 export * from './errors.ts';
 export * from './firmware.ts';
+export * from './fwcfg.ts';
 export * from './initrd.ts';
 export { type DirectBoot, loadKernel } from './linux.ts';
 export * from './lowmem.ts';
