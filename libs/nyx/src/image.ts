@@ -7,7 +7,7 @@ import type { VmSpec } from '@nyx/protocol/spec';
 const seabiosPaths = ['/usr/share/seabios/bios-256k.bin', '/usr/share/qemu/bios-256k.bin'];
 
 /** ImageError's "CODE: expected E, got G. Advice." with a code of ours. */
-const imageError = (e: unknown): unknown => {
+export const imageError = (e: unknown): unknown => {
   if (!(e instanceof Error) || e.name !== 'ImageError') return e;
   const { code } = e as Error & { code?: string };
   const m = /expected (.*?), got (.*)\. ([A-Z].*)$/s.exec(e.message);

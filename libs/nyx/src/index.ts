@@ -3,4 +3,5 @@ export type { Recovered, Status, VmEvent, VmState } from '@nyx/protocol/control'
 export type { VmSpec, VmSpecInput } from '@nyx/protocol/spec';
 export { BuiltVm, ProductionVMBuilder } from './builder.ts';
 export type { ExecOptions, ExecResult } from './exec.ts';
-export { type Metrics, type StartOptions, Vm } from './vm.ts';
+export { forceStop, type Metrics, type StartOptions, Vm } from './vm.ts';
+export { imageError } from './image.ts';

@@ -1,0 +1,57 @@
+/**
+ * The `nyx` command. Only the command that is asked for is loaded. Exit statuses: 0 done; 64 to 77 as in sysexits(3), by
+ * the table in libs/protocol/src/errors.ts; 124 a timeout; with `run --exec`, that of the command in the guest.
+ */
+import { asNyxError } from '@nyx/protocol/errors';
+import { Command, CommanderError } from 'commander';
+
+interface CommandFile {
+  make(): Command;
+}
+
+const commands: Record<string, [summary: string, load: () => Promise<CommandFile>]> = {
+  run: ['start a machine', () => import('./run.ts')],
+  ps: ['list the machines', () => import('./ps.ts')],
+  status: ['what a machine and its processes do', () => import('./status.ts')],
+  console: ['the serial console (Ctrl-] leaves)', () => import('./console.ts')],
+  exec: ['run a command in the guest', () => import('./exec.ts')],
+  stop: ['power a machine off', () => import('./stop.ts')],
+  pause: ['stop the guest where it is', () => import('./control.ts').then((m) => m.pause)],
+  resume: ['let a paused guest go on', () => import('./control.ts').then((m) => m.resume)],
+  reset: ['the reset button', () => import('./control.ts').then((m) => m.reset)],
+  kill: ['SIGKILL a device process; the guest does not notice', () => import('./kill.ts')],
+  logs: ['logs of a machine', () => import('./logs.ts')],
+  image: ['list, build and remove guest images', () => import('./image.ts')],
+  demo: ['boot Debian, kill its devices, see it go on', () => import('./demo.ts')],
+};
+
+const usage = 64;
+
+const main = async (argv: string[]): Promise<void> => {
+  const program = new Command('nyx')
+    .description('Virtual machines whose devices cannot take the guest down.')
+    .version('0.1.0')
+    .enablePositionalOptions()
+    .addHelpText('after', '\nExamples:\n  nyx run debian\n  nyx run debian --exec "uname -a"\n  nyx run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --disk root.img\n  nyx status\n\nnyx COMMAND --help tells more, with examples.');
+  for (const [name, [summary, load]] of Object.entries(commands)) {
+    const asked = argv[0] === name;
+    const made = asked ? (await load()).make() : new Command(name);
+    program.addCommand(made.summary(summary).description(made.description() || summary));
+  }
+  for (const c of [program, ...program.commands, ...program.commands.flatMap((x) => x.commands)]) c.exitOverride().showHelpAfterError('(--help tells more, with examples)');
+  await program.parseAsync(argv, { from: 'user' });
+};
+
+main(process.argv.slice(2)).then(
+  () => {
+    // Sockets that are still open must not keep a command that is done.
+    setTimeout(() => process.exit(), 200).unref();
+  },
+  (e: unknown) => {
+    if (e instanceof CommanderError) process.exit(e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage);
+    const error = asNyxError(e);
+    process.stderr.write(`${error.pretty()}\n`);
+    if (process.env.NYX_DEBUG) process.stderr.write(`${(e as Error).stack}\n`);
+    process.exit(error.exit);
+  },
+);

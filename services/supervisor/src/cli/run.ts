@@ -1,0 +1,146 @@
+import { readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { Vm } from '@nyx/nyx';
+import { NyxError } from '@nyx/protocol/errors';
+import { parseSpecText, type VmSpecInput } from '@nyx/protocol/spec';
+import { Command, Option } from 'commander';
+import { attach } from './attach.ts';
+import { note } from './text.ts';
+
+interface Flags {
+  kernel?: string;
+  initrd?: string;
+  append?: string;
+  disk: string[];
+  memory?: string;
+  cpus?: string;
+  accel?: 'auto' | 'kvm' | 'soft';
+  bios?: string;
+  name?: string;
+  detach?: boolean;
+  exec?: string;
+  timeout: string;
+  agent?: boolean;
+}
+
+const examples = `
+Examples:
+  nyx run debian                                  a guest that Nyx builds; this terminal is its console
+  nyx run debian --exec 'uname -a; df /data'      runs the command, prints its output, exits with its status
+  nyx run machine.yaml --detach                   from a file (docs/machine-file.md); nyx console shows it
+  nyx run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0' --disk root.img --memory 2G --cpus 2
+  nyx run --bios seabios --disk dos.img           legacy firmware
+
+Ctrl-] leaves the console; the machine goes on.`;
+
+export const make = (): Command =>
+  new Command('run')
+    .description('Starts a machine: an image, a machine file, or a kernel or firmware of your own.')
+    .argument('[what]', 'image (debian) or machine file (*.yaml)')
+    .option('--kernel <file>', 'kernel: bzImage, or ELF')
+    .option('--initrd <file>', 'initial RAM disk')
+    .option('--append <text>', 'kernel command line (added to that of an image)')
+    .option('--disk <file>', 'raw disk image; several times for several disks. file:ro is read-only', (v: string, all: string[]) => [...all, v], [])
+    .option('--memory <size>', 'e.g. 512M or 4G (default 512M)')
+    .option('--cpus <n>', 'number of vCPUs (default 1)')
+    .addOption(new Option('--accel <engine>', 'how the guest runs (default auto: Nyx measures)').choices(['auto', 'kvm', 'soft']))
+    .option('--bios <file>', "firmware image, or 'seabios' for the host's")
+    .option('--name <name>', 'name of the machine')
+    .option('--detach', 'do not attach to the console')
+    .option('--agent', 'the guest runs an agent for commands (images do anyway)')
+    .option('--exec <command>', 'run a command in the guest, power off, exit with its status')
+    .option('--timeout <seconds>', 'longest time for --exec, boot included', '300')
+    .addHelpText('after', examples)
+    .action(run);
+
+/** A number from the command line. @throws NyxError USAGE */
+export const number = (text: string, flag: string): number => {
+  const n = Number(text);
+  if (!Number.isFinite(n) || n < 0 || text.trim() === '') throw new NyxError('USAGE', { expected: `a number for ${flag}`, got: `'${text}'` });
+  return n;
+};
+
+const specOf = (what: string | undefined, f: Flags): { spec: VmSpecInput; base: string } => {
+  let spec: VmSpecInput = {};
+  let base = process.cwd();
+  if (what !== undefined && /\.ya?ml$/.test(what)) {
+    let text: string;
+    try {
+      text = readFileSync(what, 'utf8');
+    } catch (e) {
+      throw new NyxError((e as NodeJS.ErrnoException).code === 'EACCES' ? 'FILE_DENIED' : 'FILE_MISSING', { expected: 'a machine file', got: `${what} (${(e as NodeJS.ErrnoException).code})` });
+    }
+    spec = parseSpecText(text, what);
+    base = dirname(resolve(what));
+  } else if (what !== undefined) spec.image = what;
+  const { kernel, initrd, append, memory, accel, bios, name } = f;
+  // Paths given here count from here, those of the file from its directory.
+  const here = (p: string): string => resolve(p);
+  if (kernel !== undefined) spec.kernel = here(kernel);
+  if (initrd !== undefined) spec.initrd = here(initrd);
+  if (append !== undefined) spec.append = append;
+  if (memory !== undefined) spec.memory = memory;
+  if (accel !== undefined) spec.accel = accel;
+  if (bios !== undefined) spec.bios = bios === 'seabios' ? bios : here(bios);
+  if (name !== undefined) spec.name = name;
+  if (f.cpus !== undefined) spec.cpus = number(f.cpus, '--cpus');
+  if (f.agent || f.exec !== undefined) spec.agent = true;
+  for (const d of f.disk) {
+    const readonly = d.endsWith(':ro');
+    spec.disks = [...(spec.disks ?? []), { path: here(readonly ? d.slice(0, -3) : d), readonly }];
+  }
+  return { spec, base };
+};
+
+async function run(what: string | undefined, flags: Flags): Promise<void> {
+  const { spec, base } = specOf(what, flags);
+  const timeout = number(flags.timeout, '--timeout');
+  const vm = await Vm.launch(spec, { base, onProgress: (m) => note(m) });
+  const machine = vm.launched!;
+  if (flags.exec !== undefined) {
+    process.exitCode = await execute(vm, flags.exec, timeout);
+    return;
+  }
+  await machine.running;
+  if (flags.detach) {
+    process.stdout.write(`${vm.name}\n`);
+    vm.close();
+    return;
+  }
+  let asked = 0;
+  process.on('SIGINT', () => void vm.stop(asked++ === 0 ? 20 : 0).catch(() => {}));
+  process.on('SIGTERM', () => void vm.stop(20).catch(() => {}));
+  if (process.stdin.isTTY) note(`'${vm.name}' runs. Ctrl-] leaves the console.`);
+  const how = await attach(vm);
+  if (how === 'left') {
+    note(`\n'${vm.name}' goes on. nyx console ${vm.name} returns to it, nyx stop ${vm.name} ends it.`);
+    vm.close();
+    return;
+  }
+  await machine.ended;
+}
+
+/** Runs the command, powers off; the exit status of the command. */
+const execute = async (vm: Vm, command: string, timeout: number): Promise<number> => {
+  const { running, ended } = vm.launched!;
+  const stop = (): void => void vm.stop(0).catch(() => {});
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  await running;
+  // A machine that fails is the better explanation than a command that was lost; its word comes a moment later.
+  const failed = new Promise<never>((_, reject) => ended.catch(reject));
+  try {
+    const result = await Promise.race([
+      vm
+        .exec(command, { timeout, onStdout: (b) => process.stdout.write(b), onStderr: (b) => process.stderr.write(b) })
+        .catch((e) => new Promise<never>((_, reject) => setTimeout(() => reject(e), 300))),
+      failed,
+    ]);
+    await vm.stop(10).catch(() => {});
+    await ended;
+    return result.status;
+  } catch (e) {
+    await vm.stop(0).catch(() => {});
+    throw e;
+  }
+};
