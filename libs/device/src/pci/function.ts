@@ -186,13 +186,17 @@ export class PciFunction {
     this.hooks.changed?.();
   }
 
-  /** PCIe 6.6.2: everything of the function but sticky bits goes to its reset value; edges go on being counted. */
-  #flr(): void {
+  /** PCIe 6.6.2, and power-on: everything goes to its reset value, but edges of the line go on being counted. */
+  reset(): void {
     const { state } = this;
     const word = state.intxWord;
     resetValues(PciState, state.$root.mem, state.$root.base + state.$offset);
     state.intxWord = word;
     this.#decode();
+  }
+
+  #flr(): void {
+    this.reset();
     this.hooks.msixChanged?.();
     this.hooks.flr?.();
   }

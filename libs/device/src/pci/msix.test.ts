@@ -1,4 +1,4 @@
-import { allocate, struct, structs } from "@nyx/layout";
+import { allocate, array, struct, structs } from "@nyx/layout";
 import { describe, expect, it } from "vitest";
 import {
   Command,
@@ -12,7 +12,11 @@ import {
   PciState,
 } from "./index.ts";
 
-const State = struct("S", { pci: structs(PciState, 1), vectors: structs(MsixVector, 40) });
+const State = struct("S", {
+  pci: structs(PciState, 1),
+  vectors: structs(MsixVector, 40),
+  counts: array("u32", 40),
+});
 
 const make = () => {
   const state = allocate(State);
@@ -27,9 +31,9 @@ const make = () => {
     { setRange: () => {} },
     { changed: () => msix.update(), msixChanged: () => msix.update() },
   );
-  const msix: Msix = new Msix(fn, state.vectors, 1);
+  const msix: Msix = new Msix(fn, state.vectors, state.counts, 1);
   const control = findCapability((r, w) => fn.read(r, w), 0x11) + 2;
-  const counts = (): number[] => [0, 1, 39].map((i) => state.vectors.at(i).count);
+  const counts = (): number[] => [0, 1, 39].map((i) => state.counts.get(i));
   const enable = (bits = 0x8000): void => fn.write(control, 2, bits);
   fn.write(Config.command, 2, Command.busMaster);
   return { state, fn, msix, sent, counts, enable, control };

@@ -2,7 +2,7 @@
  * MSI-X (PCI 3.0 section 6.8.2): the vector table and the pending bit array as a memory region, and the rule when
  * a message is sent. Messages are counted in the state: entry i of the interrupt page is a function of it.
  */
-import { type StructArray, struct, u32, type View } from "@nyx/layout";
+import { type ScalarArray, type StructArray, struct, u16, u32, type View } from "@nyx/layout";
 import { MsixControl } from "./capability.ts";
 import type { PciFunction } from "./function.ts";
 
@@ -12,11 +12,10 @@ export const MsixVector = struct(
     addressLo: u32(),
     addressHi: u32(),
     data: u32(),
-    control: u32("bit 0: masked", { reset: 1, max: 1 }),
-    count: u32("messages sent so far"),
-    pending: u32("1: a message waits for the mask", { max: 1 }),
+    control: u16("bit 0: masked", { reset: 1, max: 1 }),
+    pending: u16("1: a message waits for the mask", { max: 1 }),
   },
-  { bytes: 24, doc: "One MSI-X vector." },
+  { bytes: 16, doc: "One MSI-X vector." },
 );
 
 const ENTRY_BYTES = 16;
@@ -34,11 +33,13 @@ export class Msix {
 
   /**
    * @param vectors of the state
+   * @param counts of the state: messages sent so far by each vector; a machine reset keeps them (DeviceKind.keep)
    * @param irqBase entry of vector 0 among the interrupt sources of the device
    */
   constructor(
     private readonly fn: PciFunction,
     private readonly vectors: StructArray<View<typeof MsixVector>>,
+    private readonly counts: ScalarArray,
     private readonly irqBase: number,
   ) {
     if (vectors.length > MsixLayout.maxVectors)
@@ -83,7 +84,7 @@ export class Msix {
     if (!this.enabled || vector >= this.vectors.length) return;
     const v = this.vectors.at(vector);
     if (this.#masked(v)) v.pending = 1;
-    else this.#send(v);
+    else this.#send(vector);
   }
 
   /** Masks, function mask, enable or bus master changed: sends what waited for it. In a handler. */
@@ -93,7 +94,7 @@ export class Msix {
       const v = this.vectors.at(i);
       if (v.pending && !this.#masked(v)) {
         v.pending = 0;
-        this.#send(v);
+        this.#send(i);
       }
     }
   }
@@ -107,8 +108,8 @@ export class Msix {
     );
   }
 
-  #send(v: View<typeof MsixVector>): void {
-    v.count = (v.count + 1) >>> 0;
+  #send(vector: number): void {
+    this.counts.set(vector, (this.counts.get(vector) + 1) >>> 0);
     this.#stale = true;
   }
 
@@ -117,7 +118,7 @@ export class Msix {
     if (!this.#stale) return;
     for (let i = 0; i < this.vectors.length; i++) {
       const v = this.vectors.at(i);
-      sink.message(this.irqBase + i, v.addressLo, v.addressHi, v.data, v.count);
+      sink.message(this.irqBase + i, v.addressLo, v.addressHi, v.data, this.counts.get(i));
     }
     this.#stale = false;
   }

@@ -1,0 +1,636 @@
+/**
+ * Virtio over PCI (VIRTIO 1.2 section 4.1), version 1 only: registers, status machine, interrupts, and the life of a
+ * request. A device (`VirtioDevice`) supplies its configuration structure and what its requests do.
+ *
+ *   doorbell -> take chains into slots (state) -> commit -> settle: the device submits what was taken
+ *   completion -> status and used element into guest memory -> slot freed (state) -> commit -> settle: used idx, interrupt
+ *
+ * A request is in flight from the commit that put it in a slot to the commit that freed it. A process that attaches
+ * finds the slots of its predecessor and runs those requests again; all their effects can be repeated. What it
+ * cannot know (a doorbell that it did not see, a driver that asked for an interrupt meanwhile) it looks up itself.
+ */
+import { RegisterBank, resetValues, type Struct, type View } from "@nyx/layout";
+import type { Device, DeviceContext } from "../device.ts";
+import { Msix, PciFunction } from "../pci/index.ts";
+import { Chain } from "./chain.ts";
+import { accessRegisters, Irq, Region, virtioBars, virtioFunction } from "./pci.ts";
+import { Virtqueue } from "./queue.ts";
+import {
+  commonRegisters,
+  Isr,
+  noVector,
+  QueueState,
+  VirtioFeature,
+  VirtioLayout,
+  VirtioState,
+  VirtioStatus,
+  type virtioFields,
+} from "./regs.ts";
+
+export type VirtioView = View<Struct<ReturnType<typeof virtioFields>>>;
+type Context = Pick<
+  DeviceContext,
+  "replyHi" | "memory" | "setRange" | "line" | "message" | "timerAt" | "event" | "log"
+>;
+
+export interface VirtioDevice {
+  /** Virtio device type, e.g. 2. */
+  readonly type: number;
+  readonly classCode: number;
+  /** Queues offered, 1..queues of the state. */
+  readonly queues: number;
+  /** Most entries of a queue: power of two up to 256. */
+  readonly queueSize: number;
+  /** Device feature bits 0..23 that are offered. */
+  readonly features: number;
+  /** Bytes of the device configuration structure. */
+  readonly configBytes: number;
+  configRead(offset: number, width: number): number;
+  configWrite(offset: number, width: number, value: number): void;
+  /** The driver accepted these (bits 0..23). In a handler. */
+  accepted?(features: number): void;
+  /** Request in `slot`: the chain is valid only during the call. Ends with `finish(slot)`, now or later. In a handler. */
+  take(slot: number, queue: number, chain: Chain): void;
+  /** Starts what `take` prepared; nothing to do when nothing was. In settle. */
+  submit(): void;
+  /** Device reset: own registers to their reset values; nothing is in flight. In a handler. */
+  reset(): void;
+  /** Waits for, and drops, everything in flight; false when that took too long. */
+  drain(): boolean;
+}
+
+/** Chains taken by one event at most; a driver that feeds faster than that waits for the next one. */
+const BUDGET = 512;
+
+export class VirtioPci implements Device {
+  readonly fn: PciFunction;
+  readonly msix: Msix;
+  readonly queues: readonly Virtqueue[];
+  /** For tracing and tests; since this process attached. */
+  readonly counters = {
+    kicks: 0,
+    taken: 0,
+    finished: 0,
+    notifications: 0,
+    failures: 0,
+    recovered: 0,
+    rechecks: 0,
+  };
+  readonly #ctx: Context;
+  readonly #state: VirtioView;
+  readonly #v: View<typeof VirtioState>;
+  readonly #device: VirtioDevice;
+  readonly #chain: Chain;
+  readonly #common: RegisterBank<string>;
+  readonly #slots: number;
+  /** Per slot: 1 while this process has the request under way. */
+  readonly #begun: Uint8Array;
+  #begunCount = 0;
+  #hint = 0;
+  /** Queues with used elements that no decision about an interrupt was made for; a bit each. */
+  #touched = 0;
+  /** Slots ran out: a completion must look at the queues again. */
+  #starved = false;
+  #recovered = false;
+  #again = false;
+  readonly #recoverEvent = (): void => this.#recover();
+  readonly #decideEvent = (): void => {
+    for (const q of this.queues) if (q.state.enabled) this.#decide(q);
+  };
+
+  constructor(ctx: Context, state: VirtioView, device: VirtioDevice) {
+    this.#ctx = ctx;
+    this.#state = state;
+    this.#v = state.virtio.at(0);
+    this.#device = device;
+    this.#chain = new Chain(ctx.memory);
+    this.#slots = state.owners.length;
+    this.#begun = new Uint8Array(this.#slots);
+    const vectors = state.vectors.length;
+    const { type, classCode, configBytes } = device;
+    const { spec, accessAt } = virtioFunction({ type, classCode, vectors, configBytes });
+    const table = accessRegisters(accessAt);
+    const bank = new RegisterBank(
+      table,
+      this.#v,
+      {
+        read: { cfgData: () => this.#accessRead() },
+        write: { cfgData: (value) => this.#accessWrite(value) },
+      },
+      0,
+    );
+    this.fn = new PciFunction(
+      spec,
+      state.pci.at(0),
+      ctx,
+      { changed: () => this.#pciChanged(), msixChanged: () => this.#pciChanged(), flr: () => this.#flr() },
+      { table, bank },
+    );
+    this.msix = new Msix(this.fn, state.vectors, state.counts, Irq.message);
+    this.queues = Array.from(
+      { length: device.queues },
+      (_, i) => new Virtqueue(i, device.queueSize, state.queues.at(i), ctx.memory),
+    );
+    this.#common = this.#commonBank();
+  }
+
+  /** Features the driver accepted and the device confirmed, bits 0..31. */
+  get features(): number {
+    return this.#v.driverFeaturesLo;
+  }
+  get #eventIdx(): boolean {
+    return (this.#v.driverFeaturesLo & (1 << VirtioFeature.eventIdx)) !== 0;
+  }
+  get #live(): boolean {
+    const { status, resetting } = this.#v;
+    return (
+      (status & (VirtioStatus.driverOk | VirtioStatus.needsReset)) === VirtioStatus.driverOk && !resetting
+    );
+  }
+  /** Requests that this process has under way. */
+  get inFlight(): number {
+    return this.#begunCount;
+  }
+
+  // ---- accesses ----
+
+  configRead(_fn: number, register: number, width: number): number {
+    return this.fn.read(register, width);
+  }
+  configWrite(_fn: number, register: number, width: number, value: number): void {
+    this.fn.write(register, width, value);
+  }
+
+  read(region: number, offset: number, width: number): number {
+    if (width === 8) {
+      this.#ctx.replyHi = this.read(region, offset + 4, 4);
+      return this.read(region, offset, 4);
+    }
+    if (region === Region.msix) {
+      const word = this.msix.read(offset & ~3);
+      return width === 4 ? word : ((word >>> (8 * (offset & 3))) & (width === 1 ? 0xff : 0xffff)) >>> 0;
+    }
+    switch (offset & ~0xfff) {
+      case VirtioLayout.common:
+        return this.#common.read(offset, width);
+      case VirtioLayout.isr:
+        return offset === VirtioLayout.isr ? this.#readIsr() : 0;
+      case VirtioLayout.device:
+        return this.#device.configRead(offset - VirtioLayout.device, width);
+      default:
+        return 0;
+    }
+  }
+
+  write(region: number, offset: number, width: number, value: number, valueHi: number): void {
+    if (width === 8) {
+      this.write(region, offset, 4, value, 0);
+      this.write(region, offset + 4, 4, valueHi, 0);
+      return;
+    }
+    if (region === Region.msix) {
+      // 6.8.2: software writes whole words; anything else is undefined and has no effect here.
+      if (width === 4 && offset % 4 === 0) this.msix.write(offset, value);
+      return;
+    }
+    if (offset >= VirtioLayout.notify) this.#kick((offset - VirtioLayout.notify) >>> 2);
+    else if (offset >= VirtioLayout.device)
+      this.#device.configWrite(offset - VirtioLayout.device, width, value);
+    else if (offset < VirtioLayout.isr) this.#common.write(offset, width, value);
+  }
+
+  /** 4.1.4.5.1: reading resets it and takes back the interrupt. */
+  #readIsr(): number {
+    const { isr } = this.#v;
+    this.#v.isr = 0;
+    this.#updateIntx();
+    return isr;
+  }
+
+  #commonBank(): RegisterBank<string> {
+    const v = this.#v;
+    const offeredHi = (1 << (VirtioFeature.version1 - 32)) | (1 << (VirtioFeature.ringReset - 32));
+    const offeredLo =
+      (this.#device.features | (1 << VirtioFeature.indirectDesc) | (1 << VirtioFeature.eventIdx)) >>> 0;
+    const selected = (): Virtqueue | undefined => this.queues[v.queueSelect];
+    /** The selected queue while it may be configured. */
+    const open = (): View<typeof QueueState> | undefined => {
+      const s = selected()?.state;
+      return s && !s.enabled && !s.resetting && !v.resetting ? s : undefined;
+    };
+    const vector = (value: number): number => (value < this.#state.vectors.length ? value : noVector);
+    const half = (field: "descLo" | "descHi" | "driverLo" | "driverHi" | "deviceLo" | "deviceHi") => ({
+      read: () => selected()?.state[field] ?? 0,
+      write: (value: number) => {
+        const s = open();
+        if (s) s[field] = value;
+      },
+    });
+    const halves = {
+      queueDescLo: half("descLo"),
+      queueDescHi: half("descHi"),
+      queueDriverLo: half("driverLo"),
+      queueDriverHi: half("driverHi"),
+      queueDeviceLo: half("deviceLo"),
+      queueDeviceHi: half("deviceHi"),
+    };
+    const pick = <K extends "read" | "write">(k: K) =>
+      Object.fromEntries(Object.entries(halves).map(([name, h]) => [name, h[k]]));
+    return new RegisterBank<string>(
+      commonRegisters,
+      v,
+      {
+        read: {
+          ...pick("read"),
+          deviceFeature: () =>
+            v.deviceFeatureSelect === 0 ? offeredLo : v.deviceFeatureSelect === 1 ? offeredHi : 0,
+          driverFeature: () =>
+            v.driverFeatureSelect === 0
+              ? v.driverFeaturesLo
+              : v.driverFeatureSelect === 1
+                ? v.driverFeaturesHi
+                : 0,
+          numQueues: () => this.queues.length,
+          queueSize: () => selected()?.size ?? 0,
+          queueVector: () => selected()?.state.vector ?? noVector,
+          queueEnable: () => selected()?.state.enabled ?? 0,
+          queueNotifyOff: () => selected()?.index ?? 0,
+          queueNotifyData: () => selected()?.index ?? 0,
+          queueReset: () => selected()?.state.resetting ?? 0,
+        },
+        write: {
+          ...pick("write"),
+          driverFeature: (value) => {
+            // 2.2: after FEATURES_OK the set is closed.
+            if (v.status & VirtioStatus.featuresOk) return;
+            if (v.driverFeatureSelect === 0) v.driverFeaturesLo = value;
+            else if (v.driverFeatureSelect === 1) v.driverFeaturesHi = value;
+          },
+          configVector: (value) => {
+            v.configVector = vector(value);
+          },
+          status: (value) => this.#writeStatus(value, offeredLo, offeredHi),
+          queueSize: (value) => {
+            const s = open();
+            if (s && value > 0 && value <= this.#device.queueSize && (value & (value - 1)) === 0)
+              s.size = value;
+          },
+          queueVector: (value) => {
+            const q = selected();
+            if (q) q.state.vector = vector(value);
+          },
+          queueEnable: (value) => {
+            if (value === 1) this.#enableQueue(selected());
+          },
+          queueReset: (value) => {
+            if (value === 1) this.#resetQueue(selected());
+          },
+        },
+      },
+      0,
+    );
+  }
+
+  /** 4.1.4.9: a register of a BAR through configuration space. */
+  #accessTarget(): { region: number; width: number } | undefined {
+    const { cfgBar, cfgOffset, cfgLength } = this.#v;
+    const bar = virtioBars.find((b) => b.index === cfgBar);
+    if (!bar || (cfgLength !== 1 && cfgLength !== 2 && cfgLength !== 4)) return undefined;
+    if (cfgOffset % cfgLength !== 0 || cfgOffset + cfgLength > bar.size) return undefined;
+    return { region: bar.region, width: cfgLength };
+  }
+  #accessRead(): number {
+    const target = this.#accessTarget();
+    return target ? this.read(target.region, this.#v.cfgOffset, target.width) : 0;
+  }
+  #accessWrite(value: number): void {
+    const target = this.#accessTarget();
+    if (!target) return;
+    const mask = target.width === 4 ? 0xffffffff : (1 << (8 * target.width)) - 1;
+    this.write(target.region, this.#v.cfgOffset, target.width, (value & mask) >>> 0, 0);
+  }
+
+  // ---- status machine, 3.1 ----
+
+  #writeStatus(value: number, offeredLo: number, offeredHi: number): void {
+    const v = this.#v;
+    if (value === 0) {
+      this.#reset();
+      return;
+    }
+    if (v.resetting) return;
+    const { status } = v;
+    // 2.1.1: the driver only adds bits; NEEDS_RESET is the device's.
+    let next = status | (value & ~VirtioStatus.needsReset);
+    if (next & ~status & VirtioStatus.featuresOk) {
+      const { driverFeaturesLo: lo, driverFeaturesHi: hi } = v;
+      const fits = (lo & ~offeredLo) === 0 && (hi & ~offeredHi) === 0 && (hi & 1) !== 0;
+      if (fits) this.#device.accepted?.(lo & 0xffffff);
+      else next &= ~VirtioStatus.featuresOk;
+      this.#ctx.log(
+        fits ? "debug" : "warn",
+        `virtio: driver features ${hi.toString(16)}:${lo.toString(16)} ${fits ? "accepted" : "refused"}`,
+      );
+    }
+    if (!(next & VirtioStatus.featuresOk)) next &= ~VirtioStatus.driverOk;
+    v.status = next;
+    if (next & ~status & VirtioStatus.driverOk) {
+      this.#ctx.log("info", `virtio: driver ok, queues ${this.queues.filter((q) => q.state.enabled).length}`);
+      this.#drainAll();
+    }
+  }
+
+  /** 2.1.2: an error from which only a reset leads out. */
+  #fail(reason: string): void {
+    const v = this.#v;
+    this.counters.failures++;
+    this.#ctx.log("warn", `virtio: needs reset: ${reason}`);
+    if (v.status & VirtioStatus.needsReset) return;
+    v.status |= VirtioStatus.needsReset;
+    if (v.status & VirtioStatus.driverOk) this.configChanged();
+  }
+
+  /** Tells the driver that the configuration or the status changed (4.1.5.4). In a handler. */
+  configChanged(): void {
+    const v = this.#v;
+    v.configGeneration = (v.configGeneration + 1) & 0xff;
+    v.isr |= Isr.config;
+    if (this.msix.enabled) {
+      if (v.configVector !== noVector) this.msix.signal(v.configVector);
+    } else this.#updateIntx();
+  }
+
+  #enableQueue(q: Virtqueue | undefined): void {
+    if (!q || q.state.enabled || q.state.resetting || this.#v.resetting) return;
+    const s = q.state;
+    s.enabled = 1;
+    s.availIdx = 0;
+    s.usedIdx = 0;
+    s.signalled = 0;
+    if (!q.map()) this.#fail(`rings of queue ${q.index} are not in memory`);
+  }
+
+  #resetQueue(q: Virtqueue | undefined): void {
+    if (!q?.state.enabled || !(this.#v.driverFeaturesHi & (1 << (VirtioFeature.ringReset - 32)))) return;
+    q.state.enabled = 0;
+    q.state.resetting = 1;
+    this.#finishQueueResets();
+  }
+
+  #finishQueueResets(): void {
+    for (const q of this.queues) {
+      if (!q.state.resetting) continue;
+      let busy = false;
+      for (let slot = 0; slot < this.#slots; slot++) {
+        if (this.#state.owners.get(slot) !== q.index + 1) continue;
+        if (this.#begun[slot]) busy = true;
+        else if (this.#recovered) this.#state.owners.set(slot, 0);
+        else busy = true;
+      }
+      if (busy) continue;
+      q.unmap();
+      const root = q.state.$root;
+      resetValues(QueueState, root.mem, root.base + q.state.$offset);
+    }
+  }
+
+  /** Device reset (2.1, 4.1.4.3.1). The status keeps its value until nothing is in flight, then reads 0. */
+  #reset(): void {
+    this.#v.resetting = 1;
+    if (this.#begunCount === 0) this.#finishReset();
+  }
+
+  #finishReset(): void {
+    const v = this.#v;
+    resetValues(VirtioState, v.$root.mem, v.$root.base + v.$offset);
+    for (const q of this.queues) {
+      q.unmap();
+      resetValues(QueueState, v.$root.mem, v.$root.base + q.state.$offset);
+    }
+    this.#state.owners.fill(0);
+    this.#touched = 0;
+    this.#device.reset();
+    this.#updateIntx();
+  }
+
+  #flr(): void {
+    this.msix.reset();
+    this.#reset();
+  }
+
+  /** Machine reset: the state has its reset values; what is in flight must not reach guest memory any more. */
+  reset(): void {
+    if (!this.#device.drain()) this.#ctx.log("error", "virtio: requests in flight outlive a machine reset");
+    for (const q of this.queues) q.unmap();
+    this.#touched = 0;
+    this.#starved = false;
+    this.#recovered = true;
+    this.msix.invalidate();
+    this.#device.reset();
+    this.fn.reset();
+  }
+
+  // ---- interrupts ----
+
+  #updateIntx(): void {
+    this.fn.interrupt(!this.msix.enabled && this.#v.isr !== 0);
+  }
+
+  /** Command, BARs or MSI-X control changed. */
+  #pciChanged(): void {
+    this.msix.update();
+    this.#updateIntx();
+    if (this.#live && this.fn.busMaster) this.#drainAll();
+  }
+
+  /** Used buffer notification (2.7.7.2, 4.1.5.3), when the driver wants one. */
+  #decide(q: Virtqueue): void {
+    if (!q.mapped) return;
+    q.remember();
+    if (!q.wants(this.#eventIdx)) return;
+    q.signal();
+    this.counters.notifications++;
+    if (this.msix.enabled) {
+      if (q.state.vector !== noVector) this.msix.signal(q.state.vector);
+    } else {
+      this.#v.isr |= Isr.queue;
+      this.#updateIntx();
+    }
+  }
+
+  #decideTouched(): void {
+    for (let bits = this.#touched; bits !== 0; bits &= bits - 1)
+      this.#decide(this.queues[31 - Math.clz32(bits & -bits)]!);
+    this.#touched = 0;
+  }
+
+  // ---- requests ----
+
+  #kick(index: number): void {
+    this.counters.kicks++;
+    const q = this.queues[index];
+    if (!q) return;
+    this.#drain(q);
+    if (this.#touched) this.#decideTouched();
+  }
+
+  #drainAll(): void {
+    for (const q of this.queues) this.#drain(q);
+    this.#decideTouched();
+  }
+
+  /** Takes the chains that are available. */
+  #drain(q: Virtqueue): void {
+    if (!this.#live || !q.state.enabled || !this.fn.busMaster) return;
+    if (!q.mapped && !q.map()) {
+      this.#fail(`rings of queue ${q.index} are not in memory`);
+      return;
+    }
+    const eventIdx = this.#eventIdx;
+    for (let budget = BUDGET; ; ) {
+      for (;;) {
+        if (budget-- <= 0) {
+          this.#again = true;
+          return;
+        }
+        const slot = this.#freeSlot();
+        if (slot < 0) {
+          this.#starved = true;
+          return;
+        }
+        const head = q.next();
+        if (head === -1) break;
+        if (head === -2) {
+          this.#fail(`queue ${q.index}: available ring is broken`);
+          return;
+        }
+        const v = this.#v;
+        this.#state.heads.set(slot, head);
+        this.#state.orders.set(slot, v.order);
+        v.order = (v.order + 1) & 0xffff;
+        this.#state.owners.set(slot, q.index + 1);
+        if (!this.#begin(slot, q, head)) return;
+      }
+      if (!q.listen(eventIdx)) return;
+    }
+  }
+
+  /** Reads the chain of a slot and hands it to the device. */
+  #begin(slot: number, q: Virtqueue, head: number): boolean {
+    const indirect = (this.#v.driverFeaturesLo & (1 << VirtioFeature.indirectDesc)) !== 0;
+    if (!this.#chain.read(q, head, indirect)) {
+      this.#state.owners.set(slot, 0);
+      this.#fail(`queue ${q.index} head ${head}: ${this.#chain.error}`);
+      return false;
+    }
+    this.#begun[slot] = 1;
+    this.#begunCount++;
+    this.counters.taken++;
+    this.#device.take(slot, q.index, this.#chain);
+    return true;
+  }
+
+  #freeSlot(): number {
+    const { owners } = this.#state;
+    for (let n = 0; n < this.#slots; n++) {
+      const slot = this.#hint + n < this.#slots ? this.#hint + n : this.#hint + n - this.#slots;
+      if (owners.get(slot) === 0 && !this.#begun[slot]) {
+        this.#hint = slot;
+        return slot;
+      }
+    }
+    return -1;
+  }
+
+  /** The request is done and `written` bytes from the start of its writable part are valid. In a handler. */
+  finish(slot: number, written: number): void {
+    this.#begun[slot] = 0;
+    this.#begunCount--;
+    this.counters.finished++;
+    const owner = this.#state.owners.get(slot);
+    if (owner === 0) return;
+    this.#state.owners.set(slot, 0);
+    const q = this.queues[owner - 1]!;
+    if (this.#v.resetting || q.state.resetting || !q.mapped) return;
+    q.push(this.#state.heads.get(slot), written);
+    this.#touched |= 1 << (owner - 1);
+  }
+
+  /** The request cannot be answered: its chain has no room for an answer. In a handler, within `take`. */
+  refuse(slot: number, reason: string): void {
+    this.#begun[slot] = 0;
+    this.#begunCount--;
+    this.#state.owners.set(slot, 0);
+    this.#fail(reason);
+  }
+
+  /** After a batch of `finish`, in the same handler. */
+  finished(): void {
+    if (this.#v.resetting && this.#begunCount === 0) this.#finishReset();
+    this.#finishQueueResets();
+    if (this.#starved) {
+      this.#starved = false;
+      for (const q of this.queues) this.#drain(q);
+    }
+    this.#decideTouched();
+  }
+
+  // ---- attach, settle ----
+
+  /** Runs again what the predecessor had in flight, oldest first, and looks for doorbells nobody heard. */
+  #recover(): void {
+    this.#recovered = true;
+    const { owners, orders, heads } = this.#state;
+    const slots: number[] = [];
+    for (let slot = 0; slot < this.#slots; slot++)
+      if (owners.get(slot) !== 0 && !this.#begun[slot]) slots.push(slot);
+    const age = (slot: number): number => (this.#v.order - orders.get(slot)) & 0xffff;
+    slots.sort((a, b) => age(b) - age(a));
+    for (const slot of slots) {
+      const q = this.queues[owners.get(slot) - 1];
+      if (this.#v.resetting || !q || !q.state.enabled || (!q.mapped && !q.map())) owners.set(slot, 0);
+      else {
+        this.counters.recovered++;
+        this.#begin(slot, q, heads.get(slot));
+      }
+    }
+    this.finished();
+    this.#drainAll();
+  }
+
+  /** A driver fed chains faster than one event may take. */
+  timer(): void {
+    this.#again = false;
+    this.#drainAll();
+  }
+
+  settle(): void {
+    const ctx = this.#ctx;
+    let decide = false;
+    if (this.#v.status & VirtioStatus.driverOk) {
+      const eventIdx = this.#eventIdx;
+      for (const q of this.queues) {
+        if (!q.state.enabled || (!q.mapped && !q.map())) continue;
+        if (q.settle(eventIdx)) decide = true;
+      }
+    }
+    this.msix.settle(ctx);
+    ctx.line(Irq.intx, this.fn.state.intxWord);
+    ctx.timerAt(this.#again ? 0 : Number.POSITIVE_INFINITY);
+    this.#device.submit();
+    // An event may run at once and settle again: it comes last.
+    if (!this.#recovered && this.#leftover()) ctx.event(this.#recoverEvent);
+    else if (decide) {
+      this.counters.rechecks++;
+      ctx.event(this.#decideEvent);
+    }
+  }
+
+  /** Whether a predecessor may have left something to do. */
+  #leftover(): boolean {
+    if (this.#live || this.#v.resetting) return true;
+    for (let slot = 0; slot < this.#slots; slot++) if (this.#state.owners.get(slot) !== 0) return true;
+    this.#recovered = this.queues.every((q) => !q.state.resetting);
+    return !this.#recovered;
+  }
+}
