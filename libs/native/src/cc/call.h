@@ -33,6 +33,8 @@ class Call {
  public:
   Call(napi_env env, napi_callback_info info) : env_(env) {
     napi_get_cb_info(env, info, &argc_, argv_, nullptr, &data_);
+    // What was passed, which may be more than fits.
+    if (argc_ > kMaxArgs) argc_ = kMaxArgs;
   }
   napi_env env() const { return env_; }
   void* data() const { return data_; }
@@ -61,8 +63,9 @@ class Call {
  private:
   napi_env env_;
   void* data_ = nullptr;
-  size_t argc_ = 8;
-  napi_value argv_[8];
+  static constexpr size_t kMaxArgs = 12;
+  size_t argc_ = kMaxArgs;
+  napi_value argv_[kMaxArgs];
 };
 
 napi_value FromNumber(napi_env env, double value);
