@@ -237,6 +237,7 @@ CallResult Producer::Sleep(uint64_t seq) {
   uint32_t& word = header()->producer_waiting;
   const uint64_t start = MonotonicNs();
   bool reported = false;
+  unsigned again = 0;
   CallResult result = CallResult::kOk;
   const uint32_t state = stats_->state;
   stats_->waits_for = channel_->index();
@@ -248,7 +249,7 @@ CallResult Producer::Sleep(uint64_t seq) {
     const int why = woken < 0 ? errno : 0;
     if (Replied(seq)) break;
     // The word is the consumer's to ruin as well: never turn that into a busy loop.
-    if (why == EAGAIN) {
+    if (why == EAGAIN && ++again > 8) {
       const timespec nap{0, 200'000};
       nanosleep(&nap, nullptr);
       if (Replied(seq)) break;

@@ -1,0 +1,40 @@
+{
+  "target_defaults": {
+    "defines": ["_GNU_SOURCE"],
+    "include_dirs": ["src"],
+    "cflags": ["-Wall", "-Wextra", "-Werror", "-g1", "-fno-strict-aliasing", "-pthread"],
+    "cflags!": ["-O3"],
+    # -Wno-restrict: g++ 12 warns falsely of "text" + std::to_string (GCC bug 105651).
+    "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+    "cflags_cc": ["-std=c++20", "-Wno-restrict", "-fno-exceptions"],
+    "ldflags": ["-pthread"]
+  },
+  "targets": [
+    {
+      "target_name": "machine",
+      "type": "static_library",
+      "sources": ["<!@(node list-sources.mjs src src/kvm)"],
+      "cflags": ["-O2"]
+    },
+    {
+      "target_name": "soft",
+      "type": "static_library",
+      "sources": ["<!@(node list-sources.mjs src/soft)"],
+      "cflags": ["-O3", "-fno-rtti"]
+    },
+    {
+      "target_name": "nyx-vcpu",
+      "type": "executable",
+      "dependencies": ["machine", "soft"],
+      "sources": ["src/main.cc"],
+      "cflags": ["-O2"]
+    },
+    {
+      "target_name": "vcpu-tests",
+      "type": "executable",
+      "dependencies": ["machine", "soft"],
+      "sources": ["<!@(node list-sources.mjs test/cc)"],
+      "cflags": ["-O1"]
+    }
+  ]
+}

@@ -1,0 +1,55 @@
+// Bus of one vCPU: from an address to the device that answers, by its exit class. vCPU thread only.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "accel.h"
+#include "map.h"
+#include "ring.h"
+
+namespace nyx {
+
+struct BusConfig {
+  AddressMap* map;
+  std::vector<std::unique_ptr<Device>>* devices;
+  std::vector<std::unique_ptr<Channel>>* channels;
+  Clock* clock;
+  uint16_t pic_device;     // machine::kNone: none
+  uint16_t ioapic_device;  // machine::kNone: none
+};
+
+class VcpuBus : public Bus {
+ public:
+  VcpuBus(const BusConfig& config, unsigned cpu, Waiter* waiter, Lapic* lapic, wire::VcpuStats* stats);
+
+  uint32_t PioRead(uint16_t port, unsigned width) override;
+  void PioWrite(uint16_t port, unsigned width, uint32_t value) override;
+  void PioReadBurst(uint16_t port, unsigned width, uint32_t count, void* data) override;
+  void PioWriteBurst(uint16_t port, unsigned width, uint32_t count, const void* data) override;
+  uint64_t MmioRead(uint64_t gpa, unsigned width) override;
+  void MmioWrite(uint64_t gpa, unsigned width, uint64_t value) override;
+  int IntAck() override;
+  void Eoi(uint8_t vector) override;
+
+ private:
+  const Snapshot& Map();
+  uint64_t Read(const Target& t, uint64_t offset, unsigned width);
+  void Write(const Target& t, uint64_t offset, unsigned width, uint64_t value);
+  uint64_t Ask(unsigned device, uint8_t kind, unsigned region, uint64_t offset, unsigned width);
+  void Tell(unsigned device, uint8_t kind, unsigned region, uint64_t offset, unsigned width, uint64_t value, bool post);
+  uint64_t ConfigRead(uint16_t bdf, unsigned reg, unsigned width);
+  void ConfigWrite(uint16_t bdf, unsigned reg, unsigned width, uint64_t value);
+  bool ConfigPort(uint16_t port, unsigned width, uint16_t* bdf, unsigned* reg) const;
+  Device& device(unsigned index) { return *(*config_.devices)[index]; }
+  Producer& producer(const Device& d) { return producers_[d.description.process]; }
+
+  const BusConfig config_;
+  Lapic* const lapic_;
+  wire::VcpuStats* const stats_;
+  std::vector<Producer> producers_;  // by process
+  std::shared_ptr<const Snapshot> snapshot_;
+  uint32_t version_ = ~0u;
+  unsigned hint_ = 0;
+};
+
+}  // namespace nyx

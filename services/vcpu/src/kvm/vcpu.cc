@@ -1,0 +1,171 @@
+#include "vcpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace nyx::kvm {
+
+std::string Ioctl(int fd, unsigned long request, const char* name, const void* argument) {
+  if (ioctl(fd, request, argument) >= 0) return {};
+  return std::string(name) + ": " + strerror(errno);
+}
+
+KvmVcpu::~KvmVcpu() {
+  if (run_) munmap(run_, run_bytes_);
+  if (fd_ >= 0) close(fd_);
+}
+
+std::string KvmVcpu::Create(int kvm, int vm) {
+  fd_ = ioctl(vm, KVM_CREATE_VCPU, context_.index);
+  if (fd_ < 0) return std::string("KVM_CREATE_VCPU: ") + strerror(errno);
+  const int bytes = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+  if (bytes < static_cast<int>(sizeof(kvm_run))) return "KVM_GET_VCPU_MMAP_SIZE";
+  run_bytes_ = static_cast<size_t>(bytes);
+  void* at = mmap(nullptr, run_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  if (at == MAP_FAILED) return std::string("mmap of kvm_run: ") + strerror(errno);
+  run_ = static_cast<kvm_run*>(at);
+  if (auto text = SetCpuid(kvm); !text.empty()) return text;
+  SaveReset();
+  return {};
+}
+
+void KvmVcpu::Kick() {
+  // The signal that the machine sends ends KVM_RUN; this covers the moment before it is entered.
+  std::atomic_ref(run_->immediate_exit).store(1);
+}
+
+void KvmVcpu::SetExtInt(bool level) {
+  if (extint_.exchange(level) == level || !level) return;
+  context_.attention->fetch_or(wire::Attention::kInterrupt);
+  Kick();
+}
+
+void KvmVcpu::Nmi() { ioctl(fd_, KVM_NMI); }
+
+void KvmVcpu::UpdateRip() {
+  kvm_regs regs;
+  if (ioctl(fd_, KVM_GET_REGS, &regs) == 0) rip_.store(regs.rip, std::memory_order_relaxed);
+}
+
+RunResult KvmVcpu::Fail(ExitCode code, std::string text) {
+  UpdateRip();
+  error_ = {static_cast<uint32_t>(code), rip(), std::string(ExitName(code)) + ": " + std::move(text)};
+  return RunResult::kInternalError;
+}
+
+RunResult KvmVcpu::Run() {
+  for (;;) {
+    std::atomic_ref(run_->immediate_exit).store(0);
+    const uint32_t attention = context_.attention->load();
+    if (attention) {
+      if (attention & wire::Attention::kStop) {
+        UpdateRip();
+        return RunResult::kStopped;
+      }
+      // KVM sees memory itself; kInterrupt only brought us here.
+      context_.attention->fetch_and(wire::Attention::kStop);
+    }
+    run_->request_interrupt_window = 0;
+    if (extint_.load(std::memory_order_acquire)) {
+      if (run_->ready_for_interrupt_injection) {
+        const int vector = context_.bus->IntAck();
+        if (vector >= 0) {
+          kvm_interrupt interrupt{static_cast<uint32_t>(vector)};
+          if (ioctl(fd_, KVM_INTERRUPT, &interrupt) == 0) context_.stats->interrupts++;
+          run_->ready_for_interrupt_injection = 0;
+        }
+      } else {
+        run_->request_interrupt_window = 1;
+      }
+    }
+    if (ioctl(fd_, KVM_RUN, 0) < 0) {
+      if (errno == EINTR || errno == EAGAIN) continue;
+      return Fail(ExitCode::kEngineError, std::string("KVM_RUN: ") + strerror(errno));
+    }
+    switch (run_->exit_reason) {
+      case KVM_EXIT_IO: Port(); break;
+      case KVM_EXIT_MMIO: Mmio(); break;
+      case KVM_EXIT_IOAPIC_EOI: context_.bus->Eoi(run_->eoi.vector); break;
+      case KVM_EXIT_HLT: context_.stats->exits_halt++; break;
+      case KVM_EXIT_INTR:
+      case KVM_EXIT_IRQ_WINDOW_OPEN: break;
+      case KVM_EXIT_SHUTDOWN:
+        UpdateRip();
+        return RunResult::kTripleFault;
+      case KVM_EXIT_FAIL_ENTRY: {
+        const uint64_t reason = run_->fail_entry.hardware_entry_failure_reason;
+        const ExitCode code = ExitFromVmx(static_cast<uint32_t>(reason));
+        return Fail(code == ExitCode::kUnknown ? ExitCode::kInvalidGuestState : code,
+                    "the processor refused to enter the guest, reason " + std::to_string(reason));
+      }
+      case KVM_EXIT_INTERNAL_ERROR:
+        return Fail(ExitCode::kEngineError, "KVM internal error " + std::to_string(run_->internal.suberror) + LastInstruction());
+      case KVM_EXIT_SYSTEM_EVENT:
+        return Fail(ExitCode::kSystemEvent, "KVM system event " + std::to_string(run_->system_event.type));
+      default:
+        return Fail(ExitFromKvm(run_->exit_reason), "KVM exit reason " + std::to_string(run_->exit_reason) + " is not handled");
+    }
+  }
+}
+
+// What KVM could not emulate, as far as it tells.
+std::string KvmVcpu::LastInstruction() {
+  if (run_->internal.suberror != KVM_INTERNAL_ERROR_EMULATION || run_->internal.ndata < 4 ||
+      !(run_->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)) {
+    return {};
+  }
+  std::string text = ", instruction";
+  const unsigned size = std::min<unsigned>(run_->emulation_failure.insn_size, 15);
+  for (unsigned i = 0; i < size; i++) {
+    char hex[4];
+    snprintf(hex, sizeof hex, " %02x", run_->emulation_failure.insn_bytes[i]);
+    text += hex;
+  }
+  return text;
+}
+
+void KvmVcpu::Port() {
+  const auto& io = run_->io;
+  auto* data = reinterpret_cast<uint8_t*>(run_) + io.data_offset;
+  Bus& bus = *context_.bus;
+  if (io.direction == KVM_EXIT_IO_IN) {
+    if (io.count > 1) return bus.PioReadBurst(io.port, io.size, io.count, data);
+    const uint32_t value = bus.PioRead(io.port, io.size);
+    memcpy(data, &value, io.size);
+  } else {
+    if (io.count > 1) return bus.PioWriteBurst(io.port, io.size, io.count, data);
+    uint32_t value = 0;
+    memcpy(&value, data, io.size);
+    bus.PioWrite(io.port, io.size, value);
+  }
+}
+
+void KvmVcpu::Mmio() {
+  auto& m = run_->mmio;
+  // A write to ROM is dropped; KVM reads ROM itself.
+  const bool memory = context_.memory->Find(m.phys_addr) != nullptr;
+  unsigned at = 0;
+  // KVM passes 1 to 8 bytes, also 3 and 5 to 7 of an access that a page border cut: largest powers of two first.
+  while (at < m.len && at < 8) {
+    unsigned width = 8;
+    while (width > m.len - at) width /= 2;
+    const uint64_t gpa = m.phys_addr + at;
+    if (m.is_write) {
+      uint64_t value = 0;
+      memcpy(&value, m.data + at, width);
+      if (!memory) context_.bus->MmioWrite(gpa, width, value);
+    } else {
+      const uint64_t value = memory ? ~uint64_t{0} : context_.bus->MmioRead(gpa, width);
+      memcpy(m.data + at, &value, width);
+    }
+    at += width;
+  }
+}
+
+}  // namespace nyx::kvm
