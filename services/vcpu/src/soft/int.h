@@ -156,6 +156,13 @@ void mem_rmw(Cpu& c, const Insn* i) {
 // Width in bytes of the address size: of RCX, RSI, RDI in string instructions, LOOP and JCXZ.
 [[gnu::always_inline]] inline unsigned address_bytes(const Insn* i) { return i->ea & kEa16 ? 2 : i->ea & kEa32 ? 4 : 8; }
 
+// Linear address of `offset` in the segment of the memory operand, for operands that ModRM does not describe.
+inline uint64_t linear_at(Cpu& c, const Insn* i, uint64_t offset, unsigned size, Access a) {
+  if (i->ea & (kEa16 | kEa32)) offset = i->ea & kEa16 ? uint16_t(offset) : uint32_t(offset);
+  if (i->ea & kEaCheck) return linear_legacy(c, i, offset, size, a);
+  return offset + (i->ea & kEaSegBase ? c.seg[i->seg].base : 0);
+}
+
 // Parts of register_integer.
 void register_alu(OpTables& t);
 void register_shift(OpTables& t);

@@ -50,6 +50,11 @@ void jump(Cpu& c, const Insn* i, uint64_t rip);
 [[noreturn]] void leave(Cpu& c, uint64_t rip);
 // From any instruction: it has not retired, and is executed again (a REP instruction that was interrupted).
 [[noreturn]] void leave_at(Cpu& c, const Insn* i);
+// The same without longjmp, in tail position of a handler.
+inline void leave_here(Cpu& c, const Insn* i) {
+  c.icount -= ahead(c, i) + 1;
+  c.rip = insn_rip(c, i);
+}
 // From any instruction: it has retired.
 [[noreturn]] void leave_after(Cpu& c, const Insn* i);
 

@@ -1,0 +1,167 @@
+#include "soft/run.h"
+
+#include "soft/mmu.h"
+
+namespace nyx::soft {
+namespace {
+
+constexpr uint64_t kDr6Step = 1 << 14;
+
+// Whether `b` is still what c.rip leads to, by the TLB alone.
+bool still_there(Cpu& c, const Block* b) {
+  if (!b->valid || b->phys2 != ~0ull || b->mode != c.mode) return false;
+  const uint64_t linear = c.code64() ? c.rip : uint32_t(c.seg[CS].base + c.rip);
+  const TlbEntry& e = tlb_entry(c, linear);
+  return e.exec == (linear & ~0xfffull) && reinterpret_cast<const uint8_t*>(linear + uint64_t(e.addend)) == b->host;
+}
+
+JumpEntry& jump_entry(Cpu& c, uint64_t rip) {
+  return c.blocks->jumps[(rip ^ rip >> kJumpBits) & ((1 << kJumpBits) - 1)];
+}
+
+void jump_slow(Cpu& c, uint64_t rip) {
+  JumpEntry& e = jump_entry(c, rip);
+  c.rip = rip;
+  Block* b;
+  if (e.rip == rip && e.block != reinterpret_cast<Block*>(~0ull) && still_there(c, e.block)) b = e.block;
+  else b = find_block(c);
+  e = {rip, c.map_gen, b};
+  return enter(c, b);
+}
+
+// Instruction breakpoints (SDM vol. 3, 17.2): raises #DB when one is at c.rip.
+void check_breakpoints(Cpu& c) {
+  const uint64_t linear = c.code64() ? c.rip : uint32_t(c.seg[CS].base + c.rip);
+  uint64_t hit = 0;
+  for (unsigned n = 0; n < 4; n++) {
+    const bool enabled = c.dr[7] >> (2 * n) & 3, execute = (c.dr[7] >> (16 + 4 * n) & 15) == 0;
+    if (enabled && execute && c.dr[n] == linear) hit |= 1u << n;
+  }
+  if (!hit) return;
+  c.dr[6] = (c.dr[6] & ~0xfull) | hit;
+  raise(c, nullptr, kDB);
+}
+
+[[noreturn]] void fault(Cpu& c, const Insn* i, int vector) {
+  if (i) {
+    c.icount -= ahead(c, i) + 1;
+    c.rip = insn_rip(c, i);
+  }
+  c.exception = vector;
+  std::longjmp(c.unwind, kUnwindException);
+}
+
+}  // namespace
+
+void raise(Cpu& c, const Insn* i, int vector) {
+  c.has_error = false;
+  c.error_code = 0;
+  fault(c, i, vector);
+}
+void raise(Cpu& c, const Insn* i, int vector, uint32_t error) {
+  c.has_error = true;
+  c.error_code = error;
+  fault(c, i, vector);
+}
+
+Block* find_block(Cpu& c) { return c.blocks->Find(c, c.mode); }
+
+void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
+  Block* const from = c.block;
+  Block* b = from->link[k];
+  c.rip = rip;
+  if (b && still_there(c, b)) {
+    from->link_gen[k] = c.map_gen;
+    return enter(c, b);
+  }
+  const uint64_t generation = c.blocks->generation();
+  b = find_block(c);
+  if (generation == c.blocks->generation()) {
+    from->link[k] = b;
+    from->link_gen[k] = c.map_gen;
+  }
+  return enter(c, b);
+}
+
+void jump(Cpu& c, const Insn*, uint64_t rip) {
+  const JumpEntry& e = jump_entry(c, rip);
+  if (e.rip == rip && e.gen == c.map_gen && e.block->valid && e.block->mode == c.mode) [[likely]]
+    return enter(c, e.block);
+  return jump_slow(c, rip);
+}
+
+void leave(Cpu& c, uint64_t rip) {
+  c.rip = rip;
+  std::longjmp(c.unwind, kUnwindLeave);
+}
+void leave_at(Cpu& c, const Insn* i) {
+  leave_here(c, i);
+  std::longjmp(c.unwind, kUnwindLeave);
+}
+void leave_after(Cpu& c, const Insn* i) {
+  c.icount -= ahead(c, i);
+  const uint64_t rip = next_rip(c, i);
+  leave(c, c.code64() ? rip : uint32_t(rip));
+}
+
+namespace {
+
+// Executes a block without looking at attention first, so that every turn of the run loop makes progress.
+void execute(Cpu& c, Block* b) {
+  c.gpr[kRegBlock] = b->rip;
+  c.block = b;
+  c.icount += b->count;
+  b->insns[0].fn(c, b->insns);
+}
+
+bool in_shadow(const Cpu& c) { return c.inhibit != kInhibitNone && c.icount == c.inhibit_at; }
+
+}  // namespace
+
+void run(Cpu& c) {
+  std::atomic<uint32_t>* const attention = c.attention;
+  // While single-stepping, blocks look at this word, which always says leave.
+  constexpr uint32_t kAlways = 1u << 31;
+  std::atomic<uint32_t> stepping{kAlways};
+
+  switch (setjmp(c.unwind)) {
+    case kUnwindException:
+      c.attention = attention;
+      c.inhibit = kInhibitNone;
+      c.trap_pending = false;
+      deliver_exception(c);
+      break;
+    default: break;
+  }
+  for (;;) {
+    if (c.attention != attention) {  // a step has ended
+      c.attention = attention;
+      if (const uint32_t asked = stepping.exchange(kAlways, std::memory_order_relaxed) & ~kAlways) attention->fetch_or(asked);
+      if (c.trap_pending) {
+        c.trap_pending = false;
+        c.dr[6] |= kDr6Step;
+        raise(c, nullptr, kDB);
+      }
+    }
+    const bool shadow = in_shadow(c);
+    if (!shadow) {
+      c.inhibit = kInhibitNone;
+      if (!service_attention(c)) return;
+    }
+    const bool trap = c.eflags & kTF, breakpoints = c.dr[7] & 0xff;
+    if (!(shadow || trap || breakpoints)) [[likely]] {
+      c.eflags &= ~kRF;
+      execute(c, find_block(c));
+      continue;
+    }
+    if (breakpoints && !(c.eflags & kRF) && !(shadow && c.inhibit == kInhibitMovSs)) check_breakpoints(c);
+    Block* const b = c.blocks->Find(c, c.mode | kModeStep);
+    // A fault of the instruction is delivered with RF as it is set there; when it completes, RF is clear.
+    c.eflags &= ~kRF;
+    c.trap_pending = trap && !(shadow && c.inhibit == kInhibitMovSs);
+    c.attention = &stepping;
+    execute(c, b);
+  }
+}
+
+}  // namespace nyx::soft
