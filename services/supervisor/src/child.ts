@@ -50,8 +50,12 @@ export class Child {
     const w = watch(pidfd, () => {
       w.close();
       close(pidfd);
-      // Node learns exit code and signal in the same turn of its loop.
-      setImmediate(() => this.#died());
+      // Node learns exit code and signal at about the same time; without them the report would be poorer, not wrong.
+      if (this.#process.exitCode !== null || this.#process.signalCode !== null) this.#died();
+      else {
+        this.#process.once('exit', () => this.#died());
+        setTimeout(() => this.#died(), 5);
+      }
     });
   }
 

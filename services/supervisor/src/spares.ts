@@ -13,6 +13,8 @@ export interface Host {
   log: number;
   /** Bundle of a service. */
   bundle(service: string): string;
+  /** More options for Node. */
+  nodeOptions?: readonly string[];
 }
 
 /** A device process, with or without a role. */
@@ -27,7 +29,7 @@ export class DeviceChild {
     readonly service: string,
     host: Host,
   ) {
-    this.child = new Child(process.execPath, [...nodeOptions, host.bundle(service)], {
+    this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), host.bundle(service)], {
       log: host.log,
       onMessage: (bytes) => this.#message(bytes),
       onDeath: (reason) => {
