@@ -69,7 +69,8 @@ export class Pic {
     const master = this.#chip(0);
     const out = pending(this.#chip(1), false) >= 0;
     const was = (master.levels & (1 << cascade)) !== 0;
-    if (out !== was) this.#pin(master, 1 << cascade, out, out);
+    const pin = 1 << cascade;
+    if (out !== was) this.#pin(master, pin, out, out);
     s.intr = withLevel(s.intr, pending(master, true) >= 0);
   }
 
