@@ -29,7 +29,7 @@ export interface DeviceKind<S extends Struct = Struct, C = unknown> {
    * Fields of the state that a machine reset leaves alone: interrupt words and message counts (they only grow),
    * console positions, battery-backed memory.
    */
-  readonly keep?: readonly (keyof S['fields'] & string)[];
+  readonly keep?: readonly string[];
   /** Number of interrupt sources (lines and messages) with this configuration. */
   irqs(config: C): number;
   /** Builds the device over its state. Called at attach, with the state already loaded or reset. */
@@ -104,11 +104,20 @@ export interface DeviceContext<S extends Struct = Struct> {
   bulk(name: string): ArrayBuffer;
   /** In `settle`: adds 1 to an eventfd. */
   signal(fd: number): void;
-  /** Calls back when the descriptor (eventfd, socket) is readable; survives until the process ends. */
-  watch(fd: number, readable: () => void): void;
+  /**
+   * Calls back when the descriptor is readable, until the process ends. `drain` (default): it is an eventfd, and is
+   * read first. Change state with `event` only.
+   */
+  watch(fd: number, readable: () => void, drain?: boolean): void;
   /** Counted, rate-limited note for the log ring; never for the guest. */
   log(level: "trace" | "debug" | "info" | "warn" | "error", message: string): void;
 }
 
-/** For inference at the definition. */
-export const defineDevice = <S extends Struct, C>(kind: DeviceKind<S, C>): DeviceKind<S, C> => kind;
+/** A device of any kind, where only the kit looks at its state. */
+// biome-ignore lint/suspicious/noExplicitAny: state and configuration are the device's own matter
+export type AnyDeviceKind = DeviceKind<any, any>;
+
+/** For inference at the definition, and to have the names in `keep` checked. */
+export const defineDevice = <S extends Struct, C>(
+  kind: DeviceKind<S, C> & { readonly keep?: readonly (keyof S['fields'] & string)[] },
+): DeviceKind<S, C> => kind;

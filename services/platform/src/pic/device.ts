@@ -8,7 +8,7 @@ import { Pic } from './chip.ts';
 import { chipRegisters, elcrRegisters, PicState } from './regs.ts';
 
 export const pic = defineDevice({
-  kind: 'pic',
+  kind: 'pic8259',
   stateVersion: 1,
   state: PicState,
   regions: [

@@ -5,7 +5,7 @@ import { Pit } from './chip.ts';
 import { PitState, pitHz, pitRegisters, port61Registers } from './regs.ts';
 
 export const pit = defineDevice({
-  kind: 'pit',
+  kind: 'pit8254',
   stateVersion: 1,
   state: PitState,
   regions: [

@@ -1,0 +1,131 @@
+/** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
+import type { Struct, View } from '@nyx/layout';
+import { eventfdWrite, fileSize, mmap, watch } from '@nyx/native';
+import type { RoleDevice } from '@nyx/protocol';
+import { type IrqPage, Status, StatusFlag, type StateBlock } from '@nyx/ring';
+import type { Device, DeviceContext, DeviceKind } from './device.ts';
+import type { DeviceHost } from './host.ts';
+import type { LineSource } from './lines.ts';
+import type { GuestMemory } from './memory.ts';
+
+const notes = { perSecond: 20 } as const;
+
+export class HostedDevice implements DeviceContext<Struct> {
+  readonly name: string;
+  readonly state: View<Struct>;
+  replyHi = 0;
+  /** Status of the exit being handled. */
+  status = 0;
+  /** Guest ns at which `timer` is wanted. */
+  timerNs = Number.POSITIVE_INFINITY;
+  device!: Device;
+  readonly regions: readonly number[];
+  readonly #gsi: readonly (LineSource | undefined)[];
+  readonly #mapped = new Map<string, ArrayBuffer>();
+  #notes = 0;
+  #suppressed = 0;
+  #second = 0;
+
+  constructor(
+    readonly host: DeviceHost,
+    readonly kind: DeviceKind,
+    readonly block: StateBlock,
+    readonly role: RoleDevice,
+    readonly fds: readonly number[],
+    readonly irqPage: IrqPage,
+    readonly memory: GuestMemory,
+    irqs: number,
+  ) {
+    this.name = role.name;
+    this.state = block.state;
+    this.regions = kind.regions.map((r) => r.size);
+    this.#gsi = Array.from({ length: irqs }, (_, i) => {
+      const gsi = role.gsi?.[i];
+      return gsi === undefined ? undefined : host.lines.source(gsi);
+    });
+  }
+
+  now(): number {
+    return this.host.clock.now();
+  }
+  wallClock(): number {
+    return this.host.clock.page.wallClock;
+  }
+  unclaimed(): void {
+    this.status = (this.status & ~0xff) | Status.unclaimed;
+  }
+  machineEvent(event: number): void {
+    this.status = (this.status & ~0xff0000) | (event << StatusFlag.eventShift);
+  }
+
+  setRange(i: number, space: number, region: number, base: number, length: number): void {
+    const range = this.block.ranges[i];
+    if (range === undefined) throw new RangeError(`${this.name}: range ${i} of ${this.block.ranges.length}`);
+    if (range.space === space && range.region === region && range.base === base && range.length === length) return;
+    range.space = space;
+    range.region = region;
+    range.base = base;
+    range.length = length;
+    this.status |= StatusFlag.mapChanged;
+  }
+
+  line(i: number, word: number): void {
+    const source = this.#gsi[i];
+    if (source !== undefined) this.host.lines.set(source, word);
+    else this.irqPage.setLine(this.role.irqBase + i, word);
+  }
+  message(i: number, addressLo: number, addressHi: number, data: number, count: number): void {
+    this.irqPage.setMessage(this.role.irqBase + i, addressLo, addressHi, data, count);
+  }
+  timerAt(guestNs: number): void {
+    this.timerNs = guestNs;
+  }
+  event(change: () => void): void {
+    this.host.event(this, change);
+  }
+  checkpoint(): void {
+    this.host.checkpoint(this);
+  }
+
+  has(name: string): boolean {
+    return this.role.fds[name] !== undefined;
+  }
+  fd(name: string): number {
+    const fd = this.fds[this.role.fds[name] ?? -1];
+    if (fd === undefined) throw Object.assign(new Error(`${this.name} needs a descriptor '${name}' in its role`), { code: 'ROLE_DESCRIPTOR' });
+    return fd;
+  }
+  bulk(name: string): ArrayBuffer {
+    let buffer = this.#mapped.get(name);
+    if (buffer === undefined) {
+      const fd = this.fd(name);
+      try {
+        buffer = mmap(fd, fileSize(fd));
+      } catch (e) {
+        const { code } = e as { code?: string };
+        if (code !== 'EPERM' && code !== 'EACCES') throw e;
+        buffer = mmap(fd, fileSize(fd), { write: false });
+      }
+      this.#mapped.set(name, buffer);
+    }
+    return buffer;
+  }
+  signal(fd: number): void {
+    eventfdWrite(fd);
+  }
+  watch(fd: number, readable: () => void, drain = true): void {
+    watch(fd, readable, { drain });
+  }
+
+  log(level: string, message: string): void {
+    const second = Math.floor(this.now() / 1e9);
+    if (second !== this.#second) {
+      if (this.#suppressed > 0) this.host.log('warn', this.name, `${this.#suppressed} notes were suppressed`);
+      this.#second = second;
+      this.#notes = 0;
+      this.#suppressed = 0;
+    }
+    if (this.#notes++ < notes.perSecond) this.host.log(level, this.name, message);
+    else this.#suppressed++;
+  }
+}

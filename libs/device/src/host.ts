@@ -1,0 +1,318 @@
+/**
+ * The devices of one process, served: the loop between exit rings, state blocks, timers, host events and interrupts.
+ * Every event is handled as ARCHITECTURE.md, "State block and the commit point", tells: the handler changes the other
+ * half, the commit, the reply, then `settle`.
+ *
+ *     exit ----\
+ *     timer ----> handler -> commit (-> reply) -> settle -> lines -> controllers (events of their own) -> irq kick
+ *     event ---/
+ *
+ * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
+ */
+import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
+import type { Role, RoleDevice } from '@nyx/protocol';
+import { ExitKind, ExitServer, GuestClock, IrqPage, mapRings, openPageMap, StateBlock, Status } from '@nyx/ring';
+import { classesOf } from './classes.ts';
+import { HostedDevice } from './context.ts';
+import type { AnyDeviceKind } from './device.ts';
+import { LineRouter } from './lines.ts';
+import { GuestMemory } from './memory.ts';
+import { resetState } from './reset.ts';
+
+/** How often a paused clock is looked at while timers wait for it. */
+const pausedPollNs = 10_000_000;
+
+export interface HostOptions {
+  /** Ends the process: a bug, or shared memory that cannot be trusted any more. */
+  fatal(error: unknown): never;
+  log(level: string, device: string, message: string): void;
+}
+
+export class DeviceHost {
+  readonly clock: GuestClock;
+  readonly lines = new LineRouter();
+  readonly devices: HostedDevice[] = [];
+  /** Exits for no device, no region, or of a bad shape. */
+  bad = 0;
+  epoch = 0;
+  republished = 0;
+  repaired: string[] = [];
+  readonly #server: ExitServer;
+  readonly #ctl: Uint32Array;
+  readonly #irqs: IrqPage;
+  readonly #controllers: HostedDevice[] = [];
+  readonly #timer: Timer;
+  /** Guest ns that the timer is armed for. */
+  #armed = Number.POSITIVE_INFINITY;
+  #busy = false;
+  readonly #queue: (() => void)[] = [];
+
+  /** Attaches. @throws coded errors of libs/ring, the addon, or a device's `create`; nothing was changed then. */
+  constructor(
+    role: Role,
+    fds: readonly number[],
+    kinds: readonly AnyDeviceKind[],
+    readonly options: HostOptions,
+  ) {
+    const fd = (index: number): number => {
+      const found = fds[index];
+      if (found === undefined) throw Object.assign(new Error(`the role names descriptor ${index}, ${fds.length} came with it`), { code: 'ROLE_DESCRIPTOR' });
+      return found;
+    };
+    const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
+    this.clock = new GuestClock(map(role.vmPage));
+    const memory = new GuestMemory(map(role.ram), role.ramLowBytes);
+    if (role.pageMap !== undefined) {
+      const { code, dirty, attend } = openPageMap(map(role.pageMap));
+      memory.attachPageMap(code, dirty, attend);
+    }
+    this.#irqs = new IrqPage(map(role.irqPage), fd(role.irqEvent));
+    this.#server = new ExitServer({ rings: mapRings(fd(role.ring)), kick: fd(role.kick), onExit: () => this.#exit() });
+    this.#ctl = this.#server.ctl;
+    for (const d of role.devices) this.#add(d, fds, kinds, map, memory);
+    this.#timer = createTimer(() => this.#fired());
+  }
+
+  #add(role: RoleDevice, fds: readonly number[], kinds: readonly AnyDeviceKind[], map: (fd: number) => ArrayBuffer, memory: GuestMemory): void {
+    const kind = kinds.find((k) => k.kind === role.kind) ;
+    if (kind === undefined)
+      throw Object.assign(new Error(`'${role.name}' is a '${role.kind}', this program serves ${kinds.map((k) => k.kind).join(', ')}`), { code: 'ROLE_KIND' });
+    const block = new StateBlock(map(role.state), { kind: kind.kind, stateVersion: kind.stateVersion, state: kind.state, ranges: kind.ranges, classes: classesOf(kind) });
+    if (block.repaired) this.repaired.push(role.name);
+    const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, kind.irqs(role.config));
+    this.devices.push(hosted);
+    this.#server.addBlock(block);
+    hosted.device = kind.create(hosted, role.config);
+    if (hosted.device.line) this.#controllers.push(hosted);
+  }
+
+  /** Republishes what was committed, settles every device, and serves. */
+  start(): void {
+    const { republished, epoch } = this.#server.attach();
+    this.republished = republished;
+    this.epoch = epoch;
+    for (const d of this.devices)
+      // Never committed: a fresh block, or one whose first process died at once.
+      if (d.block.generation === 0) this.#change(d, () => d.device.reset());
+    this.#irqs.mustKick();
+    for (const d of this.devices) this.#settleOne(d);
+    this.#after();
+    this.#server.start();
+  }
+
+  // ---- exits ----
+
+  #exit(): void {
+    const words = this.#ctl;
+    const d = this.devices[words[ctl.device]!];
+    if (d === undefined) {
+      this.bad++;
+      this.#server.reply(0xffffffff, 0xffffffff, Status.unclaimed);
+      return;
+    }
+    this.#busy = true;
+    d.status = Status.ok;
+    d.replyHi = 0;
+    let value: number;
+    try {
+      value = this.#handle(d, words);
+    } catch (e) {
+      this.options.fatal(e);
+    }
+    const { status } = d;
+    let high = d.replyHi;
+    if ((status & 0xff) === Status.unclaimed) {
+      value = 0xffffffff;
+      high = 0xffffffff;
+    }
+    this.#server.commit(d.block, value >>> 0, high >>> 0, status);
+    this.#settleOne(d);
+    this.#busy = false;
+    this.#after();
+  }
+
+  #handle(d: HostedDevice, words: Uint32Array): number {
+    const { device } = d;
+    const width = words[ctl.width]!;
+    const region = words[ctl.region]!;
+    const offset = words[ctl.offsetLo]!;
+    switch (words[ctl.kind]) {
+      case ExitKind.read:
+        if (!this.#inside(d, region, offset)) return 0;
+        return cut(device.read(region, offset, width), width);
+      case ExitKind.write:
+        if (!this.#inside(d, region, offset)) return 0;
+        device.write(region, offset, width, words[ctl.dataLo]!, words[ctl.dataHi]!);
+        return 0;
+      case ExitKind.readBurst:
+      case ExitKind.writeBurst:
+        if (this.#inside(d, region, offset)) this.#burst(d, words, region, offset, width);
+        return 0;
+      case ExitKind.configRead:
+        if (device.configRead === undefined) break;
+        return cut(device.configRead(region, offset, width), width);
+      case ExitKind.configWrite:
+        if (device.configWrite === undefined) break;
+        device.configWrite(region, offset, width, words[ctl.dataLo]!);
+        return 0;
+      case ExitKind.intAck:
+        if (device.intAck === undefined) break;
+        return device.intAck();
+      case ExitKind.eoi:
+        if (device.eoi === undefined) break;
+        device.eoi(words[ctl.dataLo]! & 0xff);
+        return 0;
+      case ExitKind.line:
+        this.#lineExit(d, offset, words[ctl.dataLo]!);
+        return 0;
+      case ExitKind.reset:
+        this.#reset(d);
+        return 0;
+    }
+    this.bad++;
+    d.unclaimed();
+    return 0;
+  }
+
+  #inside(d: HostedDevice, region: number, offset: number): boolean {
+    const size = d.regions[region];
+    if (size !== undefined && offset < size && this.#ctl[ctl.offsetHi] === 0) return true;
+    this.bad++;
+    d.unclaimed();
+    return false;
+  }
+
+  #burst(d: HostedDevice, words: Uint32Array, region: number, offset: number, width: number): void {
+    const { device } = d;
+    const area = this.#server.bursts[words[ctl.ring]!]!;
+    const bytes = words[ctl.count]! * width;
+    if (bytes > area.length) {
+      this.bad++;
+      d.unclaimed();
+      return;
+    }
+    const data = area.subarray(0, bytes);
+    if (words[ctl.kind] === ExitKind.readBurst) {
+      if (device.readBurst) device.readBurst(region, offset, width, data);
+      else
+        for (let at = 0; at < bytes; at += width) {
+          const value = device.read(region, offset, width);
+          for (let i = 0; i < width; i++) data[at + i] = i < 4 ? value >>> (8 * i) : d.replyHi >>> (8 * (i - 4));
+        }
+    } else if (device.writeBurst) device.writeBurst(region, offset, width, data);
+    else
+      for (let at = 0; at < bytes; at += width) {
+        let low = 0;
+        let high = 0;
+        for (let i = 0; i < width; i++)
+          if (i < 4) low |= data[at + i]! << (8 * i);
+          else high |= data[at + i]! << (8 * (i - 4));
+        device.write(region, offset, width, low >>> 0, high >>> 0);
+      }
+  }
+
+  /** A line of another process: the controllers beside the one asked hear it first, each by an event of its own. */
+  #lineExit(asked: HostedDevice, gsi: number, word: number): void {
+    for (const c of this.#controllers) {
+      if (c === asked) continue;
+      c.device.line!(gsi, word);
+      this.#server.commitEvent(c.block);
+      this.#settleOne(c);
+    }
+    asked.device.line?.(gsi, word);
+  }
+
+  #reset(d: HostedDevice): void {
+    const { block, kind } = d;
+    for (let i = 0; i < block.ranges.length; i++) d.setRange(i, 0, 0, 0, 0);
+    resetState(kind.state, kind.keep ?? [], block.memory, block.root.base + d.state.$offset);
+    d.device.reset();
+  }
+
+  // ---- events ----
+
+  /** A change that is not an exit. Called within a handler or `settle`, it waits until that is over. */
+  event(d: HostedDevice, change: () => void): void {
+    if (this.#busy) {
+      this.#queue.push(() => this.#change(d, change));
+      return;
+    }
+    this.#change(d, change);
+    this.#settleOne(d);
+    this.#after();
+  }
+
+  checkpoint(d: HostedDevice): void {
+    this.#server.commitEvent(d.block);
+  }
+
+  #change(d: HostedDevice, change: () => void): void {
+    this.#busy = true;
+    try {
+      change();
+    } catch (e) {
+      this.options.fatal(e);
+    }
+    this.#server.commitEvent(d.block);
+    this.#busy = false;
+  }
+
+  #settleOne(d: HostedDevice): void {
+    try {
+      d.device.settle();
+    } catch (e) {
+      this.options.fatal(e);
+    }
+  }
+
+  /** After devices settled: lines into controllers, queued events, the kick for the vCPU process, the timer. */
+  #after(): void {
+    do {
+      if (this.lines.pending) this.lines.deliver(this.#tell);
+      for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
+        next();
+        for (const d of this.devices) this.#settleOne(d);
+      }
+    } while (this.lines.pending);
+    this.#irqs.kick();
+    this.#arm();
+  }
+
+  readonly #tell = (gsi: number, word: number): void => {
+    for (const c of this.#controllers) {
+      this.#change(c, () => c.device.line!(gsi, word));
+      this.#settleOne(c);
+    }
+  };
+
+  // ---- time ----
+
+  /** Arms the timer when something is due earlier than it is armed for; one that fires early arms itself again. */
+  #arm(): void {
+    let first = Number.POSITIVE_INFINITY;
+    for (const d of this.devices) if (d.timerNs < first) first = d.timerNs;
+    if (first >= this.#armed) return;
+    this.#armed = first;
+    const host = this.clock.hostTime(first);
+    this.#timer.armAt(host === Number.POSITIVE_INFINITY ? monotonicNs() + pausedPollNs : host);
+  }
+
+  #fired(): void {
+    this.#armed = Number.POSITIVE_INFINITY;
+    for (const d of this.devices) {
+      if (d.timerNs > this.clock.now()) continue;
+      // settle arms it anew.
+      d.timerNs = Number.POSITIVE_INFINITY;
+      this.#change(d, () => d.device.timer?.());
+      this.#settleOne(d);
+    }
+    this.#after();
+  }
+
+  log(level: string, device: string, message: string): void {
+    this.options.log(level, device, message);
+  }
+}
+
+/** A device may answer more bits than were asked for; the guest gets those it asked for. */
+const cut = (value: number, width: number): number => (width >= 4 ? value : value & (width === 1 ? 0xff : 0xffff)) >>> 0;

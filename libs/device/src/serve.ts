@@ -1,0 +1,79 @@
+/**
+ * Main program of a device process. It starts as a warm spare (addon and code loaded, no role), is given a role on
+ * descriptor 3 and serves it until it is killed. It outlives the supervisor: a guest that runs goes on.
+ */
+import { writeSync } from 'node:fs';
+import { monotonicNs, openSeqSocket } from '@nyx/native';
+import type { Role, RoleReply } from '@nyx/protocol';
+import type { AnyDeviceKind } from './device.ts';
+import { DeviceHost } from './host.ts';
+
+const controlFd = 3;
+/** Exit statuses; sysexits(3). */
+const exitCode = { usage: 64, software: 70 } as const;
+
+/** Logs are lines of JSON on stderr, which the supervisor reads; a device process loads no logger. */
+const log = (level: string, device: string, message: string): void => {
+  try {
+    writeSync(2, `${JSON.stringify({ level, device, message })}\n`);
+  } catch {
+    // Nobody reads it any more.
+  }
+};
+
+const parseRole = (bytes: Uint8Array): Role => {
+  let role: Role | undefined;
+  try {
+    role = JSON.parse(new TextDecoder().decode(bytes)) as Role;
+  } catch {}
+  if (role?.type !== 'role' || role.version !== 1 || !Array.isArray(role.devices))
+    throw Object.assign(new Error('expected {"type":"role","version":1,...} on descriptor 3'), { code: 'ROLE_INVALID' });
+  return role;
+};
+
+/** @param kinds the devices that this program can be; any number of each in one process */
+export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
+  let serving = false;
+  const fatal = (error: unknown): never => {
+    const e = error as Error;
+    log('error', '', `bug: ${e?.stack ?? String(error)}`);
+    process.exit(exitCode.software);
+  };
+  process.on('uncaughtException', fatal);
+
+  const socket = openSeqSocket(controlFd, {
+    maxFds: 253,
+    onMessage(bytes, fds) {
+      if (serving) return;
+      const start = monotonicNs();
+      let name = '';
+      try {
+        const role = parseRole(bytes);
+        name = role.process;
+        serving = true;
+        const host = new DeviceHost(role, fds, kinds, { fatal, log });
+        host.start();
+        const { epoch, republished, repaired } = host;
+        send({ type: 'serving', process: name, epoch, attachNs: monotonicNs() - start, republished, repaired });
+      } catch (error) {
+        const e = error as { code?: string; message?: string };
+        send({ type: 'failed', process: name, code: e.code ?? 'DEVICE_BUG', message: e.message ?? String(error) });
+        process.exitCode = exitCode.usage;
+        setTimeout(() => process.exit(), 50).unref();
+        socket.close();
+      }
+    },
+    onClose() {
+      // A spare without a role has no purpose without its supervisor.
+      if (!serving) process.exit(0);
+    },
+  });
+  const send = (reply: RoleReply): void => {
+    try {
+      socket.send(new TextEncoder().encode(JSON.stringify(reply)));
+    } catch {
+      // The supervisor is gone; the guest is not.
+    }
+  };
+  send({ type: 'ready', pid: process.pid });
+}

@@ -1,0 +1,4 @@
+import { serveDevices } from '@nyx/device';
+import { doorbell } from './device.ts';
+
+serveDevices([doorbell]);

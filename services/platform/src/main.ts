@@ -1,0 +1,4 @@
+import { serveDevices } from '@nyx/device';
+import { kinds } from './kinds.ts';
+
+serveDevices(kinds);
