@@ -19,7 +19,7 @@ import { preflight } from './preflight.ts';
 import { Resources } from './resources.ts';
 import { type Host, Spares } from './spares.ts';
 import { StatusReader } from './status.ts';
-import { Vcpu, type VcpuEvent } from './vcpu.ts';
+import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
 import { wiring } from './wiring.ts';
 
 export interface MachineOptions {
@@ -272,7 +272,7 @@ export class Machine {
         this.#fail(new NyxError('VCPU_ERROR', { got: `${e.text || `exit ${e.a}`} at 0x${e.b.toString(16)}` }));
         break;
       case ControlEvent.rejected:
-        this.#fail(new NyxError('VCPU_REJECTED', { got: e.text }));
+        this.#fail(rejection(e.text));
         break;
     }
   }

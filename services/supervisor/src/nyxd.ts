@@ -33,9 +33,9 @@ const main = async (dir: string): Promise<void> => {
   const name = basename(dir);
   const log = pino({ base: { component: 'nyxd', vm: name } }, pino.destination({ dest: join(dir, files.log), mode: 0o600, sync: true }));
 
-  const end = (state: RunResult['state'], error: NyxError | undefined): void => {
+  const end = (state: RunResult['state'], error: NyxError | undefined, keep = true): void => {
     const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
-    if (state === 'failed') {
+    if (state === 'failed' && keep) {
       // Kept, with its logs, until somebody has looked.
       writeJson(join(dir, files.result), result);
       writeJson(join(dir, files.pids), []);
@@ -83,7 +83,8 @@ const main = async (dir: string): Promise<void> => {
   } catch (e) {
     const error = asNyxError(e);
     log.error(error.toJSON(), error.message);
-    end('failed', error);
+    // Nothing was started: the error says it all.
+    end('failed', error, false);
     process.exit(error.exit);
   }
 

@@ -36,6 +36,10 @@ export const decodeControl = (bytes: Uint8Array): VcpuEvent => {
   return { op: m.op, a: m.a, b: m.b, c: m.c, text };
 };
 
+/** Why the vCPU process does not want the machine: the engine, which is the host's matter, or the description, which is ours. */
+export const rejection = (text: string): NyxError =>
+  text.startsWith('accelerator ') ? new NyxError('ACCEL_UNAVAILABLE', { expected: 'an engine that works', got: text.slice('accelerator '.length) }) : new NyxError('VCPU_REJECTED', { got: text });
+
 export class Vcpu {
   readonly child: Child;
   readonly #waiting: { op: number; resolve(e: VcpuEvent): void; reject(e: Error): void }[] = [];
@@ -112,7 +116,7 @@ export class Vcpu {
       this.child.kill();
       return;
     }
-    if (event.op === ControlEvent.rejected) this.#fail(new NyxError('VCPU_REJECTED', { got: event.text }));
+    if (event.op === ControlEvent.rejected) this.#fail(rejection(event.text));
     if (event.op === ControlEvent.internalError) this.#fail(new NyxError('VCPU_ERROR', { got: event.text }));
     const i = this.#waiting.findIndex((w) => w.op === event.op);
     if (i >= 0) this.#waiting.splice(i, 1)[0]!.resolve(event);
