@@ -1,10 +1,11 @@
 /** The default guest on QEMU's board, entered by our own loader with our own ACPI tables. Needs QEMU and a built image. */
 
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  acpiFiles,
   e820Map,
   GuestRam,
   loadKernel,
@@ -19,7 +20,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDataDisk } from './disk.ts';
 import { ImageStore } from './images.ts';
 import { shellPrompt } from './init.ts';
-import { type Board, startBoard } from './testing/board.ts';
+import { type Board, startBoard, startQemu } from './testing/board.ts';
 
 const image = new ImageStore().find('debian');
 const hasQemu = spawnSync('qemu-system-x86_64', ['-version']).error === undefined;
@@ -115,9 +116,15 @@ describe.skipIf(!image || !hasQemu)('the default guest on another board', () => 
     const stream = await b.expect('com2', /NYX-END .*\n/).then(() => b.expect('com2', /[\s\S]*NYX-END .*\n/));
     const got = { stdout: '', stderr: '', status: -1 };
     new ExecParser(nonce, {
-      stdout: (d) => void (got.stdout += d),
-      stderr: (d) => void (got.stderr += d),
-      end: (s) => void (got.status = s),
+      stdout: (d) => {
+        got.stdout += d;
+      },
+      stderr: (d) => {
+        got.stderr += d;
+      },
+      end: (s) => {
+        got.status = s;
+      },
     }).feed(Buffer.from(stream, 'latin1'));
     expect(got).toEqual({ stdout: 'a\r\nb', stderr: 'oops\n', status: 7 });
     b.send('com2', execRequest(nonce, 'nyx-poweroff').toString());
@@ -130,6 +137,43 @@ describe.skipIf(!image || !hasQemu)('the default guest on another board', () => 
     b.send('monitor', 'system_powerdown\n');
     expect(await b.exit).toBe(0);
   });
+});
+
+describe.skipIf(!image || !hasQemu)('ACPI tables through firmware', () => {
+  const names: Record<string, string> = {
+    SeaBIOS: '/usr/share/seabios/bios-256k.bin',
+    OVMF: '/usr/share/qemu/OVMF.fd',
+  };
+  for (const [name, file] of Object.entries(names))
+    if (!existsSync(file)) console.warn(`skipped: ${name} (${file}) is not installed`);
+  it.each(Object.entries(names).filter(([, file]) => existsSync(file)))(
+    '%s places and links them',
+    { timeout: 180_000 },
+    async (_, firmware) => {
+      const files = Object.entries(
+        acpiFiles({ cpus: 2, hasHpet: true, hasVga: true, hasMouse: true }),
+      ).flatMap(([file, bytes]) => {
+        const at = join(directory, file.replaceAll('/', '-'));
+        writeFileSync(at, bytes);
+        return ['-fw_cfg', `name=${file},file=${at}`];
+      });
+      // Without QEMU's own tables.
+      const kernel = ['-kernel', image!.kernel, '-initrd', image!.initrd, '-append', image!.cmdline];
+      board = await startQemu(
+        ['-machine', 'q35,acpi=off', '-m', '512', '-smp', '2', '-bios', firmware, ...kernel, ...files],
+        directory,
+      );
+      const b = board;
+      await b.expect('console', shellPrompt, 120_000);
+      b.send(
+        'console',
+        'echo cpus=$(nproc); dmesg | grep -oE "ACPI: (APIC|FACP|MCFG|HPET|DSDT) .* NYX " | wc -l; exit\n',
+      );
+      await b.expect('console', 'cpus=2');
+      await b.expect('console', /\n5\r?\n/);
+      expect(await b.exit).toBe(0);
+    },
+  );
 });
 
 describe.skipIf(!image)('the kernel of the image', () => {

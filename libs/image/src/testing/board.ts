@@ -33,7 +33,7 @@ function rom(plan: BootPlan): Buffer {
   // Reset vector: jump to the start of the ROM.
   out.set([0xe9, 0x0d, 0x00], 0xfff0);
   const words = [plan.bootMode, plan.rip, plan.rsp, plan.rsi, plan.rbx, plan.cr3];
-  words.forEach((w, i) => out.writeUInt32LE(w, PLAN_AT + i * 8));
+  for (const [i, w] of words.entries()) out.writeUInt32LE(w, PLAN_AT + i * 8);
   out.writeUInt16LE(plan.gdtLimit, PLAN_AT + 48);
   out.writeUInt32LE(plan.gdtBase, PLAN_AT + 50);
   return out;
@@ -67,44 +67,55 @@ export interface BoardOptions {
   directory: string;
   cpus?: number;
   disk?: string;
-  extra?: readonly string[];
 }
 
-export async function startBoard(ram: GuestRam, plan: BootPlan, options: BoardOptions): Promise<Board> {
+/** Enters the guest as `plan` says on a board whose memory is `ram`. */
+export function startBoard(ram: GuestRam, plan: BootPlan, options: BoardOptions): Promise<Board> {
   const file = (name: string): string => join(options.directory, name);
   writeRam(file('ram'), ram);
   writeFileSync(file('rom'), rom(plan));
   const mib = ram.buffer.byteLength >> 20;
-  const disk = options.disk
-    ? [
-        '-drive',
-        `file=${options.disk},if=none,id=d,format=raw`,
-        '-device',
-        'virtio-blk-pci,drive=d,disable-legacy=on',
-      ]
-    : [];
+  const disk = [
+    '-drive',
+    `file=${options.disk},if=none,id=d,format=raw`,
+    '-device',
+    'virtio-blk-pci,drive=d,disable-legacy=on',
+  ];
   const args = [
-    ...['-machine', 'q35,memory-backend=m', '-accel', 'tcg', '-nodefaults', '-display', 'none', '-no-reboot'],
     ...[
-      '-object',
-      `memory-backend-file,id=m,size=${mib}M,mem-path=${file('ram')},share=on`,
+      '-machine',
+      'q35,memory-backend=m',
       '-m',
       String(mib),
       '-smp',
       String(options.cpus ?? 1),
-    ],
-    ...[
       '-bios',
       file('rom'),
-      '-serial',
-      'stdio',
-      '-serial',
-      `unix:${file('com2')},server=on,wait=off`,
-      '-monitor',
-      `unix:${file('monitor')},server=on,wait=off`,
     ],
-    ...disk,
-    ...(options.extra ?? []),
+    ...['-object', `memory-backend-file,id=m,size=${mib}M,mem-path=${file('ram')},share=on`],
+    ...(options.disk ? disk : []),
+  ];
+  return startQemu(args, options.directory);
+}
+
+/** QEMU with our three ports. `directory` takes its sockets. */
+export async function startQemu(machine: readonly string[], directory: string): Promise<Board> {
+  const file = (name: string): string => join(directory, name);
+  const port = (name: string): string => `unix:${file(name)},server=on,wait=off`;
+  const args = [
+    '-accel',
+    'tcg',
+    '-nodefaults',
+    '-display',
+    'none',
+    '-no-reboot',
+    '-serial',
+    'stdio',
+    '-serial',
+    port('com2'),
+    '-monitor',
+    port('monitor'),
+    ...machine,
   ];
   const started = performance.now();
   const qemu: ChildProcess = spawn('qemu-system-x86_64', args, { stdio: ['pipe', 'pipe', 'pipe'] });
