@@ -23,9 +23,10 @@ export class BootError extends Error {
   override readonly name = 'BootError';
   constructor(
     readonly code: BootErrorCode,
-    expected: string,
-    got: string,
-    advice: string,
+    readonly expected: string,
+    readonly got: string,
+    /** What to do. */
+    readonly advice: string,
   ) {
     super(`${code}: expected ${expected}, got ${got}. ${advice}`);
   }

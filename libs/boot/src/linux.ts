@@ -55,7 +55,8 @@ function finishParams(ram: GuestRam, boot: DirectBoot, initrdAt: number): void {
   v.setUint32(hdr.cmdLinePtr, low.cmdline, true);
   v.setUint32(hdr.ramdiskImage, initrdAt, true);
   v.setUint32(hdr.ramdiskSize, boot.initrd?.length ?? 0, true);
-  v.setBigUint64(bp.acpiRsdp, BigInt(boot.rsdp), true);
+  // Before 2.14 these bytes are padding; such a kernel finds the tables by scanning.
+  if (v.getUint16(hdr.version, true) >= 0x20e) v.setBigUint64(bp.acpiRsdp, BigInt(boot.rsdp), true);
   const map = boot.e820.slice(0, bp.e820Max);
   v.setUint8(bp.e820Entries, map.length);
   ram.write(low.bootParams + bp.e820, packE820(map));

@@ -15,9 +15,10 @@ export class ImageError extends Error {
   override readonly name = 'ImageError';
   constructor(
     readonly code: ImageErrorCode,
-    expected: string,
-    got: string,
-    advice: string,
+    readonly expected: string,
+    readonly got: string,
+    /** What to do. */
+    readonly advice: string,
   ) {
     super(`${code}: expected ${expected}, got ${got}. ${advice}`);
   }

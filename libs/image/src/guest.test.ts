@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   acpiFiles,
+  checkInitrd,
   e820Map,
   GuestRam,
   loadKernel,
@@ -186,5 +187,13 @@ describe.skipIf(!image)('the kernel of the image', () => {
     const elf = parseElf(vmlinux);
     expect(elf.entry).toBe(bz.prefAddress);
     expect(elf.pvhEntry).toBeDefined();
+  });
+
+  it('has an initramfs that the loader takes whole and refuses when it is cut', () => {
+    const initrd = readFileSync(image!.initrd);
+    expect(() => checkInitrd(initrd)).not.toThrow();
+    // The last 512 bytes may be padding after the trailer.
+    for (const bytes of [0, 15, 100, 1000, 4096, initrd.length >> 1, initrd.length - 1024])
+      expect(() => checkInitrd(initrd.subarray(0, bytes)), `${bytes} bytes`).toThrow(/^INITRD_TRUNCATED/);
   });
 });
