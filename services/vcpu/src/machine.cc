@@ -90,7 +90,8 @@ bool Machine::AllParked() const {
 
 void Machine::Interrupt(Cpu& cpu) {
   cpu.attention->fetch_or(wire::Attention::kStop);
-  accel_->vcpu(cpu.index).Kick();
+  // Null while a machine that could not be built is taken down.
+  if (accel_) accel_->vcpu(cpu.index).Kick();
   // Ends a futex wait or a blocked write; the handler does nothing.
   if (cpu.thread.joinable()) pthread_kill(cpu.thread.native_handle(), SIGRTMIN);
 }

@@ -104,26 +104,26 @@ class KvmAccel : public Accel, InterruptSink {
   void RouteLevel(uint64_t address, uint32_t data) {
     std::lock_guard lock(mutex_);
     for (unsigned i = 0; i < routes_; i++) {
-      const auto& m = table_.entry(i).u.msi;
+      const auto& m = table_.entries[i].u.msi;
       if (m.address_lo == static_cast<uint32_t>(address) && m.data == data) return;
     }
     const unsigned at = next_++ % kIoapicPins;
     if (routes_ < kIoapicPins) routes_++;
-    kvm_irq_routing_entry& e = table_.entry(at);
+    kvm_irq_routing_entry& e = table_.entries[at];
     e = {};
     e.gsi = at;
     e.type = KVM_IRQ_ROUTING_MSI;
     e.u.msi.address_lo = static_cast<uint32_t>(address);
     e.u.msi.data = data;
-    table_.head().nr = routes_;
-    ioctl(vm_, KVM_SET_GSI_ROUTING, table_.bytes);
+    table_.count = routes_;
+    ioctl(vm_, kSetGsiRouting, &table_);
   }
 
   int kvm_ = -1;
   int vm_ = -1;
   std::vector<std::unique_ptr<KvmVcpu>> vcpus_;
   std::mutex mutex_;
-  Flexible<kvm_irq_routing, kvm_irq_routing_entry, kIoapicPins> table_;
+  List<kvm_irq_routing_entry, kIoapicPins> table_;
   unsigned routes_ = 0;
   unsigned next_ = 0;
   kvm_clock_data clock_{};

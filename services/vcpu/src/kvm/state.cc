@@ -11,8 +11,8 @@ namespace nyx::kvm {
 namespace {
 
 constexpr unsigned kCpuidEntries = 256;
-using Cpuid = Flexible<kvm_cpuid2, kvm_cpuid_entry2, kCpuidEntries>;
-using OneMsr = Flexible<kvm_msrs, kvm_msr_entry, 1>;
+using Cpuid = List<kvm_cpuid_entry2, kCpuidEntries>;
+using OneMsr = List<kvm_msr_entry, 1>;
 
 // MSRs that a guest changes and reset must put back (KVM keeps EFER, FS and GS base in sregs).
 constexpr uint32_t kMsrs[] = {
@@ -54,12 +54,12 @@ kvm_segment Data(uint16_t selector) {
 // What KVM supports, with this vCPU's numbers: one package, one thread a core.
 std::string KvmVcpu::SetCpuid(int kvm) {
   auto cpuid = std::make_unique<Cpuid>();
-  cpuid->head().nent = kCpuidEntries;
-  if (auto text = Ioctl(kvm, KVM_GET_SUPPORTED_CPUID, "KVM_GET_SUPPORTED_CPUID", cpuid->bytes); !text.empty()) return text;
+  cpuid->count = kCpuidEntries;
+  if (auto text = Ioctl(kvm, kGetSupportedCpuid, "KVM_GET_SUPPORTED_CPUID", cpuid.get()); !text.empty()) return text;
   const unsigned cpus = context_.cpus, id = context_.index;
   const unsigned shift = cpus > 1 ? static_cast<unsigned>(std::bit_width(cpus - 1)) : 0;
-  for (unsigned i = 0; i < cpuid->head().nent; i++) {
-    kvm_cpuid_entry2& e = cpuid->entry(i);
+  for (unsigned i = 0; i < cpuid->count; i++) {
+    kvm_cpuid_entry2& e = cpuid->entries[i];
     switch (e.function) {
       case 1:
         e.ebx = (e.ebx & 0xffff) | std::min(cpus, 255u) << 16 | id << 24;
@@ -84,7 +84,7 @@ std::string KvmVcpu::SetCpuid(int kvm) {
       case 0x8000001e: e.eax = id; e.ebx = id; e.ecx = 0; break;
     }
   }
-  return Ioctl(fd_, KVM_SET_CPUID2, "KVM_SET_CPUID2", cpuid->bytes);
+  return Ioctl(fd_, kSetCpuid2, "KVM_SET_CPUID2", cpuid.get());
 }
 
 void KvmVcpu::SaveReset() {
@@ -97,11 +97,11 @@ void KvmVcpu::SaveReset() {
   ioctl(fd_, KVM_GET_VCPU_EVENTS, &events_);
   for (const uint32_t index : kMsrs) {
     OneMsr one;
-    one.head().nmsrs = 1;
-    one.entry(0).index = index;
-    if (ioctl(fd_, KVM_GET_MSRS, one.bytes) != 1) continue;
-    if (index == 0x10) one.entry(0).data = 0;
-    msrs_.push_back(one.entry(0));
+    one.count = 1;
+    one.entries[0].index = index;
+    if (ioctl(fd_, kGetMsrs, &one) != 1) continue;
+    if (index == 0x10) one.entries[0].data = 0;
+    msrs_.push_back(one.entries[0]);
   }
 }
 
@@ -143,9 +143,9 @@ void KvmVcpu::SetBootState(const machine::MachineHeader& h) {
   ioctl(fd_, KVM_SET_VCPU_EVENTS, &events_);
   for (const kvm_msr_entry& msr : msrs_) {
     OneMsr one;
-    one.head().nmsrs = 1;
-    one.entry(0) = msr;
-    ioctl(fd_, KVM_SET_MSRS, one.bytes);
+    one.count = 1;
+    one.entries[0] = msr;
+    ioctl(fd_, kSetMsrs, &one);
   }
   extint_.store(false);
   rip_.store(regs.rip);

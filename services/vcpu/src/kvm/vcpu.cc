@@ -65,6 +65,7 @@ RunResult KvmVcpu::Run() {
     const uint32_t attention = context_.attention->load();
     if (attention) {
       if (attention & wire::Attention::kStop) {
+        Finish();
         UpdateRip();
         return RunResult::kStopped;
       }
@@ -84,13 +85,14 @@ RunResult KvmVcpu::Run() {
         run_->request_interrupt_window = 1;
       }
     }
+    unfinished_ = false;
     if (ioctl(fd_, KVM_RUN, 0) < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
       return Fail(ExitCode::kEngineError, std::string("KVM_RUN: ") + strerror(errno));
     }
     switch (run_->exit_reason) {
-      case KVM_EXIT_IO: Port(); break;
-      case KVM_EXIT_MMIO: Mmio(); break;
+      case KVM_EXIT_IO:
+      case KVM_EXIT_MMIO: Access(); break;
       case KVM_EXIT_IOAPIC_EOI: context_.bus->Eoi(run_->eoi.vector); break;
       case KVM_EXIT_HLT: context_.stats->exits_halt++; break;
       case KVM_EXIT_INTR:
@@ -111,6 +113,25 @@ RunResult KvmVcpu::Run() {
       default:
         return Fail(ExitFromKvm(run_->exit_reason), "KVM exit reason " + std::to_string(run_->exit_reason) + " is not handled");
     }
+  }
+}
+
+void KvmVcpu::Access() {
+  unfinished_ = true;
+  if (run_->exit_reason == KVM_EXIT_IO) {
+    Port();
+  } else {
+    Mmio();
+  }
+}
+
+// An access is complete only once KVM_RUN was entered again: before that registers are not what the guest would see,
+// and setting them would be undone.
+void KvmVcpu::Finish() {
+  while (unfinished_) {
+    unfinished_ = false;
+    std::atomic_ref(run_->immediate_exit).store(1);
+    if (ioctl(fd_, KVM_RUN, 0) == 0 && (run_->exit_reason == KVM_EXIT_IO || run_->exit_reason == KVM_EXIT_MMIO)) Access();
   }
 }
 

@@ -13,13 +13,20 @@ namespace nyx::kvm {
 // ioctl that says what failed: empty when it worked.
 std::string Ioctl(int fd, unsigned long request, const char* name, const void* argument);
 
-// A KVM structure that ends in a flexible array, with room for N entries.
-template <typename Head, typename Entry, unsigned N>
-struct Flexible {
-  alignas(8) uint8_t bytes[sizeof(Head) + N * sizeof(Entry)] = {};
-  Head& head() { return *reinterpret_cast<Head*>(bytes); }
-  Entry& entry(unsigned i) { return reinterpret_cast<Entry*>(bytes + sizeof(Head))[i]; }
+// KVM's lists (kvm_cpuid2, kvm_msrs, kvm_irq_routing): 8 bytes of head, then entries. linux/kvm.h declares them so
+// that C++ gives them another size than C, and with it the wrong ioctl numbers: hence these.
+template <typename Entry, unsigned N>
+struct List {
+  uint32_t count = 0;
+  uint32_t zero = 0;
+  Entry entries[N] = {};
 };
+static_assert(sizeof(List<kvm_cpuid_entry2, 1>) == 8 + sizeof(kvm_cpuid_entry2));
+inline constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8);
+inline constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);
+inline constexpr unsigned long kGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x88, 8);
+inline constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, 8);
+inline constexpr unsigned long kSetGsiRouting = _IOC(_IOC_WRITE, KVMIO, 0x6a, 8);
 
 class KvmVcpu : public Vcpu {
  public:
@@ -40,7 +47,8 @@ class KvmVcpu : public Vcpu {
  private:
   std::string SetCpuid(int kvm);
   void SaveReset();
-  void Exit();
+  void Access();
+  void Finish();
   void Port();
   void Mmio();
   RunResult Fail(ExitCode code, std::string text);
@@ -51,6 +59,7 @@ class KvmVcpu : public Vcpu {
   int fd_ = -1;
   kvm_run* run_ = nullptr;
   size_t run_bytes_ = 0;
+  bool unfinished_ = false;  // an access whose answer KVM has not taken yet
   std::atomic<bool> extint_{false};
   std::atomic<uint64_t> rip_{0};
 

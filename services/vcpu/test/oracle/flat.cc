@@ -1,0 +1,207 @@
+// The soft CPU on a flat memory: what the system half is in the product, reduced to the two areas of the oracle. The
+// integer, SSE and x87 handlers, the decoder, the block cache and the run loop are the real ones.
+#include "flat.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "soft/block.h"
+#include "soft/mmu.h"
+#include "soft/run.h"
+#include "soft/tables.h"
+
+namespace nyx::soft {
+namespace {
+
+bool in(uint64_t at, uint64_t size, uint64_t base, uint64_t bytes) { return at >= base && size <= bytes && at - base <= bytes - size; }
+
+// Host address of guest bytes; null when they are not there, or not writable.
+uint8_t* host(uint64_t at, unsigned size, bool write) {
+  using namespace oracle;
+  if (in(at, size, kData, kDataBytes)) return flat.data + (at - kData);
+  if (flat.code_writable && in(at, size, kCode, kCodeBytes)) return flat.code + (at - kCode);
+  if (!write && in(at, size, kCode, kCodeBytes)) return flat.code + (at - kCode);
+  return nullptr;
+}
+
+[[noreturn]] void refuse(Cpu& c, const Insn* i, uint64_t at, unsigned size) {
+  const bool canonical = int64_t(at << 16) >> 16 == int64_t(at) && int64_t((at + size - 1) << 16) >> 16 == int64_t(at + size - 1);
+  if (canonical) raise(c, i, kPFx, 0);
+  const bool stack = flat.stack_access || i->seg == SS;
+  raise(c, i, stack ? kSSx : kGP, 0);
+}
+
+uint8_t* need(Cpu& c, const Insn* i, uint64_t at, unsigned size, bool write) {
+  uint8_t* const p = host(at, size, write);
+  if (!p) refuse(c, i, at, size);
+  const uint64_t page = at & ~0xfffull;
+  TlbEntry& e = tlb_entry(c, at);
+  const bool code = page >= oracle::kCode && page < oracle::kCode + oracle::kCodeBytes;
+  e.read = page;
+  e.write = write && !code ? page : kTlbInvalid;
+  e.exec = kTlbInvalid;
+  e.addend = intptr_t(p) - intptr_t(at);
+  return p;
+}
+
+}  // namespace
+
+Flat flat;
+
+void load_slow(Cpu& c, const Insn* i, uint64_t at, void* out, unsigned size) {
+  std::memcpy(out, need(c, i, at, size, false), size);
+}
+void store_slow(Cpu& c, const Insn* i, uint64_t at, const void* in, unsigned size) {
+  std::memcpy(need(c, i, at, size, true), in, size);
+  if (flat.code_writable) {
+    const unsigned first = unsigned(std::min<uint64_t>(size, 0x1000 - (at & 0xfff)));
+    invalidate_range(c, at, first);
+    if (first < size) invalidate_range(c, at + first, size - first);
+  }
+}
+uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t at, unsigned size) {
+  uint8_t* const p = need(c, i, at, size, true);
+  return (at & 0xfff) + size > 0x1000 || flat.code_writable ? nullptr : p;
+}
+uint64_t linear_seg(Cpu& c, const Insn* i, SegReg seg, uint64_t offset, unsigned size, Access) {
+  const Segment& s = c.seg[seg];
+  if (offset > s.limit || size - 1 > s.limit - offset) raise(c, i, seg == SS ? kSSx : kGP, 0);
+  return uint32_t(s.base + offset);
+}
+uint64_t linear_legacy(Cpu& c, const Insn* i, uint64_t offset, unsigned size, Access a) {
+  return linear_seg(c, i, SegReg(i->seg), offset, size, a);
+}
+CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
+  const uint64_t page = linear & ~0xfffull;
+  uint8_t* const p = host(page, 0x1000, false);
+  if (!p || page < oracle::kCode || page >= oracle::kCode + oracle::kCodeBytes) {
+    const bool canonical = int64_t(linear << 16) >> 16 == int64_t(linear);
+    raise(c, i, canonical ? kPFx : kGP, 0);
+  }
+  TlbEntry& e = tlb_entry(c, linear);
+  e = {kTlbInvalid, kTlbInvalid, page, intptr_t(p) - intptr_t(page)};
+  return {p, page};
+}
+void protect_code_page(Cpu&, uint64_t) {}
+
+template <class T>
+void push(Cpu& c, const Insn* i, T v) {
+  uint64_t sp = c.gpr[RSP] - sizeof(T);
+  flat.stack_access = true;
+  if (c.code64()) {
+    store<T>(c, i, sp, v);
+    c.gpr[RSP] = sp;
+  } else {
+    sp = c.mode & kModeSs32 ? uint32_t(sp) : uint16_t(sp);
+    store<T>(c, i, linear_seg(c, i, SS, sp, sizeof(T), Access::kWrite), v);
+    if (c.mode & kModeSs32) c.gpr[RSP] = sp;
+    else set_reg<uint16_t>(c, RSP, uint16_t(sp));
+  }
+  flat.stack_access = false;
+}
+template <class T>
+T pop(Cpu& c, const Insn* i) {
+  const uint64_t sp = c.gpr[RSP];
+  flat.stack_access = true;
+  T v;
+  if (c.code64()) {
+    v = load<T>(c, i, sp);
+    c.gpr[RSP] = sp + sizeof(T);
+  } else {
+    const uint64_t offset = c.mode & kModeSs32 ? uint32_t(sp) : uint16_t(sp);
+    v = load<T>(c, i, linear_seg(c, i, SS, offset, sizeof(T), Access::kRead));
+    if (c.mode & kModeSs32) c.gpr[RSP] = uint32_t(sp + sizeof(T));
+    else set_reg<uint16_t>(c, RSP, uint16_t(sp + sizeof(T)));
+  }
+  flat.stack_access = false;
+  return v;
+}
+template void push(Cpu&, const Insn*, uint16_t);
+template void push(Cpu&, const Insn*, uint32_t);
+template void push(Cpu&, const Insn*, uint64_t);
+template uint16_t pop(Cpu&, const Insn*);
+template uint32_t pop(Cpu&, const Insn*);
+template uint64_t pop(Cpu&, const Insn*);
+
+void deliver_exception(Cpu& c) {
+  flat.ended = true;
+  flat.vector = c.exception;
+}
+bool service_attention(Cpu& c) {
+  c.attention->store(0);
+  return !flat.ended;
+}
+
+namespace {
+void int3(Cpu& c, const Insn* i) { raise(c, i, kBP); }
+}  // namespace
+void register_system(OpTables& t) { put(t, 0, 0xcc, op_all(int3, int3, kEnds)); }
+
+}  // namespace nyx::soft
+
+namespace oracle {
+
+using namespace nyx::soft;
+
+void soft_open() {
+  flat.cpu = new Cpu();
+  Cpu& c = *flat.cpu;
+  c.attention = new std::atomic<uint32_t>(0);
+  c.blocks = new BlockCache(op_tables(), 1 << 12, 1 << 16);
+  c.tlb = &c.tlbs[0];
+  c.map_gen = 1;
+  c.cr4 = kCr4OSFXSR | kCr4OSXMMEXCPT;
+  flat.code = reinterpret_cast<uint8_t*>(kCode);
+  flat.data = static_cast<uint8_t*>(std::aligned_alloc(0x1000, kDataBytes));
+  flat_forget();
+}
+
+void flat_forget() {
+  Cpu& c = *flat.cpu;
+  for (TlbEntry& e : c.tlbs[0].entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
+  flush_blocks(c);
+  c.map_gen++;
+}
+
+void flat_mode(Mode mode) {
+  Cpu& c = *flat.cpu;
+  const bool seg = mode == kSeg32 || mode == kSeg16;
+  c.cpl = 3;
+  c.mode = kModePE | kModeUser | kModeLMA;
+  if (mode == kLong) c.mode |= kMode64;
+  if (mode == kFlat32 || mode == kSeg32) c.mode |= kModeD32 | kModeSs32;
+  if (mode == kFlat32) c.mode |= kModeFlat;
+  for (Segment& s : c.seg) s = {seg ? kData : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0f3};
+  c.seg[CS] = {seg ? kCode : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0fb};
+  c.seg[FS] = c.seg[GS] = {mode == kLong ? kGsBase : 0, 0xffffffff, 0, 0xc0f3};
+  c.map_gen++;
+}
+
+State soft_run(const Case& k) {
+  Cpu& c = *flat.cpu;
+  flat_mode(k.mode);
+  auto* const at = flat.code + (k.mode == kSeg32 || k.mode == kSeg16 ? k.in.rip : k.in.rip - kCode);
+  std::memcpy(at, k.bytes, k.length);
+  invalidate_range(c, reinterpret_cast<uint64_t>(at), k.length);
+  if ((uintptr_t(at) & 0xfff) + k.length > 0x1000) invalidate_page(c, (uintptr_t(at) + k.length) & ~0xfffull);
+  std::memcpy(c.gpr, k.in.gpr, sizeof(k.in.gpr));
+  c.gpr[kRegZero] = 0;
+  c.rip = k.in.rip;
+  set_rflags(c, k.in.flags);
+  if (k.form->bits & kFx) flat_load_fx(c, k.in.fx);
+  flat.ended = false;
+  flat.stack_access = false;
+  run(c);
+  State s{};
+  std::memcpy(s.gpr, c.gpr, sizeof(s.gpr));
+  s.rip = c.rip;
+  s.flags = uint32_t(rflags(c)) & kFlagMask;
+  s.vector = flat.vector;
+  if (k.form->bits & kFx) flat_store_fx(c, s.fx);
+  std::memset(at, 0xcc, k.length);
+  return s;
+}
+
+uint8_t* soft_data() { return flat.data; }
+
+}  // namespace oracle
