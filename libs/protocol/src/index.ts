@@ -1,5 +1,4 @@
 // What device processes may load. The control plane (zod, msgpackr) has its own entry points: see package.json.
-export * from './console.ts';
 export * from "./exec.ts";
 export * from "./machine.ts";
 export * from "./role.ts";

@@ -1,44 +1,47 @@
 /**
- * The host's end of a console (libs/protocol/src/console.ts): takes the bytes that the device published, gives it
- * the bytes that clients typed. And the stream socket by which any number of clients see and use it.
+ * Consoles (libs/device/src/console.ts) in the event loop: takes the bytes that the device published, gives it the bytes that
+ * clients typed. And the stream socket by which any number of clients see and use one.
  */
 import { createWriteStream, renameSync, type WriteStream } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { Memory, type View, view } from '@nyx/layout';
+import { ConsoleHost } from '@nyx/device';
 import { eventfdWrite, watch } from '@nyx/native';
-import { ConsoleHeader, consoleWire } from '@nyx/protocol';
 
-const outMask = consoleWire.outBytes - 1;
-const inMask = consoleWire.inBytes - 1;
-const word = (field: Parameters<typeof ConsoleHeader.offsetOf>[0]): number => ConsoleHeader.offsetOf(field) >> 2;
+/** Bytes typed and not yet taken by the guest; what comes on top is dropped: nobody types so fast. */
+const maxTyped = 0x100000;
 
-/** A console as bytes. `output` gets a copy of its own; `lost` counts bytes that came too fast. */
 export class HostConsole {
-  lost = 0;
-  readonly #words: Uint32Array;
-  readonly #header: View<typeof ConsoleHeader>;
+  readonly #ring: ConsoleHost;
   readonly #input: Buffer[] = [];
+  #typed = 0;
   readonly #watch: { close(): void };
 
   /**
    * @param out eventfd that the device writes
    * @param kick eventfd that the device reads
+   * @param output gets bytes, and how many were lost before them
    */
   constructor(
-    readonly buffer: ArrayBuffer,
+    buffer: ArrayBuffer,
     out: number,
     readonly kick: number,
     readonly output: (bytes: Buffer, lost: number) => void,
   ) {
-    const memory = new Memory(buffer);
-    this.#words = memory.u32;
-    this.#header = view(ConsoleHeader, memory);
-    this.#watch = watch(out, () => this.#serve(), { drain: true });
+    this.#ring = new ConsoleHost(buffer);
+    this.#watch = watch(
+      out,
+      () => {
+        this.#drain();
+        this.#feed();
+      },
+      { drain: true },
+    );
   }
 
-  /** Bytes for the guest; queued while its ring is full, at most 1 MiB (then dropped: nobody types so fast). */
+  /** Bytes for the guest, queued while its ring is full. */
   write(bytes: Uint8Array): void {
-    if (this.#input.reduce((n, b) => n + b.length, 0) > 0x100000) return;
+    if (this.#typed + bytes.length > maxTyped) return;
+    this.#typed += bytes.length;
     this.#input.push(Buffer.from(bytes));
     this.#feed();
   }
@@ -48,50 +51,23 @@ export class HostConsole {
     this.#watch.close();
   }
 
-  #serve(): void {
-    this.#drain();
-    this.#feed();
-  }
-
   #drain(): void {
-    for (;;) {
-      const head = Atomics.load(this.#words, word('outHead'));
-      let tail = this.#header.outTail;
-      let n = (head - tail) >>> 0;
-      if (n === 0) return;
-      let lost = 0;
-      if (n > consoleWire.outBytes) {
-        lost = n - consoleWire.outBytes;
-        tail = (head - consoleWire.outBytes) >>> 0;
-        n = consoleWire.outBytes;
-        this.lost += lost;
-      }
-      const at = tail & outMask;
-      const first = Math.min(n, consoleWire.outBytes - at);
-      const bytes = Buffer.allocUnsafe(n);
-      bytes.set(new Uint8Array(this.buffer, consoleWire.outAt + at, first));
-      bytes.set(new Uint8Array(this.buffer, consoleWire.outAt, n - first), first);
-      // Stored before outHead is read again: the device, which stores outHead first, sees one of the two.
-      Atomics.store(this.#words, word('outTail'), head);
-      this.output(bytes, lost);
+    for (let before = this.#ring.lost; ; before = this.#ring.lost) {
+      const bytes = this.#ring.take();
+      if (!bytes) return;
+      this.output(Buffer.from(bytes.buffer), this.#ring.lost - before);
     }
   }
 
   #feed(): void {
     let moved = false;
-    while (this.#input.length > 0) {
-      const head = this.#header.inHead;
-      const used = (head - Atomics.load(this.#words, word('inTail'))) >>> 0;
-      const room = used > consoleWire.inBytes ? 0 : consoleWire.inBytes - used;
-      const bytes = this.#input[0]!;
-      const n = Math.min(room, bytes.length);
+    for (let bytes = this.#input[0]; bytes; bytes = this.#input[0]) {
+      const n = this.#ring.push(bytes);
       if (n === 0) break;
-      const ring = new Uint8Array(this.buffer, consoleWire.inAt, consoleWire.inBytes);
-      for (let i = 0; i < n; i++) ring[(head + i) & inMask] = bytes[i]!;
-      Atomics.store(this.#words, word('inHead'), (head + n) >>> 0);
+      moved = true;
+      this.#typed -= n;
       if (n === bytes.length) this.#input.shift();
       else this.#input[0] = bytes.subarray(n);
-      moved = true;
     }
     if (moved) eventfdWrite(this.kick);
   }

@@ -2,6 +2,7 @@
  * A machine: starts its processes, drives it through its states (lifecycle.ts), answers what happens to it. Policy is
  * here; mechanisms are in the files that it uses.
  */
+import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ControlEvent } from '@nyx/protocol';
 import { sockets, type Status, type VmEvent } from '@nyx/protocol/control';
@@ -82,7 +83,11 @@ export class Machine {
       const buffer = r.console(name);
       return new HostConsole(buffer, r.named.get(`${name}.out`)!, r.named.get(`${name}.in`)!, output);
     };
-    this.#consoles = [host('com1', (b) => this.#clients.output(b)), host('com2', (b, lost) => this.#exec.feed(b, lost))];
+    this.#consoles = [
+      host('com1', (b) => this.#clients.output(b)),
+      host('com2', (b, lost) => this.#exec.feed(b, lost)),
+      host('debug', (b) => appendFileSync(join(o.dir, 'debugcon.log'), b)),
+    ];
     this.#execServer = serveExec(join(o.dir, sockets.exec), this.#exec);
     this.#loader = new BootLoader(spec, files, r.ram.buffer, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);

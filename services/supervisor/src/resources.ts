@@ -1,9 +1,8 @@
 /** Everything shared that a machine consists of: made here, owned here, so that any process can be replaced. */
+import { consoleWire, formatConsole } from '@nyx/device';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
-import { consoleWire, ConsoleHeader } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { defaultBlockBytes, formatIrqPage, formatPageMap, formatRings, formatVmPage, irqPageBytes, pageMapBytes, ringsBytes, vmPageBytes } from '@nyx/ring';
-import { Memory, view } from '@nyx/layout';
 
 /** A memfd and its mapping in this process. */
 export interface Shared {
@@ -65,11 +64,7 @@ export class Resources {
   /** A console under `name`, with `name.out` and `name.in`. */
   console(name: string): ArrayBuffer {
     const memory = this.#shared(`nyx-${name}`, consoleWire.bytes);
-    const h = view(ConsoleHeader, new Memory(memory.buffer));
-    h.version = consoleWire.version;
-    h.outBytes = consoleWire.outBytes;
-    h.inBytes = consoleWire.inBytes;
-    h.magic = consoleWire.magic;
+    formatConsole(memory.buffer);
     this.named.set(name, memory.fd);
     this.named.set(`${name}.out`, this.event());
     this.named.set(`${name}.in`, this.event());

@@ -43,7 +43,7 @@ const echo = (memory, kick, out) => {
   const w = new Uint32Array(memory);
   const bytes = new Uint8Array(memory);
   native.watch(kick, () => {
-    while (w[17] !== w[33]) bytes[0x1000 + (w[16]++ & 0xfffff)] = bytes[0x101000 + (w[17]++ & 0xfff)];
+    while (w[17] !== w[33]) bytes[0x1000 + (w[16]++ & 0x3ffff)] = bytes[0x41000 + (w[17]++ & 0xfff)];
     native.eventfdWrite(out);
   }, { drain: true });
 };
