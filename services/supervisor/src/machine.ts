@@ -240,6 +240,7 @@ export class Machine {
       accel: spec.accel,
       cpus: spec.cpus,
       boot: payload.plan,
+      startPaused: true,
       vmPage: r.vmPage.fd,
       pageMap: r.pageMap.fd,
       memories: rom ? [...memories, rom] : memories,
