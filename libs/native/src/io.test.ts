@@ -74,6 +74,27 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     expect(Buffer.from(bytes.subarray(100_000, 101_536))).toEqual(disk.subarray(8192, 9728));
   });
 
+  test("onReady tells of every completion, also of those that were there when submit returned", async () => {
+    for (let round = 0; round < 50; round++) {
+      const told = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      segment(0, 0, 4096);
+      queue.queue(ioOp.read, round, fd, 0, 1);
+      queue.submit();
+      await told;
+      expect(queue.harvest()).toBe(1);
+    }
+    let early = 0;
+    wake = () => early++;
+    queue.queue(ioOp.read, 1, fd, 0, 1);
+    const there = queue.submit();
+    if (there) expect(queue.harvest()).toBe(1);
+    await new Promise(setImmediate);
+    await new Promise(setImmediate);
+    if (there) expect(early).toBe(0);
+  });
+
   test("many requests at once, each with its own id", async () => {
     for (let i = 0; i < 64; i++) {
       segment(0, i * 4096, 2048);

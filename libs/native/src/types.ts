@@ -113,7 +113,10 @@ export interface IoQueue {
    * EINVAL when a segment lies outside its memory. `segmentCount` is 0 for the syncs.
    */
   queue(op: number, id: number, fd: number, fileOffset: number, segmentCount: number): boolean;
-  /** Starts all queued requests. True: some are complete already, and `onReady` will not tell: call `harvest`. */
+  /**
+   * Starts all queued requests. True: some are complete already, `harvest` gives them at once; else, or if it is
+   * not called, `onReady` tells.
+   */
   submit(): boolean;
   /** Moves finished requests to `completions`; returns how many pairs. No system call when there are none. */
   harvest(): number;

@@ -236,6 +236,7 @@ void ExitCore::OnKick() {
   uint64_t count;
   if (read(kick_, &count, 8) != 8) return;
   StoreRelaxed(rings_.control().consumer_asleep, 0u);
+  MaySpin();
   turn_began_ = MonotonicNs();
   until_clock_ = kExitsPerClock;
   on_work_.Invoke();
@@ -317,6 +318,7 @@ int32_t ExitCore::Next() {
   for (;;) {
     if (--until_clock_ == 0) {
       until_clock_ = kExitsPerClock;
+      MaySpin();  // keeps telling where we are
       if (MonotonicNs() - turn_began_ > max_busy_) return Yield();
     }
     const uint32_t ring = rings_.Poll();

@@ -28,8 +28,9 @@ class IoEngine {
   virtual int event_fd() const = 0;
   // At most `entries` requests are queued or in flight, the caller sees to that.
   virtual void Queue(const IoRequest& request) = 0;
-  // Starts what is queued. True: completions are there already, and event_fd does not tell of them.
-  virtual bool Submit() = 0;
+  // Starts what is queued. event_fd does not tell of requests that complete while Submit runs: ask Ready.
+  virtual void Submit() = 0;
+  virtual bool Ready() = 0;
   // Up to `max` pairs (id, result).
   virtual uint32_t Harvest(int32_t* pairs, uint32_t max) = 0;
   // Blocks until a completion is there. For closing.

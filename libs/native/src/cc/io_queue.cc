@@ -27,6 +27,22 @@ class IoQueue : public LoopObject {
     uint64_t count;
     if (read(engine_->event_fd(), &count, 8) == 8) on_ready_.Invoke();
   }
+  // Requests completed during Submit: unless they are harvested before, the event loop tells of them in its next turn.
+  void SetLate(bool late) {
+    if (late == late_) return;
+    late_ = late;
+    if (late) {
+      uv_idle_start(&idle_, [](uv_idle_t*) {});
+      uv_check_start(&check_, [](uv_check_t* h) {
+        auto* self = Owner<IoQueue>(h);
+        self->SetLate(false);
+        self->on_ready_.Invoke();
+      });
+    } else {
+      uv_idle_stop(&idle_);
+      uv_check_stop(&check_);
+    }
+  }
   void OnClosed() override {
     // The kernel may still write into the memory that we hold: wait for it.
     while (in_flight_ > 0) {
@@ -53,6 +69,9 @@ class IoQueue : public LoopObject {
   int32_t* completions_ = nullptr;
   napi_ref segments_ref_ = nullptr, completions_ref_ = nullptr;
   uv_poll_t poll_;
+  uv_check_t check_;
+  uv_idle_t idle_;
+  bool late_ = false;
   Callback on_ready_;
 };
 
@@ -91,6 +110,10 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
     return ThrowErrno(env, "epoll_ctl", -error);
   }
   self->Adopt(&self->poll_);
+  uv_check_init(self->loop(), &self->check_);
+  self->Adopt(&self->check_);
+  uv_idle_init(self->loop(), &self->idle_);
+  self->Adopt(&self->idle_);
   self->on_ready_.Set(env, on_ready, "nyx:io");
   uv_poll_start(&self->poll_, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<IoQueue>(h)->OnEvent(); });
 
@@ -170,13 +193,17 @@ napi_value IoQueue::Queue(Call& call) {
 
 napi_value IoQueue::Submit(napi_env env) {
   if (closed()) return ThrowErrno(env, "submit", EBADF);
-  return FromBool(env, engine_->Submit());
+  engine_->Submit();
+  const bool ready = engine_->Ready();
+  SetLate(ready);
+  return FromBool(env, ready);
 }
 
 napi_value IoQueue::Harvest(napi_env env) {
   if (closed()) return FromInt(env, 0);
   const uint32_t n = engine_->Harvest(completions_, entries_);
   in_flight_ -= n;
+  SetLate(false);
   return FromInt(env, static_cast<int32_t>(n));
 }
 

@@ -23,7 +23,10 @@ class IoUring : public IoEngine {
   const char* name() const override { return "io_uring"; }
   int event_fd() const override { return event_; }
   void Queue(const IoRequest& request) override;
-  bool Submit() override;
+  void Submit() override {
+    if (queued_ != 0) Enter(queued_, 0);
+  }
+  bool Ready() override { return LoadAcquire(*cq_tail_) != *cq_head_; }
   uint32_t Harvest(int32_t* pairs, uint32_t max) override;
   void WaitOne() override { Enter(0, 1); }
 
@@ -65,7 +68,7 @@ bool IoUring::Open(uint32_t entries) {
       mmap(nullptr, sqes_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd_, IORING_OFF_SQES));
   event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (rings_ == MAP_FAILED || sqes_ == MAP_FAILED || event_ < 0) return false;
-  // ASYNC: what completes while io_uring_enter runs needs no event, Submit tells.
+  // ASYNC: what completes while io_uring_enter runs needs no event, Ready tells.
   if (syscall(__NR_io_uring_register, fd_, IORING_REGISTER_EVENTFD_ASYNC, &event_, 1) != 0) return false;
   sq_head_ = At(p.sq_off.head);
   sq_tail_ = At(p.sq_off.tail);
@@ -138,11 +141,6 @@ void IoUring::Enter(uint32_t submit, uint32_t wait) {
     wait = 0;
   } while (submit != 0);
   arena_.clear();
-}
-
-bool IoUring::Submit() {
-  if (queued_ != 0) Enter(queued_, 0);
-  return LoadAcquire(*cq_tail_) != *cq_head_;
 }
 
 uint32_t IoUring::Harvest(int32_t* pairs, uint32_t max) {
