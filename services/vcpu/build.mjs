@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compiles nyx-vcpu (and, with --tests, its unit tests) by node-gyp; does nothing when it is newer than its sources.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -42,6 +42,10 @@ export function build({ force = false, tests = false } = {}) {
   const makefile = join(here, 'build/Makefile');
   const stale = !existsSync(makefile) || statSync(makefile).mtimeMs < statSync(join(here, 'binding.gyp')).mtimeMs;
   if (force || stale || !configured) {
+    // make only adds to archives: an object whose source is gone would stay.
+    for (const name of ['machine', 'soft'])
+      for (const folder of ['build/Release', 'build/Release/obj.target'])
+        rmSync(join(here, folder, `${name}.a`), { force: true });
     run('configure');
     writeFileSync(listed, list);
   }

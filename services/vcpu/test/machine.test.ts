@@ -1,12 +1,15 @@
-/** A real nyx-vcpu under KVM with small 16-bit guests; this process is its supervisor and its device. */
+/** A real nyx-vcpu, on each engine, with small 16-bit guests; this process is its supervisor and its device. */
 import { existsSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { ExitKind, MachineEvent, Space, Status, StatusFlag } from '@nyx/ring';
 import * as a from './asm.ts';
-import { type Exit, Machine, testSpec, type Vcpu } from './rig.ts';
+import { type Exit, hasSoft, Machine, testSpec, type Vcpu } from './rig.ts';
 
-const kvm = existsSync('/dev/kvm');
-if (!kvm) console.warn('skipped: tests of guests under KVM, since there is no /dev/kvm');
+const engines = (['kvm', 'soft'] as const).filter((engine) => {
+  const there = engine === 'kvm' ? existsSync('/dev/kvm') : hasSoft;
+  if (!there) console.warn(`skipped: guests under ${engine}, which is not here`);
+  return there;
+});
 
 const event = (n: number): number => n << StatusFlag.eventShift;
 const done = a.code(a.out16(0x504, 1), a.jmpSelf);
@@ -37,13 +40,13 @@ const adder = (seen: Exit[] = []) => {
   };
 };
 
-describe.skipIf(!kvm)('a guest under KVM', () => {
+describe.each(engines)('a guest under %s', (accel) => {
   test('writes and reads a device, each exit once and in order', async () => {
     const turns = 2000;
     const body = [...a.addBxCx, ...a.movDx(0x500), ...a.movAxCx, ...a.outDxAx, ...a.inAxDx, ...a.cmpAxBx];
     const rom = a.code(a.movBx(0), a.movCx(turns), a.loop([...body, ...a.unlessEqual(a.out16(0x502, 1))]), [...done]);
     const seen: Exit[] = [];
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve(adder(seen));
     const v = await boot(m);
     const e = await v.event('machineEvent');
@@ -63,7 +66,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
     );
     const written: number[] = [];
     let reads = 0;
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve((x, burst) => {
       if (x.offset === 4) return [0, event(MachineEvent.shutdown)];
       if (x.kind === ExitKind.readBurst || x.kind === ExitKind.read) reads++;
@@ -85,7 +88,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
     const report = [...a.movDx(0x502), ...a.outDxAx];
     const rom = a.code(a.movDx(0x700), a.inAxDx, report, a.movDx(0x508), a.inAxDx, report, [...done]);
     const got: number[] = [];
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve((x) => {
       if (x.offset === 4) return [0, event(MachineEvent.shutdown)];
       if (x.offset === 2) got.push(x.data);
@@ -104,7 +107,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
       [...done],
     );
     const seen: Exit[] = [];
-    const m = new Machine({ rom, description: { functions: [{ bdf: 0x10, device: 'dev', region: 3 }] } });
+    const m = new Machine({ accel, rom, description: { functions: [{ bdf: 0x10, device: 'dev', region: 3 }] } });
     m.serve((x) => {
       if (x.offset === 4 && x.kind === ExitKind.write) return [0, event(MachineEvent.shutdown)];
       seen.push(x);
@@ -123,7 +126,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
     const asked: number[] = [];
     const got: number[] = [];
     const classes = [{ kind: 1, region: 0, width: 2, offset: 10, source: 8, mask: 0x8000 }];
-    const m = new Machine({ rom }, { ...testSpec, classes });
+    const m = new Machine({ accel, rom }, { ...testSpec, classes });
     m.serve((x) => {
       if (x.offset === 4) return [0, event(MachineEvent.shutdown)];
       if (x.offset === 10) asked.push(x.width);
@@ -145,7 +148,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
       a.out16(0x50c, 1), a.movDx(0x900), a.inAxDx, a.movDx(0x502), a.outDxAx, [...done],
     );
     const got: number[] = [];
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve((x) => {
       if (x.region === 7) return 0x77;
       if (x.offset === 4) return [0, event(MachineEvent.shutdown)];
@@ -166,7 +169,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
     const rom = a.code(a.out16(0x500, 1), a.movDx(0x508), a.inAxDx, a.jmpSelf);
     let boots = 0;
     let resets = 0;
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve((x) => {
       if (x.kind === ExitKind.reset) resets++;
       else if (x.offset === 0) boots++;
@@ -192,7 +195,7 @@ describe.skipIf(!kvm)('a guest under KVM', () => {
   test('a triple fault stops the machine and is reported', async () => {
     // lidt of six zero bytes, protected mode, then a selector of an empty descriptor: #GP, which has no gate.
     const rom = a.code([0x2e, 0x0f, 0x01, 0x1e, 0x40, 0x00], [0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0], a.movAx(8), a.movDsAx, a.jmpSelf);
-    const m = new Machine({ rom });
+    const m = new Machine({ accel, rom });
     m.serve(() => 0);
     const v = await boot(m);
     const e = await Promise.race([v.event('tripleFault'), v.event('internalError')]);

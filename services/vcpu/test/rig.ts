@@ -3,6 +3,7 @@
  * events, and serves the rings in the test's own process.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Memory, type Struct, struct, u64, view } from '@nyx/layout';
 import { close, ctl, eventfd, memfdCreate, mmap, openSeqSocket, type SeqSocket, socketpair } from '@nyx/native';
@@ -29,6 +30,8 @@ import {
 // @ts-expect-error plain JavaScript
 import { build } from '../build.mjs';
 
+/** Whether the software CPU is in this build. */
+export const hasSoft = existsSync(fileURLToPath(new URL('../src/soft/soft.cc', import.meta.url)));
 export const program = fileURLToPath(new URL('../build/Release/nyx-vcpu', import.meta.url));
 build();
 

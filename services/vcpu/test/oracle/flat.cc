@@ -2,6 +2,7 @@
 // integer, SSE and x87 handlers, the decoder, the block cache and the run loop are the real ones.
 #include "flat.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,6 +10,7 @@
 #include "soft/mmu.h"
 #include "soft/run.h"
 #include "soft/tables.h"
+#include "soft/x87.h"
 
 namespace nyx::soft {
 namespace {
@@ -27,8 +29,7 @@ uint8_t* host(uint64_t at, unsigned size, bool write) {
 [[noreturn]] void refuse(Cpu& c, const Insn* i, uint64_t at, unsigned size) {
   const bool canonical = int64_t(at << 16) >> 16 == int64_t(at) && int64_t((at + size - 1) << 16) >> 16 == int64_t(at + size - 1);
   if (canonical) raise(c, i, kPFx, 0);
-  const bool stack = flat.stack_access || i->seg == SS;
-  raise(c, i, stack ? kSSx : kGP, 0);
+  raise(c, i, flat.stack || i->seg == SS ? kSSx : kGP, 0);
 }
 
 uint8_t* need(Cpu& c, const Insn* i, uint64_t at, unsigned size, bool write) {
@@ -84,44 +85,25 @@ CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
 }
 void protect_code_page(Cpu&, uint64_t) {}
 
-template <class T>
-void push(Cpu& c, const Insn* i, T v) {
-  uint64_t sp = c.gpr[RSP] - sizeof(T);
-  flat.stack_access = true;
-  if (c.code64()) {
-    store<T>(c, i, sp, v);
-    c.gpr[RSP] = sp;
-  } else {
-    sp = c.mode & kModeSs32 ? uint32_t(sp) : uint16_t(sp);
-    store<T>(c, i, linear_seg(c, i, SS, sp, sizeof(T), Access::kWrite), v);
-    if (c.mode & kModeSs32) c.gpr[RSP] = sp;
-    else set_reg<uint16_t>(c, RSP, uint16_t(sp));
-  }
-  flat.stack_access = false;
+void push_slow(Cpu& c, const Insn* i, uint64_t v, unsigned size) {
+  const uint64_t sp = c.code64() ? c.gpr[RSP] - size : c.mode & kModeSs32 ? uint32_t(c.gpr[RSP] - size) : uint16_t(c.gpr[RSP] - size);
+  flat.stack = true;
+  std::memcpy(need(c, i, c.code64() ? sp : linear_seg(c, i, SS, sp, size, Access::kWrite), size, true), &v, size);
+  flat.stack = false;
+  if (c.code64() || (c.mode & kModeSs32)) c.gpr[RSP] = sp;
+  else set_reg<uint16_t>(c, RSP, uint16_t(sp));
 }
-template <class T>
-T pop(Cpu& c, const Insn* i) {
-  const uint64_t sp = c.gpr[RSP];
-  flat.stack_access = true;
-  T v;
-  if (c.code64()) {
-    v = load<T>(c, i, sp);
-    c.gpr[RSP] = sp + sizeof(T);
-  } else {
-    const uint64_t offset = c.mode & kModeSs32 ? uint32_t(sp) : uint16_t(sp);
-    v = load<T>(c, i, linear_seg(c, i, SS, offset, sizeof(T), Access::kRead));
-    if (c.mode & kModeSs32) c.gpr[RSP] = uint32_t(sp + sizeof(T));
-    else set_reg<uint16_t>(c, RSP, uint16_t(sp + sizeof(T)));
-  }
-  flat.stack_access = false;
+uint64_t pop_slow(Cpu& c, const Insn* i, unsigned size) {
+  const uint64_t sp = c.code64() ? c.gpr[RSP] : c.mode & kModeSs32 ? uint32_t(c.gpr[RSP]) : uint16_t(c.gpr[RSP]);
+  uint64_t v = 0;
+  flat.stack = true;
+  std::memcpy(&v, need(c, i, c.code64() ? sp : linear_seg(c, i, SS, sp, size, Access::kRead), size, false), size);
+  flat.stack = false;
+  if (c.code64()) c.gpr[RSP] = sp + size;
+  else if (c.mode & kModeSs32) c.gpr[RSP] = uint32_t(sp + size);
+  else set_reg<uint16_t>(c, RSP, uint16_t(sp + size));
   return v;
 }
-template void push(Cpu&, const Insn*, uint16_t);
-template void push(Cpu&, const Insn*, uint32_t);
-template void push(Cpu&, const Insn*, uint64_t);
-template uint16_t pop(Cpu&, const Insn*);
-template uint32_t pop(Cpu&, const Insn*);
-template uint64_t pop(Cpu&, const Insn*);
 
 void deliver_exception(Cpu& c) {
   flat.ended = true;
@@ -177,6 +159,18 @@ void flat_mode(Mode mode) {
   c.map_gen++;
 }
 
+void flat_load_fx(Cpu& c, const uint8_t* fx) {
+  std::memcpy(c.fx.bytes, fx, sizeof(c.fx.bytes));
+  std::memcpy(&c.mxcsr, fx + kFxMxcsr, 4);
+  c.x87_live = c.fp_live = false;
+}
+void flat_store_fx(Cpu& c, uint8_t* fx) {
+  fp_leave(c);
+  x87_spill(c);
+  std::memcpy(fx, c.fx.bytes, sizeof(c.fx.bytes));
+  std::memcpy(fx + kFxMxcsr, &c.mxcsr, 4);
+}
+
 State soft_run(const Case& k) {
   Cpu& c = *flat.cpu;
   flat_mode(k.mode);
@@ -189,8 +183,7 @@ State soft_run(const Case& k) {
   c.rip = k.in.rip;
   set_rflags(c, k.in.flags);
   if (k.form->bits & kFx) flat_load_fx(c, k.in.fx);
-  flat.ended = false;
-  flat.stack_access = false;
+  flat.ended = flat.stack = false;
   run(c);
   State s{};
   std::memcpy(s.gpr, c.gpr, sizeof(s.gpr));

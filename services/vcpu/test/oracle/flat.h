@@ -10,7 +10,7 @@ struct Flat {
   uint8_t* code;  // kCodeBytes at kCode
   uint8_t* data;  // kDataBytes at kData
   bool code_writable;
-  bool stack_access;
+  bool stack;  // the access is a push or a pop
   bool ended;  // an exception came: `vector`
   int vector;
 };

@@ -30,8 +30,6 @@ bool inside = false;
 State result;
 gregset_t outer;
 alignas(16) uint8_t outer_fx[512];
-uint64_t outer_signals;
-const volatile char* enter_at;
 
 void set_selectors(gregset_t g, uint16_t cs, uint16_t ss) {
   g[REG_CSGSFS] = (g[REG_CSGSFS] & 0x0000ffffffff0000) | cs | int64_t(uint64_t(ss) << 48);
@@ -77,10 +75,7 @@ void on_signal(int, siginfo_t*, void* context) {
     std::memcpy(result.fx, fx, 416);
     std::memcpy(fx, outer_fx, 464);
   }
-  const int64_t selectors = outer[REG_CSGSFS];
-  std::memcpy(g, outer, sizeof(outer));
-  g[REG_CSGSFS] = selectors;
-  g[REG_RIP] += 0;  // behind the INT3 that entered
+  std::memcpy(g, outer, sizeof(outer));  // goes on behind the INT3 that entered
 }
 
 void map_at(uint64_t at, size_t bytes, int prot) {

@@ -66,6 +66,9 @@ struct Case {
   uint8_t bytes[32];
   unsigned length;
   State in;
+  // Put into memory first, where poke_bytes is not 0: a branch target on the stack or in the operand.
+  uint64_t poke_at, poke_value;
+  unsigned poke_bytes;
 };
 Case make_case(const Form& form, Mode mode, Rng& rng);
 // Random register contents: corner values, small numbers, random bits.

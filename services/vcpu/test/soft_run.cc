@@ -1,0 +1,352 @@
+// Runs the software CPU alone, without the machine: RAM, a UART, a debug port and a few registers that programs look
+// for. For bringing up the engine, for kvm-unit-tests and for profiles; `nyx run` is the way to run a guest.
+//
+//   soft_run [options] IMAGE
+//     --bios           IMAGE is firmware, mapped below 4 GiB and copied below 1 MiB; starts at the reset vector
+//     --flat16 ADDR    IMAGE is loaded at ADDR and entered in real mode (CS = ADDR >> 4)
+//     --elf            IMAGE is a 32-bit ELF entered by the multiboot protocol (kvm-unit-tests)
+//     --kernel         IMAGE is a bzImage, entered by the 64-bit boot protocol
+//     --initrd FILE, --append TEXT, --mem MIB, --cpus N, --seconds N, --quiet (no statistics)
+//
+// Exits with the status of the isa-debug-exit port 0xf4, 3 after a triple fault, 4 when the time is over.
+#include <elf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "lapic.h"
+#include "soft/soft.h"
+
+using namespace nyx;
+
+namespace {
+
+struct Options {
+  std::string mode, image, initrd, append;
+  uint64_t address = 0, mem = 256;
+  unsigned cpus = 1, seconds = 60;
+  bool quiet = false;
+};
+
+struct Board {
+  Options o;
+  uint8_t* ram = nullptr;
+  uint64_t ram_bytes = 0;
+  MemoryMap memory;
+  wire::VmPage* page = nullptr;
+  Clock* clock = nullptr;
+  ApicBus apics;
+  std::vector<Lapic*> lapics;
+  std::vector<VcpuContext> contexts;
+  std::unique_ptr<Accel> accel;
+  uint64_t start_ns = 0;
+  std::mutex mutex;
+
+  void Report() {
+    if (o.quiet) return;
+    fflush(stdout);
+    const double s = double(MonotonicNs() - start_ns) / 1e9;
+    for (unsigned k = 0; k < o.cpus; k++) {
+      const wire::VcpuStats& v = page->vcpu[k];
+      fprintf(stderr, "cpu%u: %llu instructions, %.2f s, %.1f M/s; %llu blocks, %llu TLB misses, %llu interrupts, %llu halts, rip %llx\n", k,
+              (unsigned long long)v.instructions, s, double(v.instructions) / s / 1e6, (unsigned long long)v.blocks_decoded,
+              (unsigned long long)v.tlb_misses, (unsigned long long)v.interrupts, (unsigned long long)v.exits_halt,
+              (unsigned long long)accel->vcpu(k).rip());
+    }
+  }
+  [[noreturn]] void Exit(int status) {
+    Report();
+    fflush(stdout);
+    _exit(status);
+  }
+};
+
+Board board;
+
+// Ports and device memory. Shared state is behind one lock: this is a test double.
+class TestBus : public Bus {
+ public:
+  explicit TestBus(unsigned cpu) : cpu_(cpu) {}
+  uint32_t PioRead(uint16_t port, unsigned width) override {
+    std::lock_guard lock(board.mutex);
+    switch (port) {
+      case 0x3fd: return 0x60;  // transmitter empty
+      case 0x3f8: case 0x3f9: case 0x3fa: case 0x3fc: case 0x3fe: return port == 0x3fa ? 1 : 0;
+      case 0x3fb: return lcr_;
+      case 0x3ff: return scratch_;
+      case 0x402: return 0xe9;
+      case 0x71: return cmos_ == 0x0d ? 0x80 : cmos_ == 0x0a ? 0x26 : cmos_ == 0x0b ? 2 : 0;
+      case 0x608: return uint32_t(static_cast<unsigned __int128>(board.clock->Now()) * 3579545 / 1'000'000'000) & 0xffffff;
+      case 0xe0: return test_;
+      case 0x511: return FwCfg();
+      default: return width == 4 ? ~0u : (1u << width * 8) - 1;
+    }
+  }
+  void PioWrite(uint16_t port, unsigned width, uint32_t value) override {
+    std::lock_guard lock(board.mutex);
+    switch (port) {
+      case 0x3f8:
+        if (lcr_ & 0x80) return;
+        [[fallthrough]];
+      case 0x402: case 0xe9: case 0xf1:
+        fputc(int(value & 0xff), stdout);
+        if ((value & 0xff) == '\n') fflush(stdout);
+        return;
+      case 0x3fb: lcr_ = uint8_t(value); return;
+      case 0x3ff: scratch_ = uint8_t(value); return;
+      case 0x70: cmos_ = value & 0x7f; return;
+      case 0xe0: case 0xe1: case 0xe2: case 0xe3: test_ = value; return;
+      case 0xf4: board.Exit(int(value << 1 | 1));
+      case 0x510: fw_selector_ = uint16_t(value); fw_at_ = 0; return;
+      case 0x64:
+        if (value == 0xfe) board.Exit(0);
+        return;
+      default: (void)width; return;
+    }
+  }
+  void PioReadBurst(uint16_t port, unsigned width, uint32_t count, void* data) override {
+    for (uint32_t k = 0; k < count; k++) {
+      const uint32_t v = PioRead(port, width);
+      std::memcpy(static_cast<uint8_t*>(data) + k * width, &v, width);
+    }
+  }
+  void PioWriteBurst(uint16_t port, unsigned width, uint32_t count, const void* data) override {
+    for (uint32_t k = 0; k < count; k++) {
+      uint32_t v = 0;
+      std::memcpy(&v, static_cast<const uint8_t*>(data) + k * width, width);
+      PioWrite(port, width, v);
+    }
+  }
+  uint64_t MmioRead(uint64_t, unsigned width) override { return width == 8 ? ~uint64_t{0} : (uint64_t{1} << width * 8) - 1; }
+  void MmioWrite(uint64_t, unsigned, uint64_t) override {}
+  uint8_t IntAck() override { return 0xff; }
+  void Eoi(uint8_t) override {}
+
+ private:
+  uint8_t FwCfg() {
+    uint64_t v = 0;
+    switch (fw_selector_) {
+      case 0: v = 0x554d4551; break;  // "QEMU"
+      case 1: v = 1; break;
+      case 3: v = board.ram_bytes; break;
+      case 5: case 15: v = board.o.cpus; break;
+      default: break;
+    }
+    return fw_at_ < 8 ? uint8_t(v >> 8 * fw_at_++) : 0;
+  }
+  unsigned cpu_;
+  static inline uint8_t lcr_, scratch_, cmos_;
+  static inline uint32_t test_;
+  static inline uint16_t fw_selector_;
+  static inline unsigned fw_at_;
+};
+
+std::vector<uint8_t> ReadFile(const std::string& path) {
+  std::ifstream f(path, std::ios::binary);
+  if (!f) {
+    fprintf(stderr, "soft_run: %s cannot be read\n", path.c_str());
+    exit(2);
+  }
+  return {std::istreambuf_iterator<char>(f), {}};
+}
+
+template <class T>
+void Put(uint64_t at, T v) {
+  std::memcpy(board.ram + at, &v, sizeof v);
+}
+
+constexpr uint64_t kGdt = 0x500, kZeroPage = 0x7000, kTables = 0x9000, kCommand = 0x20000, kMultiboot = 0x6000;
+
+void FlatGdt() {
+  Put<uint64_t>(kGdt + 0x10, 0x00af9b000000ffff);
+  Put<uint64_t>(kGdt + 0x18, 0x00cf93000000ffff);
+}
+
+void LoadKernel(machine::MachineHeader& h) {
+  const auto image = ReadFile(board.o.image);
+  const unsigned setup = (image[0x1f1] ? image[0x1f1] : 4) * 512 + 512;
+  std::memcpy(board.ram + kZeroPage + 0x1f1, image.data() + 0x1f1, 0x290 - 0x1f1);
+  uint64_t at;
+  std::memcpy(&at, image.data() + 0x258, 8);
+  std::memcpy(board.ram + at, image.data() + setup, image.size() - setup);
+  Put<uint8_t>(kZeroPage + 0x210, 0xff);
+  Put<uint8_t>(kZeroPage + 0x211, board.ram[kZeroPage + 0x211] | 1);
+  Put<uint32_t>(kZeroPage + 0x228, kCommand);
+  std::memcpy(board.ram + kCommand, board.o.append.c_str(), board.o.append.size() + 1);
+  if (!board.o.initrd.empty()) {
+    const auto initrd = ReadFile(board.o.initrd);
+    const uint64_t where = (board.ram_bytes - initrd.size()) & ~uint64_t{0xfff};
+    std::memcpy(board.ram + where, initrd.data(), initrd.size());
+    Put<uint32_t>(kZeroPage + 0x218, uint32_t(where));
+    Put<uint32_t>(kZeroPage + 0x21c, uint32_t(initrd.size()));
+  }
+  const struct { uint64_t base, size; uint32_t type; } map[] = {{0, 0x9fc00, 1}, {0x100000, board.ram_bytes - 0x100000, 1}};
+  Put<uint8_t>(kZeroPage + 0x1e8, 2);
+  for (unsigned k = 0; k < 2; k++) {
+    Put(kZeroPage + 0x2d0 + 20 * k, map[k].base);
+    Put(kZeroPage + 0x2d8 + 20 * k, map[k].size);
+    Put(kZeroPage + 0x2e0 + 20 * k, map[k].type);
+  }
+  // 4 GiB, one to one.
+  Put<uint64_t>(kTables, kTables + 0x1003);
+  for (uint64_t k = 0; k < 4; k++) Put<uint64_t>(kTables + 0x1000 + 8 * k, k << 30 | 0x83);
+  FlatGdt();
+  h.boot_mode = machine::BootMode::kLong64;
+  h.rip = at + 0x200;
+  h.rsi = kZeroPage;
+  h.cr3 = kTables;
+  h.gdt_base = kGdt;
+  h.gdt_limit = 0x1f;
+  h.code_selector = 0x10;
+  h.data_selector = 0x18;
+}
+
+void LoadElf(machine::MachineHeader& h) {
+  const auto image = ReadFile(board.o.image);
+  Elf32_Ehdr e;
+  std::memcpy(&e, image.data(), sizeof e);
+  for (unsigned k = 0; k < e.e_phnum; k++) {
+    Elf32_Phdr p;
+    std::memcpy(&p, image.data() + e.e_phoff + k * e.e_phentsize, sizeof p);
+    if (p.p_type == PT_LOAD) std::memcpy(board.ram + p.p_paddr, image.data() + p.p_offset, p.p_filesz);
+  }
+  const std::string command = board.o.image + " " + board.o.append;
+  std::memcpy(board.ram + kCommand, command.c_str(), command.size() + 1);
+  Put<uint32_t>(kMultiboot, 0x45);  // memory, command line, map
+  Put<uint32_t>(kMultiboot + 4, 639);
+  Put<uint32_t>(kMultiboot + 8, uint32_t(board.ram_bytes / 1024 - 1024));
+  Put<uint32_t>(kMultiboot + 16, kCommand);
+  Put<uint32_t>(kMultiboot + 44, 48);
+  Put<uint32_t>(kMultiboot + 48, kMultiboot + 0x100);
+  const uint64_t map[2][2] = {{0, 0x9fc00}, {0x100000, board.ram_bytes - 0x100000}};
+  for (unsigned k = 0; k < 2; k++) {
+    Put<uint32_t>(kMultiboot + 0x100 + 24 * k, 20);
+    Put<uint64_t>(kMultiboot + 0x104 + 24 * k, map[k][0]);
+    Put<uint64_t>(kMultiboot + 0x10c + 24 * k, map[k][1]);
+    Put<uint32_t>(kMultiboot + 0x114 + 24 * k, 1);
+  }
+  Put<uint64_t>(kGdt + 0x10, 0x00cf9b000000ffff);
+  Put<uint64_t>(kGdt + 0x18, 0x00cf93000000ffff);
+  h.boot_mode = machine::BootMode::kPvh32;
+  h.rip = e.e_entry;
+  h.rbx = kMultiboot;
+  h.gdt_base = kGdt;
+  h.gdt_limit = 0x1f;
+  h.code_selector = 0x10;
+  h.data_selector = 0x18;
+}
+
+void LoadBios() {
+  const auto image = ReadFile(board.o.image);
+  auto* rom = static_cast<uint8_t*>(aligned_alloc(4096, image.size()));
+  std::memcpy(rom, image.data(), image.size());
+  board.memory.Add({(uint64_t{1} << 32) - image.size(), image.size(), rom, true, MemoryMap::kNoPage});
+  const size_t low = std::min<size_t>(image.size(), 0x20000);
+  std::memcpy(board.ram + 0x100000 - low, image.data() + image.size() - low, low);
+}
+
+void Parse(int argc, char** argv) {
+  Options& o = board.o;
+  for (int k = 1; k < argc; k++) {
+    const std::string a = argv[k];
+    const auto value = [&] { return std::string(k + 1 < argc ? argv[++k] : ""); };
+    if (a == "--bios" || a == "--elf" || a == "--kernel") o.mode = a;
+    else if (a == "--flat16") o.mode = a, o.address = std::stoull(value(), nullptr, 0);
+    else if (a == "--initrd") o.initrd = value();
+    else if (a == "--append") o.append = value();
+    else if (a == "--mem") o.mem = std::stoull(value());
+    else if (a == "--cpus") o.cpus = unsigned(std::stoul(value()));
+    else if (a == "--seconds") o.seconds = unsigned(std::stoul(value()));
+    else if (a == "--quiet") o.quiet = true;
+    else o.image = a;
+  }
+  if (o.mode.empty() || o.image.empty() || o.cpus == 0 || o.cpus > machine::kMaxCpus) {
+    fprintf(stderr, "usage: soft_run --bios|--elf|--kernel|--flat16 ADDR [options] IMAGE\n");
+    exit(2);
+  }
+}
+
+}  // namespace
+
+// The machine's, which this program does without.
+bool nyx::MemoryMap::Add(const Region& region) {
+  if (count_ == kMaxRegions) return false;
+  regions_[count_++] = region;
+  return true;
+}
+
+int main(int argc, char** argv) {
+  Parse(argc, argv);
+  const Options& o = board.o;
+  board.ram_bytes = o.mem << 20;
+  board.ram = static_cast<uint8_t*>(mmap(nullptr, board.ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  board.memory.Add({0xc0000, board.ram_bytes - 0xc0000, board.ram + 0xc0000, false, 0xc0});
+  board.memory.Add({0, 0xa0000, board.ram, false, 0});
+  board.page = new wire::VmPage{};
+  board.clock = new Clock(board.page, 0);
+  auto* attention = new wire::AttentionLine[machine::kMaxCpus]{};
+  machine::MachineHeader header{};
+  header.boot_mode = machine::BootMode::kReset;
+  if (o.mode == "--bios") LoadBios();
+  if (o.mode == "--kernel") LoadKernel(header);
+  if (o.mode == "--elf") LoadElf(header);
+
+  board.contexts.resize(o.cpus);
+  for (unsigned k = 0; k < o.cpus; k++) {
+    auto* word = reinterpret_cast<std::atomic<uint32_t>*>(&attention[k].word);
+    auto* bus = new TestBus(k);
+    auto* lapic = new Lapic(k, board.clock, word, &board.apics);
+    lapic->set_bus(bus);
+    board.apics.Add(lapic);
+    board.lapics.push_back(lapic);
+    board.contexts[k] = {k, o.cpus, bus, lapic, &board.memory, board.clock, &board.page->vcpu[k], word, nullptr, nullptr, 0};
+  }
+  std::string error;
+  board.accel = make_soft({o.cpus, board.contexts.data(), &board.memory, board.clock, &board.apics}, &error);
+  for (unsigned k = 0; k < o.cpus; k++) {
+    board.lapics[k]->Reset();
+    if (o.mode == "--kernel" || o.mode == "--elf") board.lapics[k]->SetVirtualWire();
+    board.accel->vcpu(k).SetBootState(header);
+  }
+  soft::Cpu& boot = static_cast<soft::SoftVcpu&>(board.accel->vcpu(0)).cpu();
+  if (o.mode == "--elf") boot.gpr[soft::RAX] = 0x2badb002;
+  if (o.mode == "--flat16") {
+    const auto image = ReadFile(o.image);
+    std::memcpy(board.ram + o.address, image.data(), image.size());
+    boot.seg[soft::CS].base = o.address;
+    boot.seg[soft::CS].selector = uint16_t(o.address >> 4);
+    boot.rip = 0;
+  }
+  board.clock->Resume();
+  board.start_ns = MonotonicNs();
+  std::vector<std::thread> threads;
+  for (unsigned k = 0; k < o.cpus; k++) {
+    threads.emplace_back([k] {
+      Vcpu& v = board.accel->vcpu(k);
+      for (;;) {
+        const RunResult r = v.Run();
+        if (r == RunResult::kStopped) return;
+        fprintf(stderr, "soft_run: cpu%u %s at %llx\n", k, r == RunResult::kTripleFault ? "triple fault" : "internal error",
+                (unsigned long long)v.rip());
+        board.Exit(3);
+      }
+    });
+  }
+  for (unsigned k = 0; k < o.seconds * 10; k++) usleep(100'000);
+  for (unsigned k = 0; k < o.cpus; k++) {
+    board.contexts[k].attention->fetch_or(uint32_t(wire::Attention::kStop));
+    board.accel->vcpu(k).Kick();
+  }
+  for (auto& t : threads) t.join();
+  fprintf(stderr, "soft_run: time is over\n");
+  board.Exit(4);
+}
