@@ -56,10 +56,10 @@ struct Board {
     fflush(stdout);
     const double s = double(MonotonicNs() - start_ns) / 1e9;
     for (unsigned k = 0; k < o.cpus; k++) {
-      const wire::VcpuStats& v = page->vcpu[k];
+      const soft::Cpu& v = static_cast<soft::SoftVcpu&>(accel->vcpu(k)).cpu();
       fprintf(stderr, "cpu%u: %llu instructions, %.2f s, %.1f M/s; %llu blocks, %llu TLB misses, %llu interrupts, %llu halts, rip %llx\n", k,
-              (unsigned long long)v.instructions, s, double(v.instructions) / s / 1e6, (unsigned long long)v.blocks_decoded,
-              (unsigned long long)v.tlb_misses, (unsigned long long)v.interrupts, (unsigned long long)v.exits_halt,
+              (unsigned long long)v.icount, s, double(v.icount) / s / 1e6, (unsigned long long)v.stat_blocks,
+              (unsigned long long)v.stat_tlb_misses, (unsigned long long)v.stat_interrupts, (unsigned long long)v.stat_halts,
               (unsigned long long)accel->vcpu(k).rip());
     }
   }
@@ -128,7 +128,7 @@ class TestBus : public Bus {
   }
   uint64_t MmioRead(uint64_t, unsigned width) override { return width == 8 ? ~uint64_t{0} : (uint64_t{1} << width * 8) - 1; }
   void MmioWrite(uint64_t, unsigned, uint64_t) override {}
-  uint8_t IntAck() override { return 0xff; }
+  int IntAck() override { return -1; }
   void Eoi(uint8_t) override {}
 
  private:

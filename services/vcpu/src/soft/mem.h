@@ -98,12 +98,43 @@ template <class T>
   store<T>(c, i, linear_of(c, i, sizeof(T), Access::kWrite), v);
 }
 
-// Stack (stack.cc part of segment.cc): pushes and pops of 2, 4, 8 bytes by the stack's width, with SS checks outside
-// 64-bit mode. push changes RSP only after the store succeeded.
+// Stack: pushes and pops of 2, 4, 8 bytes by the stack's width, with SS checks outside of 64-bit mode. RSP changes only
+// after the access succeeded. The slow parts are in segment.cc.
+void push_slow(Cpu& c, const Insn* i, uint64_t v, unsigned size);
+uint64_t pop_slow(Cpu& c, const Insn* i, unsigned size);
+
+// Stacks without a segment to check: 64-bit mode, and flat 32-bit ones.
+[[gnu::always_inline]] inline bool simple_stack(const Cpu& c) {
+  return (c.mode & kMode64) || (c.mode & (kModeFlat | kModeSs32)) == (kModeFlat | kModeSs32);
+}
 template <class T>
-void push(Cpu& c, const Insn* i, T v);
+[[gnu::always_inline]] inline void push(Cpu& c, const Insn* i, T v) {
+  if (simple_stack(c)) [[likely]] {
+    uint64_t sp = c.gpr[RSP] - sizeof(T);
+    if (!(c.mode & kMode64)) sp = uint32_t(sp);
+    const TlbEntry& e = tlb_entry(c, sp);
+    if (((sp + (sizeof(T) - 1)) & ~0xfffull) == e.write) [[likely]] {
+      std::memcpy(reinterpret_cast<void*>(sp + uint64_t(e.addend)), &v, sizeof(T));
+      c.gpr[RSP] = sp;
+      return;
+    }
+  }
+  push_slow(c, i, std::make_unsigned_t<T>(v), sizeof(T));
+}
 template <class T>
-T pop(Cpu& c, const Insn* i);
+[[gnu::always_inline]] inline T pop(Cpu& c, const Insn* i) {
+  if (simple_stack(c)) [[likely]] {
+    const uint64_t sp = c.gpr[RSP];
+    const TlbEntry& e = tlb_entry(c, sp);
+    if (((sp + (sizeof(T) - 1)) & ~0xfffull) == e.read) [[likely]] {
+      T v;
+      std::memcpy(&v, reinterpret_cast<const void*>(sp + uint64_t(e.addend)), sizeof(T));
+      c.gpr[RSP] = c.mode & kMode64 ? sp + sizeof(T) : uint32_t(sp + sizeof(T));
+      return v;
+    }
+  }
+  return T(pop_slow(c, i, sizeof(T)));
+}
 
 // Register operands. 8-bit ones are byte offsets in gpr; a 32-bit write clears the upper half.
 template <class T>

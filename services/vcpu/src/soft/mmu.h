@@ -32,14 +32,4 @@ void store_system(Cpu& c, const Insn* i, uint64_t linear, T v);
 // bumps it when CS.base changes.
 void update_mode(Cpu& c);
 
-// Coherence of decoded code. A page that code was decoded from is marked in the code bitmap; nobody keeps a write tag
-// for it. Before block.cc reads the bytes of a page it calls protect_code_page. A write goes to write_code (coherence.cc),
-// which drops the blocks here and tells the other CPUs, who drop theirs before they run another block.
-//
-// Provided by block.cc:
-// Drops this CPU's blocks that overlap [phys, phys + size), within one page; true when blocks of that page remain. The
-// block being executed stays readable, but ends after the current instruction.
-bool drop_blocks(Cpu& c, uint64_t phys, unsigned size);
-void drop_all_blocks(Cpu& c);
-
 }  // namespace nyx::soft

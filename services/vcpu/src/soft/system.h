@@ -4,24 +4,20 @@
 
 namespace nyx::soft {
 
-// ---- run loop (events.cc, exception.cc)
-// Call at a block border (c.rip exact, inside the run loop's setjmp) when the attention word is not 0. Clears what it
-// acts on, delivers interrupts, sleeps in HLT. False: run() must return (kStop, or Cpu::shutdown).
-bool service_attention(Cpu& c);
-// After kUnwindException: delivers Cpu::exception at c.rip. May raise again (unwinds to the same setjmp), or set
-// Cpu::shutdown and attention stop-like bits: then service_attention is false.
-void deliver_exception(Cpu& c);
-// After one instruction that began with RFLAGS.TF set: raises #DB (BS). c.rip is the next instruction.
-[[noreturn]] void single_step(Cpu& c);
+// deliver_exception (exception.cc) and service_attention (events.cc) are declared in run.h.
 
 // ---- for handlers of other files
 // INT n, INT3, INTO and INT1 (`vector`), with the privilege check of software interrupts. Does not return.
 [[noreturn]] void software_interrupt(Cpu& c, const Insn* i, int vector, bool privileged);
+// External interrupt or NMI at c.rip.
+void deliver_interrupt(Cpu& c, int vector);
 // Call when RFLAGS.IF became 1: a waiting interrupt is taken at the next block border.
 inline void interrupts_enabled(Cpu& c) {
   if (c.irq_pending) [[unlikely]]
     c.attention->fetch_or(0x100 /* wire::Attention::kInterrupt */);
 }
+// After a write to the local APIC, or to TPR through CR8: what became deliverable is taken at the next block border.
+void lapic_changed(Cpu& c);
 // FF /3 and /5 with a memory operand (m16:16, m16:32, m16:64). Both end the block.
 void op_call_far_mem(Cpu& c, const Insn* i);
 void op_jmp_far_mem(Cpu& c, const Insn* i);

@@ -1,0 +1,79 @@
+#include "soft/soft.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "lapic.h"
+#include "soft/reset.h"
+#include "soft/run.h"
+#include "soft/simd.h"
+#include "soft/system.h"
+#include "soft/tables.h"
+
+namespace nyx::soft {
+
+SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engine)
+    : context_(context), cpu_(new Cpu{}), blocks_(op_tables()) {
+  Cpu& c = *cpu_;
+  c.attention = context.attention;
+  c.bus = context.bus;
+  c.lapic = context.lapic;
+  c.clock = config.clock;
+  c.memory = config.memory;
+  c.context = &context;
+  c.index = context.index;
+  c.engine = &engine;
+  c.blocks = &blocks_;
+  c.delivering = -1;
+  for (Tlb& t : c.tlbs) {
+    for (TlbEntry& e : t.entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
+  }
+  engine.peers[c.index].cpu = &c;
+  reset_cpu(c, false);
+}
+
+RunResult SoftVcpu::Run() {
+  Cpu& c = *cpu_;
+  unpark(c);
+  context_.stats->state = c.halted ? 2 : c.wait_sipi ? 0 : 1;
+  run(c);
+  fp_leave(c);
+  x87_spill(c);
+  park(c);
+  return c.shutdown ? RunResult::kTripleFault : RunResult::kStopped;
+}
+
+// The bits are set; a CPU in guest code sees them at its next block border. One that sleeps must be woken.
+void SoftVcpu::Kick() { syscall(SYS_futex, context_.attention, FUTEX_WAKE, 1, nullptr, nullptr, 0); }
+
+void SoftVcpu::SetBootState(const machine::MachineHeader& header) {
+  Cpu& c = *cpu_;
+  boot_state(c, header, context_.index == 0);
+  context_.stats->state = 0;
+}
+
+uint64_t SoftVcpu::rip() const { return cpu_->code64() ? cpu_->rip : cpu_->seg[CS].base + cpu_->rip; }
+
+SoftAccel::SoftAccel(const AccelConfig& config)
+    : apics_(config.apics), engine_(*config.memory, config.vcpus[0], config.cpus) {
+  for (unsigned k = 0; k < config.cpus; k++) {
+    vcpus_.push_back(std::make_unique<SoftVcpu>(config, config.vcpus[k], engine_));
+  }
+}
+
+InterruptSink& SoftAccel::interrupts() { return *apics_; }
+
+}  // namespace nyx::soft
+
+namespace nyx {
+
+std::unique_ptr<Accel> make_soft(const AccelConfig& config, std::string* error) {
+  if (!config.apics) {
+    *error = "the software CPU needs local APICs";
+    return nullptr;
+  }
+  return std::make_unique<soft::SoftAccel>(config);
+}
+
+}  // namespace nyx

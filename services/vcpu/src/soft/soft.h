@@ -1,0 +1,42 @@
+// The soft engine behind accel.h.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "accel.h"
+#include "soft/block.h"
+#include "soft/coherence.h"
+#include "soft/cpu.h"
+
+namespace nyx::soft {
+
+class SoftVcpu : public Vcpu {
+ public:
+  SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engine);
+  RunResult Run() override;
+  void Kick() override;
+  void SetBootState(const machine::MachineHeader& header) override;
+  uint64_t rip() const override;
+  Cpu& cpu() { return *cpu_; }
+
+ private:
+  VcpuContext& context_;
+  std::unique_ptr<Cpu> cpu_;
+  BlockCache blocks_;
+};
+
+class SoftAccel : public Accel {
+ public:
+  explicit SoftAccel(const AccelConfig& config);
+  const char* name() const override { return "soft"; }
+  uint32_t kind() const override { return machine::Accel::kSoft; }
+  Vcpu& vcpu(unsigned index) override { return *vcpus_[index]; }
+  InterruptSink& interrupts() override;
+
+ private:
+  ApicBus* apics_;
+  Engine engine_;
+  std::vector<std::unique_ptr<SoftVcpu>> vcpus_;
+};
+
+}  // namespace nyx::soft
