@@ -1,18 +1,18 @@
 /** From the name of an image to files: kernel, initrd, command line and, unless there is one, an empty data disk. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import type { ImageError } from '@nyx/image';
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 
 const seabiosPaths = ['/usr/share/seabios/bios-256k.bin', '/usr/share/qemu/bios-256k.bin'];
 
-/** ImageError's "CODE: expected E, got G. Advice." with a code of ours. */
+/** An error of libs/image (known by its name: the library is loaded only when needed) with a code of ours. */
 export const imageError = (e: unknown): unknown => {
   if (!(e instanceof Error) || e.name !== 'ImageError') return e;
-  const { code } = e as Error & { code?: string };
-  const m = /expected (.*?), got (.*)\. ([A-Z].*)$/s.exec(e.message);
+  const { code, expected, got, advice } = e as ImageError;
   const ours = code === 'IMAGE_UNKNOWN' || code === 'IMAGE_BAD_NAME' ? 'IMAGE_UNKNOWN' : 'HOST_ERROR';
-  return new NyxError(ours, m ? { expected: m[1]!, got: m[2]!, hint: m[3]! } : { got: e.message }, { cause: e });
+  return new NyxError(ours, { expected, got, hint: advice }, { cause: e });
 };
 
 /** @param dir the machine's run directory: an image's data disk lives and dies with it */

@@ -8,7 +8,7 @@
  * Bytes that stream do not go here: the console and commands have stream sockets of their own (see `sockets`).
  */
 import { Packr } from 'msgpackr';
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import { isErrorCode, NyxError, type WireError } from './errors.ts';
 
 export const controlWire = {
@@ -33,9 +33,9 @@ export type VmState = (typeof vmStates)[number];
 export const processStates = ['starting', 'serving', 'dead', 'backoff', 'isolated', 'stopped'] as const;
 export type ProcessState = (typeof processStates)[number];
 
-const count = z.number().nonnegative();
+const count = z.number().check(z.nonnegative());
 const VmStateName = z.enum(vmStates);
-const WireErrorSchema = z.object({ code: z.string(), expected: z.string().optional(), got: z.string().optional(), hint: z.string().optional() });
+const WireErrorSchema = z.object({ code: z.string(), expected: z.optional(z.string()), got: z.optional(z.string()), hint: z.optional(z.string()) });
 
 /** How a recovery went. Times are nanoseconds. */
 const Recovered = z.object({
@@ -61,8 +61,8 @@ const ProcessStatus = z.object({
   served: count,
   exitsPerSecond: count,
   violations: count,
-  lastRecovery: Recovered.optional(),
-  error: WireErrorSchema.optional(),
+  lastRecovery: z.optional(Recovered),
+  error: z.optional(WireErrorSchema),
 });
 export type ProcessStatus = z.output<typeof ProcessStatus>;
 
@@ -76,7 +76,7 @@ const VcpuStatus = z.object({
   interrupts: count,
   waitNs: count,
   maxWaitNs: count,
-  waitsFor: z.string().optional(),
+  waitsFor: z.optional(z.string()),
   lastRip: z.string(),
 });
 export type VcpuStatus = z.output<typeof VcpuStatus>;
@@ -95,7 +95,7 @@ const Status = z.object({
   guestNs: count,
   resets: count,
   agent: z.boolean(),
-  error: WireErrorSchema.optional(),
+  error: z.optional(WireErrorSchema),
   /** Milliseconds from the start of nyxd to each milestone. */
   milestones: z.record(z.string(), count),
   vcpus: z.array(VcpuStatus),
@@ -112,9 +112,9 @@ export const requests = {
   resume: { args: Nothing, result: Nothing },
   reset: { args: Nothing, result: Nothing },
   /** Power button; after `timeout` seconds (0: at once) the processes are ended. Answers when the machine has stopped. */
-  stop: { args: z.object({ timeout: z.number().min(0).max(3600) }), result: z.object({ forced: z.boolean() }) },
+  stop: { args: z.object({ timeout: z.number().check(z.gte(0), z.lte(3600)) }), result: z.object({ forced: z.boolean() }) },
   /** SIGKILL to the process of that device (or of that name). */
-  kill: { args: z.object({ target: z.string().max(64) }), result: z.object({ process: z.string(), pid: count }) },
+  kill: { args: z.object({ target: z.string().check(z.maxLength(64)) }), result: z.object({ process: z.string(), pid: count }) },
 } as const;
 
 export type Op = keyof typeof requests;
@@ -122,7 +122,7 @@ export type Args<O extends Op> = z.input<(typeof requests)[O]['args']>;
 export type Result<O extends Op> = z.output<(typeof requests)[O]['result']>;
 
 export const VmEvent = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('state'), at: count, from: VmStateName, to: VmStateName, error: WireErrorSchema.optional() }),
+  z.object({ type: z.literal('state'), at: count, from: VmStateName, to: VmStateName, error: z.optional(WireErrorSchema) }),
   z.object({ type: z.literal('death'), at: count, process: z.string(), pid: count, reason: z.string() }),
   z.object({ type: z.literal('recovered'), at: count, recovery: Recovered }),
   z.object({ type: z.literal('isolated'), at: count, process: z.string(), error: WireErrorSchema }),
@@ -134,7 +134,7 @@ export const VmEvent = z.discriminatedUnion('type', [
 export type VmEvent = z.output<typeof VmEvent>;
 
 const Request = z.object({ v: z.number(), id: count, op: z.string(), args: z.unknown() });
-const Reply = z.object({ v: z.number(), id: count, result: z.unknown().optional(), error: WireErrorSchema.optional() });
+const Reply = z.object({ v: z.number(), id: count, result: z.optional(z.unknown()), error: z.optional(WireErrorSchema) });
 const EventMessage = z.object({ v: z.number(), event: z.unknown() });
 
 // Records off: plain maps, readable by any msgpack library.
@@ -150,7 +150,7 @@ const unpack = (bytes: Uint8Array): unknown => {
   }
 };
 
-const checked = <S extends z.ZodType>(schema: S, value: unknown, what: string): z.output<S> => {
+const checked = <S extends z.ZodMiniType>(schema: S, value: unknown, what: string): z.output<S> => {
   const r = schema.safeParse(value);
   if (r.success) return r.data;
   const issue = r.error.issues[0]!;
@@ -198,7 +198,7 @@ export const decodeEvent = (bytes: Uint8Array): VmEvent => {
  * kind u8, length u32 (little-endian), payload. Payload of exit: the status as u32; of error: JSON of a WireError.
  */
 export const ExecFrame = { stdout: 1, stderr: 2, exit: 3, error: 4 } as const;
-export const ExecAsk = z.strictObject({ v: z.literal(controlWire.version), command: z.string().min(1), timeout: z.number().positive().max(86_400) });
+export const ExecAsk = z.strictObject({ v: z.literal(controlWire.version), command: z.string().check(z.minLength(1)), timeout: z.number().check(z.positive(), z.lte(86_400)) });
 
 export const encodeFrame = (kind: number, payload: Uint8Array): Buffer => {
   const frame = Buffer.allocUnsafe(5 + payload.length);

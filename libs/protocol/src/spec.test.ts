@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { NyxError } from './errors.ts';
-import { nearest, parseSize, parseSpec, parseSpecText } from './spec.ts';
+import { nearest, parseSize, parseSpec } from './spec.ts';
+import { parseSpecText } from './spec-file.ts';
 
 const error = (f: () => unknown): NyxError => {
   try {

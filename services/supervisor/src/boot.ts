@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
-import { type BootPlan, checkInitrd, e820Map, GuestRam, loadFirmware, loadKernel, planReset, writeAcpi } from '@nyx/boot';
+import { BootError, type BootPlan, checkInitrd, e820Map, GuestRam, loadFirmware, loadKernel, planReset, writeAcpi } from '@nyx/boot';
 import { execWire } from '@nyx/protocol';
 import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -22,15 +22,12 @@ const kinds: readonly (readonly [RegExp, ErrorCode])[] = [
   [/^MEMORY_/, 'MEMORY_TOO_SMALL'],
 ];
 
-/** The loaders' errors ("CODE: expected E, got G. Advice.") as ours, with the file that they are about. */
+/** The loaders' errors as ours, with the file that they are about. */
 export const bootError = (e: unknown, paths: Partial<Record<ErrorCode, string | undefined>>): unknown => {
-  const { code, message } = e as { code?: string; message?: string };
-  const ours = kinds.find(([pattern]) => pattern.test(code ?? ''))?.[1];
-  const m = /^\w+: expected (.*?), got (.*)\. ([A-Z].*)$/s.exec(message ?? '');
-  if (!ours) return e;
-  const path = paths[ours];
-  const got = m ? m[2]! : String(message);
-  return new NyxError(ours, { got: path ? `${path}: ${got}` : got, ...(m ? { expected: m[1]!, hint: m[3]! } : {}) }, { cause: e });
+  if (!(e instanceof BootError)) return e;
+  const code = kinds.find(([pattern]) => pattern.test(e.code))?.[1] ?? 'KERNEL_INVALID';
+  const path = paths[code];
+  return new NyxError(code, { expected: e.expected, got: path ? `${path}: ${e.got}` : e.got, hint: e.advice }, { cause: e });
 };
 
 export class BootLoader {

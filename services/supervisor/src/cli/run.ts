@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Vm } from '@nyx/nyx';
 import { NyxError } from '@nyx/protocol/errors';
-import { parseSpecText, type VmSpecInput } from '@nyx/protocol/spec';
+import type { VmSpecInput } from '@nyx/protocol/spec';
 import { Command, Option } from 'commander';
 import { attach } from './attach.ts';
 import { note } from './text.ts';
@@ -60,7 +60,7 @@ export const number = (text: string, flag: string): number => {
   return n;
 };
 
-const specOf = (what: string | undefined, f: Flags): { spec: VmSpecInput; base: string } => {
+const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpecInput; base: string }> => {
   let spec: VmSpecInput = {};
   let base = process.cwd();
   if (what !== undefined && /\.ya?ml$/.test(what)) {
@@ -70,7 +70,7 @@ const specOf = (what: string | undefined, f: Flags): { spec: VmSpecInput; base: 
     } catch (e) {
       throw new NyxError((e as NodeJS.ErrnoException).code === 'EACCES' ? 'FILE_DENIED' : 'FILE_MISSING', { expected: 'a machine file', got: `${what} (${(e as NodeJS.ErrnoException).code})` });
     }
-    spec = parseSpecText(text, what);
+    spec = (await import('@nyx/protocol/spec-file')).parseSpecText(text, what);
     base = dirname(resolve(what));
   } else if (what !== undefined) spec.image = what;
   const { kernel, initrd, append, memory, accel, bios, name } = f;
@@ -93,7 +93,7 @@ const specOf = (what: string | undefined, f: Flags): { spec: VmSpecInput; base: 
 };
 
 async function run(what: string | undefined, flags: Flags): Promise<void> {
-  const { spec, base } = specOf(what, flags);
+  const { spec, base } = await specOf(what, flags);
   const timeout = number(flags.timeout, '--timeout');
   const vm = await Vm.launch(spec, { base, onProgress: (m) => note(m) });
   const machine = vm.launched!;

@@ -1,0 +1,16 @@
+/** The machine file: YAML (docs/machine-file.md). Apart from the schema, because most machines need no YAML. */
+import { parse, YAMLParseError } from 'yaml';
+import { NyxError } from './errors.ts';
+import { parseSpec, type VmSpec } from './spec.ts';
+
+/** @throws NyxError SPEC_SYNTAX, and as parseSpec. */
+export const parseSpecText = (text: string, from: string): VmSpec => {
+  let value: unknown;
+  try {
+    value = parse(text);
+  } catch (e) {
+    if (e instanceof YAMLParseError) throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
+    throw e;
+  }
+  return parseSpec(value, from);
+};
