@@ -1,8 +1,13 @@
 /** The chips of this program, one line each. */
 import type { AnyDeviceKind } from '@nyx/device';
+import { acpiPm } from './acpi-pm/device.ts';
+import { debugcon } from './debugcon/device.ts';
+import { i8042 } from './i8042/device.ts';
 import { ioapic } from './ioapic/device.ts';
 import { pic } from './pic/device.ts';
 import { pit } from './pit/device.ts';
+import { post } from './post/device.ts';
+import { rtc } from './rtc/device.ts';
 import { uart16550 } from './uart16550/device.ts';
 
-export const kinds: readonly AnyDeviceKind[] = [ioapic, pic, pit, uart16550];
+export const kinds: readonly AnyDeviceKind[] = [acpiPm, debugcon, i8042, ioapic, pic, pit, post, rtc, uart16550];
