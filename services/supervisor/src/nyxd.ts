@@ -4,11 +4,11 @@
  */
 import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { Logs } from '@nyx/log';
 import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
 import type { VmState } from '@nyx/protocol/control';
 import { asNyxError, NyxError, type WireError } from '@nyx/protocol/errors';
 import { parseSpec } from '@nyx/protocol/spec';
-import pino from 'pino';
 import { Machine } from './machine.ts';
 import { serviceBundle, vcpuProgram } from './paths.ts';
 import { ControlServer } from './server.ts';
@@ -31,7 +31,8 @@ const report = (r: Report): void => {
 
 const main = async (dir: string): Promise<void> => {
   const name = basename(dir);
-  const log = pino({ base: { component: 'nyxd', vm: name } }, pino.destination({ dest: join(dir, files.log), mode: 0o600, sync: true }));
+  const logs = new Logs({ destination: join(dir, files.log), base: { vm: name } });
+  const log = logs.logger('nyxd');
 
   const end = (state: RunResult['state'], error: NyxError | undefined, keep = true): void => {
     const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
@@ -53,7 +54,7 @@ const main = async (dir: string): Promise<void> => {
   let server: ControlServer | undefined;
   try {
     const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
-    log.level = spec.logLevel;
+    logs.setLevel(spec.logLevel);
     const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
     writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
     machine = new Machine({

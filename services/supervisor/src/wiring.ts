@@ -2,7 +2,7 @@
  * The devices of the PC machine, one line each, and nothing else: what it is, which process runs it, where it
  * answers, what its interrupts mean, which PCI function it is. Addresses are those of ARCHITECTURE.md, "Address space".
  */
-import { pciGsi } from '@nyx/boot';
+import { pciGsi, pm } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
 
 /** [base, length, region of the device] */
@@ -36,17 +36,24 @@ const com = (n: 1 | 2): Record<string, string> => ({ console: `com${n}`, console
 export const wiring = (spec: VmSpec): DeviceLine[] => [
   { name: 'pic', kind: 'pic8259', ...platform, pio: [[0x20, 2, 0], [0xa0, 2, 1], [0x4d0, 2, 2]], irqs: ['extint'] },
   { name: 'ioapic', kind: 'ioapic', ...platform, mmio: [[0xfec0_0000, 0x1000, 0]], irqs: repeat(24, 'msi') },
-  { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 0'] },
+  { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 2'] },
   { name: 'com1', kind: 'uart16550', ...platform, pio: [[0x3f8, 8, 0]], irqs: ['line 4'], fds: com(1) },
   { name: 'com2', kind: 'uart16550', ...platform, pio: [[0x2f8, 8, 0]], irqs: ['line 3'], fds: com(2) },
+  { name: 'rtc', kind: 'rtc', ...platform, pio: [[0x70, 4, 0]], irqs: ['line 8'], config: { ramBytes: spec.memory, cpus: spec.cpus } },
+  { name: 'i8042', kind: 'i8042', ...platform, pio: [[0x60, 1, 0], [0x64, 1, 1], [0x92, 1, 2]], irqs: ['line 1', 'line 12'] },
+  { name: 'pm', kind: 'acpi-pm', ...platform, pio: [[pm.base, pm.bytes, 0], [0xb2, 2, 1]], irqs: [`line ${pm.sci}`], fds: { powerButton: 'powerButton' } },
+  { name: 'debugcon', kind: 'debugcon', ...platform, pio: [[0x402, 1, 0]], fds: { console: 'debug', consoleOut: 'debug.out' } },
+  { name: 'post', kind: 'post', ...platform, pio: [[0x80, 1, 0]] },
+  { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
+  { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[pm.reset, 1, 0]], irqs: Array.from({ length: 16 }, (_, irq): Route => `line ${irq}`) },
   ...spec.disks.map((disk, i): DeviceLine => ({
     name: `disk${i}`,
     kind: 'virtio-blk',
     process: `disk${i}`,
     service: 'storage',
     bdf: bdf(2 + i),
-    irqs: [`line ${pciGsi(2 + i, 0)}`, ...repeat(2, 'msi')],
-    config: { readonly: disk.readonly, serial: disk.serial ?? `nyx-disk${i}` },
+    irqs: [`line ${pciGsi(2 + i, 0)}`, ...repeat(9, 'msi')],
+    config: { readOnly: disk.readonly, serial: disk.serial ?? `nyx-disk${i}` },
     fds: { file: `disk${i}` },
   })),
 ];

@@ -5,15 +5,15 @@ import { files, find } from '@nyx/nyx/rundir';
 import { Command } from 'commander';
 import { dim, print, red, yellow } from './text.ts';
 
-const levels: Record<number, string> = { 10: 'TRACE', 20: 'DEBUG', 30: 'INFO ', 40: 'WARN ', 50: 'ERROR', 60: 'FATAL' };
-
-/** A pino record as a line for people; what is not one stays as it is. */
+/** A record (of nyxd, or of a device process: libs/device) as a line for people; what is not one stays as it is. */
 const pretty = (line: string): string => {
   try {
-    const { level, time, msg, pid: _p, hostname: _h, component: _c, vm: _v, ...rest } = JSON.parse(line);
-    const name = levels[level] ?? String(level);
+    const { level, time, msg, message, component, device, vm: _, ...rest } = JSON.parse(line) as Record<string, unknown>;
+    const name = String(level).toUpperCase().padEnd(5);
+    const shown = level === 'error' || level === 'fatal' ? red(name) : level === 'warn' ? yellow(name) : name;
+    const at = time === undefined ? ' '.repeat(12) : new Date(time as string | number).toISOString().slice(11, 23);
     const detail = Object.keys(rest).length ? ` ${dim(JSON.stringify(rest))}` : '';
-    return `${dim(new Date(time).toISOString().slice(11, 23))} ${level >= 50 ? red(name) : level >= 40 ? yellow(name) : name} ${msg}${detail}`;
+    return `${dim(at)} ${shown} ${dim(String(component ?? device ?? ''))} ${msg ?? message ?? ''}${detail}`;
   } catch {
     return line;
   }
