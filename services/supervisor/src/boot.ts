@@ -75,7 +75,7 @@ export class BootLoader {
         initrd,
         cmdline: this.cmdline,
         e820: e820Map(spec.memory),
-        rsdp: writeAcpi(this.#ram, { cpus: spec.cpus }),
+        rsdp: writeAcpi(this.#ram, { cpus: spec.cpus, hasMouse: true }),
         seed: randomBytes(32),
       });
       return { plan };

@@ -14,6 +14,7 @@ import { BootLoader, type Payload } from './boot.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
 import { ExecChannel, serveExec } from './exec.ts';
+import { fwCfgBlob } from './fwcfg.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
 import { planProcesses } from './plan.ts';
 import { preflight } from './preflight.ts';
@@ -74,6 +75,7 @@ export class Machine {
     const r = this.#resources;
     files.disks.forEach((fd, i) => r.adopt(`disk${i}`, fd));
     r.event('powerButton');
+    r.blob('fwcfg', fwCfgBlob(spec));
     this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) => this.#consoles[0]!.write(b));
     this.#exec = new ExecChannel(
       (b) => this.#consoles[1]!.write(b),

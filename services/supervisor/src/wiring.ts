@@ -46,6 +46,7 @@ export const wiring = (spec: VmSpec): DeviceLine[] => [
   { name: 'post', kind: 'post', ...platform, pio: [[0x80, 1, 0]] },
   { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
   { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[pm.reset, 1, 0]], irqs: Array.from({ length: 16 }, (_, irq): Route => `line ${irq}`) },
+  { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], fds: { blob: 'fwcfg' } },
   ...spec.disks.map((disk, i): DeviceLine => ({
     name: `disk${i}`,
     kind: 'virtio-blk',
