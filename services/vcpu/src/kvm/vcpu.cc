@@ -1,9 +1,11 @@
 #include "vcpu.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,6 +46,8 @@ void KvmVcpu::SetExtInt(bool level) {
   if (extint_.exchange(level) == level || !level) return;
   context_.attention->fetch_or(wire::Attention::kInterrupt);
   Kick();
+  // A halted vCPU sleeps inside KVM_RUN. By number, not pthread_t: the thread may be gone.
+  if (const pid_t thread = thread_.load(std::memory_order_acquire)) syscall(SYS_tgkill, getpid(), thread, SIGRTMIN);
 }
 
 void KvmVcpu::Nmi() { ioctl(fd_, KVM_NMI); }
@@ -60,6 +64,7 @@ RunResult KvmVcpu::Fail(ExitCode code, std::string text) {
 }
 
 RunResult KvmVcpu::Run() {
+  thread_.store(gettid(), std::memory_order_release);
   for (;;) {
     std::atomic_ref(run_->immediate_exit).store(0);
     const uint32_t attention = context_.attention->load();

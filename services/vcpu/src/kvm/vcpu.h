@@ -61,6 +61,7 @@ class KvmVcpu : public Vcpu {
   size_t run_bytes_ = 0;
   bool unfinished_ = false;  // an access whose answer KVM has not taken yet
   std::atomic<bool> extint_{false};
+  std::atomic<pid_t> thread_{0};  // that runs it
   std::atomic<uint64_t> rip_{0};
 
   // State directly after creation: what reset restores.
