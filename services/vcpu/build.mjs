@@ -6,7 +6,7 @@ import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { nodeDir } from '../../libs/native/build.mjs';
+import { nodeDir } from '@nyx/native/build';
 import { ccFiles, hasSoft } from './list-sources.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));

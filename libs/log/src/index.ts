@@ -1,3 +1,3 @@
-export * from "./levels.ts";
-export * from "./logger.ts";
-export * from "./ring.ts";
+export * from './levels.ts';
+export * from './logger.ts';
+export * from './ring.ts';

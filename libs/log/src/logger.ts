@@ -1,7 +1,7 @@
 /** Logs of the supervisor and the command line: pino, one child per component, a level for each. */
-import pino, { type DestinationStream, type Logger as PinoLogger } from "pino";
-import { type Level, parseLevels } from "./levels.ts";
-import type { LogEntry } from "./ring.ts";
+import pino, { type DestinationStream, type Logger as PinoLogger } from 'pino';
+import { type Level, parseLevels } from './levels.ts';
+import type { LogEntry } from './ring.ts';
 
 export type Logger = PinoLogger;
 
@@ -22,12 +22,12 @@ export class Logs {
 
   /** @throws Error with code LOG_LEVELS. */
   constructor(options: LogsOptions = {}) {
-    this.#levels = parseLevels(options.levels ?? "info");
+    this.#levels = parseLevels(options.levels ?? 'info');
     const to = options.destination ?? 2;
-    const stream = typeof to === "object" ? to : pino.destination({ dest: to, sync: true, mkdir: true });
+    const stream = typeof to === 'object' ? to : pino.destination({ dest: to, sync: true, mkdir: true });
     this.#root = pino(
       {
-        level: "trace",
+        level: 'trace',
         base: options.base ?? {},
         timestamp: pino.stdTimeFunctions.isoTime,
         formatters: { level: (label) => ({ level: label }) },

@@ -1,32 +1,32 @@
-import { execFileSync } from "node:child_process";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
-import { close, memfdCreate, mmap } from "@nyx/native";
-import { expect, test } from "vitest";
-import { LogReader, LogWriter, logRecords, logRingBytes } from "./ring.ts";
+import { execFileSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { close, memfdCreate, mmap } from '@nyx/native';
+import { expect, test } from 'vitest';
+import { LogReader, LogWriter, logRecords, logRingBytes } from './ring.ts';
 
 const fresh = () => new ArrayBuffer(logRingBytes);
 
-test("records come back in order, with their fields", () => {
+test('records come back in order, with their fields', () => {
   const buffer = fresh();
   const writer = new LogWriter(buffer, () => 1_700_000_000_123);
-  writer.write("info", "disk0", "attached", 5e15);
-  writer.write("fatal", "a component with a long name", "größer", 7);
+  writer.write('info', 'disk0', 'attached', 5e15);
+  writer.write('fatal', 'a component with a long name', 'größer', 7);
   expect(new LogReader(buffer).read()).toEqual([
     {
       seq: 1,
-      level: "info",
-      component: "disk0",
-      text: "attached",
+      level: 'info',
+      component: 'disk0',
+      text: 'attached',
       truncated: false,
       hostMs: 1_700_000_000_123,
       guestNs: 5e15,
     },
     {
       seq: 2,
-      level: "fatal",
-      component: "a component with",
-      text: "größer",
+      level: 'fatal',
+      component: 'a component with',
+      text: 'größer',
       truncated: false,
       hostMs: 1_700_000_000_123,
       guestNs: 7,
@@ -34,44 +34,44 @@ test("records come back in order, with their fields", () => {
   ]);
 });
 
-test("the last 10,000 records are kept, and reading continues where it stopped", () => {
+test('the last 10,000 records are kept, and reading continues where it stopped', () => {
   const buffer = fresh();
   const writer = new LogWriter(buffer, () => 0);
   const reader = new LogReader(buffer);
-  for (let i = 1; i <= logRecords + 5; i++) writer.write("debug", "x", `message ${i}`);
+  for (let i = 1; i <= logRecords + 5; i++) writer.write('debug', 'x', `message ${i}`);
   const all = reader.read();
   expect(all.length).toBe(logRecords);
-  expect(all[0]?.text).toBe("message 6");
+  expect(all[0]?.text).toBe('message 6');
   expect(all.at(-1)?.text).toBe(`message ${logRecords + 5}`);
-  writer.write("warn", "x", "one more");
-  expect(reader.read(logRecords + 5).map((e) => e.text)).toEqual(["one more"]);
+  writer.write('warn', 'x', 'one more');
+  expect(reader.read(logRecords + 5).map((e) => e.text)).toEqual(['one more']);
 });
 
-test("a text that does not fit is cut between characters and says so", () => {
+test('a text that does not fit is cut between characters and says so', () => {
   const buffer = fresh();
-  new LogWriter(buffer, () => 0).write("info", "x", "ü".repeat(200));
-  expect(new LogReader(buffer).read()[0]).toMatchObject({ text: "ü".repeat(104), truncated: true });
+  new LogWriter(buffer, () => 0).write('info', 'x', 'ü'.repeat(200));
+  expect(new LogReader(buffer).read()[0]).toMatchObject({ text: 'ü'.repeat(104), truncated: true });
 });
 
-test("a successor continues behind its predecessor", () => {
+test('a successor continues behind its predecessor', () => {
   const buffer = fresh();
-  new LogWriter(buffer, () => 0).write("info", "x", "before");
-  new LogWriter(buffer, () => 0).write("info", "x", "after");
-  expect(new LogReader(buffer).read().map((e) => `${e.seq} ${e.text}`)).toEqual(["1 before", "2 after"]);
+  new LogWriter(buffer, () => 0).write('info', 'x', 'before');
+  new LogWriter(buffer, () => 0).write('info', 'x', 'after');
+  expect(new LogReader(buffer).read().map((e) => `${e.seq} ${e.text}`)).toEqual(['1 before', '2 after']);
 });
 
-test("what a process wrote is there after it was killed", () => {
-  const fd = memfdCreate("log", logRingBytes);
-  const script = `import { LogWriter } from ${JSON.stringify(new URL("ring.ts", import.meta.url).href)};
-    import { mmap } from ${JSON.stringify(new URL("../../native/src/index.ts", import.meta.url).href)};
+test('what a process wrote is there after it was killed', () => {
+  const fd = memfdCreate('log', logRingBytes);
+  const script = `import { LogWriter } from ${JSON.stringify(new URL('ring.ts', import.meta.url).href)};
+    import { mmap } from ${JSON.stringify(new URL('../../native/src/index.ts', import.meta.url).href)};
     const w = new LogWriter(mmap(3, ${logRingBytes}));
     for (let i = 0; i < 100; i++) w.write('error', 'dying', 'last words ' + i);
     process.kill(process.pid, 'SIGKILL');`;
-  const tsx = createRequire(import.meta.url).resolve("tsx");
+  const tsx = createRequire(import.meta.url).resolve('tsx');
   expect(() =>
-    execFileSync(process.execPath, ["--import", tsx, "--input-type=module", "-e", script], {
-      stdio: ["ignore", "ignore", "inherit", fd],
-      cwd: fileURLToPath(new URL(".", import.meta.url)),
+    execFileSync(process.execPath, ['--import', tsx, '--input-type=module', '-e', script], {
+      stdio: ['ignore', 'ignore', 'inherit', fd],
+      cwd: fileURLToPath(new URL('.', import.meta.url)),
     }),
   ).toThrow(/SIGKILL|Command failed/);
   const entries = new LogReader(mmap(fd, logRingBytes, { write: false })).read();
@@ -79,17 +79,17 @@ test("what a process wrote is there after it was killed", () => {
   expect(entries.map((e) => e.text)).toEqual(Array.from({ length: 100 }, (_, i) => `last words ${i}`));
 });
 
-test("a record that is being written, or torn, is left out", () => {
+test('a record that is being written, or torn, is left out', () => {
   const buffer = fresh();
   const writer = new LogWriter(buffer, () => 0);
-  for (const text of ["one", "two", "three"]) writer.write("info", "x", text);
+  for (const text of ['one', 'two', 'three']) writer.write('info', 'x', text);
   new Uint32Array(buffer)[(4096 + 256) >> 2] = 0;
-  expect(new LogReader(buffer).read().map((e) => e.text)).toEqual(["one", "three"]);
+  expect(new LogReader(buffer).read().map((e) => e.text)).toEqual(['one', 'three']);
 });
 
-test("a reader survives any bytes", () => {
+test('a reader survives any bytes', () => {
   const buffer = fresh();
-  new LogWriter(buffer, () => 0).write("info", "x", "y");
+  new LogWriter(buffer, () => 0).write('info', 'x', 'y');
   const bytes = new Uint8Array(buffer);
   let state = 12345;
   for (let round = 0; round < 20; round++) {
@@ -111,7 +111,7 @@ test("a reader survives any bytes", () => {
   }
 });
 
-test("a buffer that is too small is refused with a code", () => {
-  expect(() => new LogReader(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: "LOG_FORMAT" }));
-  expect(() => new LogWriter(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: "LOG_FORMAT" }));
+test('a buffer that is too small is refused with a code', () => {
+  expect(() => new LogReader(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: 'LOG_FORMAT' }));
+  expect(() => new LogWriter(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: 'LOG_FORMAT' }));
 });

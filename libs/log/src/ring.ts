@@ -3,8 +3,8 @@
  * One writer (the process), any number of readers (the supervisor), which trust nothing that they read.
  * This file loads nothing but the layout library: device processes import `@nyx/log/ring`.
  */
-import { array, Memory, pad, struct, u8, u16, u32, u64, type View, view } from "@nyx/layout";
-import { type Level, levels } from "./levels.ts";
+import { array, Memory, pad, struct, u8, u16, u32, u64, type View, view } from '@nyx/layout';
+import { type Level, levels } from './levels.ts';
 
 const TEXT_BYTES = 208;
 const COMPONENT_BYTES = 16;
@@ -15,30 +15,30 @@ const HEADER_BYTES = 4096;
 export const logRecords = 10_000;
 
 export const LogHeader = struct(
-  "LogHeader",
+  'LogHeader',
   {
     magic: u32(),
     version: u32(),
-    records: u32("slots"),
+    records: u32('slots'),
     recordBytes: u32(),
-    last: u64("sequence of the newest complete record; sequences start at 1"),
+    last: u64('sequence of the newest complete record; sequences start at 1'),
     pad0: pad(40),
   },
   { bytes: 64 },
 );
 
 export const LogRecord = struct(
-  "LogRecord",
+  'LogRecord',
   {
-    seq: u64("0 while the record is being written; stored last"),
-    hostMs: u64("UTC milliseconds"),
+    seq: u64('0 while the record is being written; stored last'),
+    hostMs: u64('UTC milliseconds'),
     guestNs: u64(),
-    level: u8("index in levels"),
-    truncated: u8("1: the text was longer"),
-    length: u16("bytes of text"),
+    level: u8('index in levels'),
+    truncated: u8('1: the text was longer'),
+    length: u16('bytes of text'),
     pad0: pad(4),
-    component: array("u8", COMPONENT_BYTES, "UTF-8, NUL-padded"),
-    text: array("u8", TEXT_BYTES, "UTF-8"),
+    component: array('u8', COMPONENT_BYTES, 'UTF-8, NUL-padded'),
+    text: array('u8', TEXT_BYTES, 'UTF-8'),
   },
   { bytes: 256 },
 );
@@ -60,7 +60,7 @@ export const logRingBytes = HEADER_BYTES + logRecords * LogRecord.bytes;
 const at = (seq: number): number => HEADER_BYTES + ((seq - 1) % logRecords) * LogRecord.bytes;
 
 const fail = (message: string): never => {
-  throw Object.assign(new Error(message), { code: "LOG_FORMAT" });
+  throw Object.assign(new Error(message), { code: 'LOG_FORMAT' });
 };
 
 export class LogWriter {
@@ -115,8 +115,8 @@ export class LogWriter {
     r.truncated = read < text.length ? 1 : 0;
     r.length = written;
     const bytes = this.#memory.u8;
-    bytes.set(this.#component(component), base + LogRecord.offsetOf("component"));
-    bytes.set(this.#scratch, base + LogRecord.offsetOf("text"));
+    bytes.set(this.#component(component), base + LogRecord.offsetOf('component'));
+    bytes.set(this.#scratch, base + LogRecord.offsetOf('text'));
     r.seqHi = Math.floor(seq / 4294967296);
     Atomics.store(this.#memory.u32, base >> 2, seq >>> 0);
     this.#header.last = seq;
@@ -175,7 +175,7 @@ export class LogReader {
     const level = levels[r.level];
     if (level === undefined || r.length > TEXT_BYTES || !Number.isSafeInteger(r.hostMs)) return undefined;
     const text = this.#slice(r.text.byteOffset, r.length);
-    const component = this.#slice(r.component.byteOffset, COMPONENT_BYTES).replace(/\0.*$/s, "");
+    const component = this.#slice(r.component.byteOffset, COMPONENT_BYTES).replace(/\0.*$/s, '');
     return {
       seq,
       level,

@@ -44,7 +44,10 @@ async function queued(engine: 'io_uring' | 'threads', depth: number, n: number):
       if (count === 0 && turns > 0) break;
       done += count;
       for (let i = 0; i < count; i++) start(q.completions[2 * i]!);
-      if (done === n) return finish();
+      if (done === n) {
+        finish();
+        return;
+      }
       if (!q.submit()) break;
     }
   };

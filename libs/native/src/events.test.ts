@@ -1,7 +1,7 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { Worker } from "node:worker_threads";
-import { expect, test } from "vitest";
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { expect, test } from 'vitest';
 import {
   close,
   cpuCount,
@@ -18,11 +18,11 @@ import {
   type SeqSocketOptions,
   socketpair,
   watch,
-} from "./index.ts";
+} from './index.ts';
 
 const coded = (code: string) => expect.objectContaining({ code });
 
-test("an eventfd counts", () => {
+test('an eventfd counts', () => {
   const fd = eventfd(2);
   eventfdWrite(fd, 3);
   expect(eventfdRead(fd)).toBe(5);
@@ -30,7 +30,7 @@ test("an eventfd counts", () => {
   close(fd);
 });
 
-test("watch drains an eventfd and gives its count", async () => {
+test('watch drains an eventfd and gives its count', async () => {
   const fd = eventfd();
   const count = await new Promise<number>((resolve) => {
     const w = watch(
@@ -48,7 +48,7 @@ test("watch drains an eventfd and gives its count", async () => {
   close(fd);
 });
 
-test("a closed watch calls no more; closing twice is harmless", async () => {
+test('a closed watch calls no more; closing twice is harmless', async () => {
   const fd = eventfd();
   let calls = 0;
   const w = watch(fd, () => calls++);
@@ -61,12 +61,12 @@ test("a closed watch calls no more; closing twice is harmless", async () => {
   close(fd);
 });
 
-test("what cannot be watched is refused with a code", () => {
-  expect(() => watch(999_999, () => {})).toThrow(coded("EBADF"));
-  expect(() => watch(0, 5 as never)).toThrow(coded("ERR_INVALID_ARG"));
+test('what cannot be watched is refused with a code', () => {
+  expect(() => watch(999_999, () => {})).toThrow(coded('EBADF'));
+  expect(() => watch(0, 5 as never)).toThrow(coded('ERR_INVALID_ARG'));
 });
 
-test("a timer fires once, not before its time, and a time that has passed at once", async () => {
+test('a timer fires once, not before its time, and a time that has passed at once', async () => {
   const fired: number[] = [];
   let wake: () => void = () => {};
   const timer = createTimer(() => {
@@ -89,7 +89,7 @@ test("a timer fires once, not before its time, and a time that has passed at onc
   timer.close();
 });
 
-test("a timer that was disarmed or armed for later does not fire", async () => {
+test('a timer that was disarmed or armed for later does not fire', async () => {
   let fired = 0;
   const timer = createTimer(() => fired++);
   timer.armAt(monotonicNs() + 1000);
@@ -101,7 +101,7 @@ test("a timer that was disarmed or armed for later does not fire", async () => {
   for (let i = 0; i < 20; i++) await new Promise(setImmediate);
   expect(fired).toBe(0);
   timer.close();
-  expect(() => timer.armAt(1)).toThrow(coded("EBADF"));
+  expect(() => timer.armAt(1)).toThrow(coded('EBADF'));
 });
 
 const pair = (left: SeqSocketOptions, right: SeqSocketOptions) => {
@@ -110,7 +110,7 @@ const pair = (left: SeqSocketOptions, right: SeqSocketOptions) => {
 };
 const ignore: SeqSocketOptions = { onMessage() {} };
 
-test("messages arrive whole, in order, with their descriptors", async () => {
+test('messages arrive whole, in order, with their descriptors', async () => {
   const fd = eventfd();
   const got: [string, number[]][] = [];
   let done: () => void = () => {};
@@ -123,14 +123,14 @@ test("messages arrive whole, in order, with their descriptors", async () => {
       if (got.length === 3) done();
     },
   });
-  expect(a.send(Buffer.from("one"))).toBe(true);
-  a.send(Buffer.from("two"), [fd, fd]);
-  a.send(Buffer.from("three"));
+  expect(a.send(Buffer.from('one'))).toBe(true);
+  a.send(Buffer.from('two'), [fd, fd]);
+  a.send(Buffer.from('three'));
   await finished;
   expect(got.map(([text, fds]) => [text, fds.length])).toEqual([
-    ["one", 0],
-    ["two", 2],
-    ["three", 0],
+    ['one', 0],
+    ['two', 2],
+    ['three', 0],
   ]);
   eventfdWrite(got[1]![1][0]!, 6);
   expect(eventfdRead(fd)).toBe(6);
@@ -140,7 +140,7 @@ test("messages arrive whole, in order, with their descriptors", async () => {
   b.close();
 });
 
-test("a peer that does not read makes send queue, and drain follows", async () => {
+test('a peer that does not read makes send queue, and drain follows', async () => {
   let drained: () => void = () => {};
   const finished = new Promise<void>((resolve) => {
     drained = resolve;
@@ -162,18 +162,18 @@ test("a peer that does not read makes send queue, and drain follows", async () =
   b.close();
 });
 
-test("what is queued for a peer is bounded", () => {
+test('what is queued for a peer is bounded', () => {
   const [x, y] = socketpair();
   const a = openSeqSocket(x, ignore);
   const message = new Uint8Array(100_000);
   expect(() => {
     for (let i = 0; i < 1000; i++) a.send(message);
-  }).toThrow(coded("ENOBUFS"));
+  }).toThrow(coded('ENOBUFS'));
   a.close();
   close(y);
 });
 
-test("the end of the peer is told once, without an error", async () => {
+test('the end of the peer is told once, without an error', async () => {
   const ends: unknown[] = [];
   let told: () => void = () => {};
   const finished = new Promise<void>((resolve) => {
@@ -189,31 +189,31 @@ test("the end of the peer is told once, without an error", async () => {
   a.close();
   await finished;
   expect(ends).toEqual([undefined]);
-  expect(() => b.send(Buffer.from("x"))).toThrow(coded("EPIPE"));
+  expect(() => b.send(Buffer.from('x'))).toThrow(coded('EPIPE'));
 });
 
 test.each([
-  ["bytes", { maxBytes: 10 }, 11, 0],
-  ["descriptors", { maxFds: 1 }, 1, 2],
-])("a peer that sends too many %s is cut off", async (_what, limits, bytes, fds) => {
+  ['bytes', { maxBytes: 10 }, 11, 0],
+  ['descriptors', { maxFds: 1 }, 1, 2],
+])('a peer that sends too many %s is cut off', async (_what, limits, bytes, fds) => {
   const fd = eventfd();
   const error = await new Promise<NativeError | undefined>((resolve) => {
     const [a] = pair(ignore, { onMessage() {}, onClose: resolve, ...limits });
     a.send(new Uint8Array(bytes), Array(fds).fill(fd));
   });
-  expect(error).toMatchObject({ code: "EMSGSIZE" });
+  expect(error).toMatchObject({ code: 'EMSGSIZE' });
   close(fd);
 });
 
-test("a socket of another kind is refused", () => {
+test('a socket of another kind is refused', () => {
   const fd = eventfd();
-  expect(() => openSeqSocket(fd, ignore)).toThrow(coded("ENOTSOCK"));
+  expect(() => openSeqSocket(fd, ignore)).toThrow(coded('ENOTSOCK'));
   close(fd);
 });
 
-test("a pidfd becomes readable when its process dies, and signals reach it", async () => {
-  const child = spawn("sleep", ["1000"]);
-  await once(child, "spawn");
+test('a pidfd becomes readable when its process dies, and signals reach it', async () => {
+  const child = spawn('sleep', ['1000']);
+  await once(child, 'spawn');
   const pidfd = pidfdOpen(child.pid!);
   const died = new Promise<void>((resolve) => {
     const w = watch(pidfd, () => {
@@ -224,29 +224,29 @@ test("a pidfd becomes readable when its process dies, and signals reach it", asy
   pidfdSendSignal(pidfd, 9);
   await died;
   close(pidfd);
-  expect(() => pidfdSendSignal(pidfd, 0)).toThrow(coded("EBADF"));
+  expect(() => pidfdSendSignal(pidfd, 0)).toThrow(coded('EBADF'));
 });
 
-test("an exception in a callback of the event loop is an uncaught exception, as everywhere in Node", async () => {
-  const listeners = process.listeners("uncaughtException");
-  process.removeAllListeners("uncaughtException");
-  const caught = new Promise<Error>((resolve) => process.once("uncaughtException", resolve));
+test('an exception in a callback of the event loop is an uncaught exception, as everywhere in Node', async () => {
+  const listeners = process.listeners('uncaughtException');
+  process.removeAllListeners('uncaughtException');
+  const caught = new Promise<Error>((resolve) => process.once('uncaughtException', resolve));
   const fd = eventfd(1);
   const w = watch(fd, () => {
     w.close();
-    throw new Error("thrown");
+    throw new Error('thrown');
   });
-  expect((await caught).message).toBe("thrown");
-  for (const listener of listeners) process.on("uncaughtException", listener);
+  expect((await caught).message).toBe('thrown');
+  for (const listener of listeners) process.on('uncaughtException', listener);
   close(fd);
 });
 
-test("a worker thread that ends with open handles takes them with it", async () => {
-  const { createRequire } = await import("node:module");
+test('a worker thread that ends with open handles takes them with it', async () => {
+  const { createRequire } = await import('node:module');
   const worker = new Worker(
     `const { register } = require('node:module');
      const m = { exports: {} };
-     process.dlopen(m, ${JSON.stringify(createRequire(import.meta.url).resolve("../build/Release/nyx_native.node"))});
+     process.dlopen(m, ${JSON.stringify(createRequire(import.meta.url).resolve('../build/Release/nyx_native.node'))});
      const n = m.exports;
      n.createTimer(() => {}).armAt(n.monotonicNs() + 1e15);
      n.watch(n.eventfd(), () => {});
@@ -256,10 +256,10 @@ test("a worker thread that ends with open handles takes them with it", async () 
      process.exit(3);`,
     { eval: true },
   );
-  expect(await once(worker, "exit")).toEqual([3]);
+  expect(await once(worker, 'exit')).toEqual([3]);
 });
 
-test("this thread runs on one of the CPUs", () => {
+test('this thread runs on one of the CPUs', () => {
   expect(cpuCount()).toBeGreaterThanOrEqual(1);
   expect(getcpu()).toBeGreaterThanOrEqual(0);
 });

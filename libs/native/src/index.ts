@@ -1,2 +1,3 @@
-export * from "./native.ts";
-export type * from "./types.ts";
+export * from './native.ts';
+export * from './syscalls.ts';
+export type * from './types.ts';

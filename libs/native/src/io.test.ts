@@ -1,13 +1,13 @@
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { close, createIoQueue, type IoQueue, ioOp, memfdCreate, mmap } from "./index.ts";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { close, createIoQueue, type IoQueue, ioOp, memfdCreate, mmap } from './index.ts';
 
 const coded = (code: string) => expect.objectContaining({ code });
 const SIZE = 1 << 20;
 
-describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
+describe.each(['io_uring', 'threads'] as const)('%s', (engine) => {
   let folder: string;
   let path: string;
   let fd: number;
@@ -18,11 +18,11 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
   let wake: () => void;
 
   beforeEach(() => {
-    folder = mkdtempSync(join(tmpdir(), "nyx-io-"));
-    path = join(folder, "disk");
+    folder = mkdtempSync(join(tmpdir(), 'nyx-io-'));
+    path = join(folder, 'disk');
     writeFileSync(path, Buffer.alloc(SIZE, 0x11));
-    fd = openSync(path, "r+");
-    memoryFd = memfdCreate("ram", SIZE);
+    fd = openSync(path, 'r+');
+    memoryFd = memfdCreate('ram', SIZE);
     const buffer = mmap(memoryFd, SIZE);
     bytes = new Uint8Array(buffer);
     wake = () => {};
@@ -57,7 +57,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
   const segment = (i: number, offset: number, length: number) =>
     queue.segments.set([memory, offset, length], 3 * i);
 
-  test("reads into several places of memory, writes from several", async () => {
+  test('reads into several places of memory, writes from several', async () => {
     bytes.fill(0xaa, 0, 512);
     bytes.fill(0xbb, 4096, 4096 + 1024);
     segment(0, 0, 512);
@@ -74,7 +74,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     expect(Buffer.from(bytes.subarray(100_000, 101_536))).toEqual(disk.subarray(8192, 9728));
   });
 
-  test("onReady tells of every completion, also of those that were there when submit returned", async () => {
+  test('onReady tells of every completion, also of those that were there when submit returned', async () => {
     for (let round = 0; round < 50; round++) {
       const told = new Promise<void>((resolve) => {
         wake = resolve;
@@ -95,7 +95,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     if (there) expect(early).toBe(0);
   });
 
-  test("many requests at once, each with its own id", async () => {
+  test('many requests at once, each with its own id', async () => {
     for (let i = 0; i < 64; i++) {
       segment(0, i * 4096, 2048);
       segment(1, i * 4096 + 2048, 2048);
@@ -109,7 +109,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     expect(bytes.subarray(0, 64 * 4096).every((b) => b === 0x11)).toBe(true);
   });
 
-  test("lists of 256 segments", async () => {
+  test('lists of 256 segments', async () => {
     for (let round = 0; round < 20; round++) {
       for (let i = 0; i < 256; i++) segment(i, i * 512, 512);
       queue.queue(ioOp.read, round, fd, 0, 256);
@@ -117,7 +117,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     expect([...(await complete(20)).values()]).toEqual(Array(20).fill(256 * 512));
   });
 
-  test("flush, holes and zeroes", async () => {
+  test('flush, holes and zeroes', async () => {
     queue.queue(ioOp.fsync, 1, fd, 0, 0);
     queue.queue(ioOp.fdatasync, 2, fd, 0, 0);
     segment(0, 0, 4096);
@@ -134,7 +134,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     expect([0, -95]).toContain(zero); // EOPNOTSUPP: the file system cannot
   });
 
-  test("the end of the file, errors and bad descriptors are results, not exceptions", async () => {
+  test('the end of the file, errors and bad descriptors are results, not exceptions', async () => {
     segment(0, 0, 4096);
     queue.queue(ioOp.read, 1, fd, SIZE - 100, 1);
     queue.queue(ioOp.read, 2, fd, SIZE + 5, 1);
@@ -146,7 +146,7 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
     ]);
   });
 
-  test("a segment outside its memory is refused before anything happens", () => {
+  test('a segment outside its memory is refused before anything happens', () => {
     for (const s of [
       [memory, SIZE - 1, 2],
       [memory, -1, 1],
@@ -157,21 +157,21 @@ describe.each(["io_uring", "threads"] as const)("%s", (engine) => {
       [memory, 2 ** 53, 2 ** 53],
     ]) {
       queue.segments.set(s);
-      expect(() => queue.queue(ioOp.read, 1, fd, 0, 1)).toThrow(coded("EINVAL"));
+      expect(() => queue.queue(ioOp.read, 1, fd, 0, 1)).toThrow(coded('EINVAL'));
     }
-    expect(() => queue.queue(9, 1, fd, 0, 1)).toThrow(coded("EINVAL"));
-    expect(() => queue.queue(ioOp.read, 1, fd, 0, 257)).toThrow(coded("EINVAL"));
-    expect(() => queue.queue(ioOp.read, 1, fd, 0, 0)).toThrow(coded("EINVAL"));
+    expect(() => queue.queue(9, 1, fd, 0, 1)).toThrow(coded('EINVAL'));
+    expect(() => queue.queue(ioOp.read, 1, fd, 0, 257)).toThrow(coded('EINVAL'));
+    expect(() => queue.queue(ioOp.read, 1, fd, 0, 0)).toThrow(coded('EINVAL'));
     expect(queue.inFlight).toBe(0);
   });
 
-  test("closing with requests in flight waits for them", () => {
+  test('closing with requests in flight waits for them', () => {
     for (let i = 0; i < 32; i++) {
       segment(0, i * 4096, 4096);
       queue.queue(ioOp.read, i, fd, i * 4096, 1);
     }
     queue.submit();
     queue.close();
-    expect(() => queue.submit()).toThrow(coded("EBADF"));
+    expect(() => queue.submit()).toThrow(coded('EBADF'));
   });
 });

@@ -1,17 +1,17 @@
 /** Each jail primitive in a child of its own, since there is no way back. */
-import { spawnSync } from "node:child_process";
-import { createRequire } from "node:module";
-import { expect, test } from "vitest";
-import { landlockAbi } from "./index.ts";
+import { spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { expect, test } from 'vitest';
+import { landlockAbi } from './index.ts';
 
-const addon = createRequire(import.meta.url).resolve("../build/Release/nyx_native.node");
+const addon = createRequire(import.meta.url).resolve('../build/Release/nyx_native.node');
 
 /** Runs `body` in a fresh Node with the addon as `n`; the JSON that it gives to `say`. */
 const jailed = (body: string): unknown => {
   const result = spawnSync(
     process.execPath,
     [
-      "-e",
+      '-e',
       `const m = { exports: {} }; process.dlopen(m, ${JSON.stringify(addon)}); const n = m.exports;
        const fs = require('fs');
        const attempt = (f) => { try { f(); return 'ok'; } catch (e) { return e.code; } };
@@ -20,7 +20,7 @@ const jailed = (body: string): unknown => {
        (async () => { ${body};
        fs.writeSync(1, JSON.stringify(out)); })();`,
     ],
-    { encoding: "utf8", env: {} },
+    { encoding: 'utf8', env: {} },
   );
   if (result.signal) return result.signal;
   if (result.status !== 0) return result.stderr;
@@ -30,7 +30,7 @@ const jailed = (body: string): unknown => {
 const base = `['read','write','writev','close','futex','mmap','munmap','mprotect','madvise','brk','epoll_wait','epoll_pwait',
   'epoll_ctl','exit','exit_group','rt_sigreturn','rt_sigprocmask','rt_sigaction','clock_gettime','getpid','gettid','sched_yield','eventfd2','fcntl','ioctl','sigaltstack','fstat','newfstatat']`;
 
-test("seccomp denies what is not on the list with EPERM, in all threads", () => {
+test('seccomp denies what is not on the list with EPERM, in all threads', () => {
   expect(
     jailed(`
       await fs.promises.stat('/');  // starts the threads of the pool
@@ -39,68 +39,68 @@ test("seccomp denies what is not on the list with EPERM, in all threads", () => 
       say(attempt(() => n.memfdCreate('x', 4096)));
       say(attempt(() => n.eventfd()));
       say(await fs.promises.open('/etc/passwd').then(() => 'open', (e) => e.code))`),
-  ).toEqual(["EPERM", "EPERM", "ok", "EPERM"]);
+  ).toEqual(['EPERM', 'EPERM', 'ok', 'EPERM']);
 });
 
-test("seccomp with kill ends the process", () => {
+test('seccomp with kill ends the process', () => {
   expect(jailed(`n.seccomp({ allow: ${base}, otherwise: 'kill' }); fs.openSync('/etc/passwd')`)).toBe(
-    "SIGSYS",
+    'SIGSYS',
   );
 });
 
-test("seccomp takes numbers, and refuses names that do not exist", () => {
+test('seccomp takes numbers, and refuses names that do not exist', () => {
   expect(
     jailed(`say(attempt(() => n.seccomp({ allow: ['no_such_call'] }))); say(attempt(() => n.seccomp({ allow: [0.5, {}] })));
       say(attempt(() => n.seccomp({ allow: [0, 1], otherwise: 'maybe' })))`),
-  ).toEqual(["EINVAL", "ERR_INVALID_ARG", "ERR_INVALID_ARG"]);
+  ).toEqual(['EINVAL', 'ERR_INVALID_ARG', 'ERR_INVALID_ARG']);
 });
 
 const withLandlock = test.runIf(landlockAbi() > 0);
-if (landlockAbi() === 0) console.warn("skipped: this kernel has no Landlock");
+if (landlockAbi() === 0) console.warn('skipped: this kernel has no Landlock');
 
-withLandlock("landlock without rules: no file can be opened", () => {
+withLandlock('landlock without rules: no file can be opened', () => {
   expect(
     jailed(`n.landlock([]); say(attempt(() => fs.openSync('/etc/passwd'))); say(attempt(() => fs.writeFileSync('/tmp/nyx-x', '')));
       say(attempt(() => n.memfdCreate('x', 4096)))`),
-  ).toEqual(["EACCES", "EACCES", "ok"]);
+  ).toEqual(['EACCES', 'EACCES', 'ok']);
 });
 
-withLandlock("landlock with rules: only what they give", () => {
+withLandlock('landlock with rules: only what they give', () => {
   expect(
     jailed(`n.landlock([{ path: '/etc', access: ['read'] }, { path: '/dev/null', access: ['read', 'write'] }]);
       say(attempt(() => fs.readFileSync('/etc/passwd')));
       say(attempt(() => fs.writeFileSync('/etc/nyx-x', '')));
       say(attempt(() => fs.readFileSync('/proc/self/status')));
       say(attempt(() => fs.writeFileSync('/dev/null', 'x')))`),
-  ).toEqual(["ok", "EACCES", "EACCES", "ok"]);
+  ).toEqual(['ok', 'EACCES', 'EACCES', 'ok']);
 });
 
-withLandlock("landlock refuses rules that make no sense", () => {
+withLandlock('landlock refuses rules that make no sense', () => {
   expect(
     jailed(`say(attempt(() => n.landlock([{ path: '/no/such/place', access: ['read'] }])));
       say(attempt(() => n.landlock([{ path: '/etc', access: ['admire'] }]))); say(attempt(() => n.landlock([5])));
       say(attempt(() => fs.readFileSync('/etc/passwd')))`),
-  ).toEqual(["ENOENT", "ERR_INVALID_ARG", "ERR_INVALID_ARG", "ok"]);
+  ).toEqual(['ENOENT', 'ERR_INVALID_ARG', 'ERR_INVALID_ARG', 'ok']);
 });
 
-test("limits hold", () => {
+test('limits hold', () => {
   expect(
     jailed(`n.setRlimit('NOFILE', 25, 25); say(attempt(() => { for (let i = 0; i < 25; i++) n.eventfd(); }));
       say(attempt(() => n.setRlimit('SOULS', 1, 1))); say(attempt(() => n.setNoNewPrivs()))`),
-  ).toEqual(["EMFILE", "ERR_INVALID_ARG", "ok"]);
+  ).toEqual(['EMFILE', 'ERR_INVALID_ARG', 'ok']);
 });
 
 const asRoot = test.runIf(process.getuid?.() === 0);
-if (process.getuid?.() !== 0) console.warn("skipped: dropUser and chroot need root");
+if (process.getuid?.() !== 0) console.warn('skipped: dropUser and chroot need root');
 
-asRoot("dropUser and chroot leave nothing of root", () => {
+asRoot('dropUser and chroot leave nothing of root', () => {
   expect(
     jailed(`fs.mkdirSync('/tmp/nyx-empty', { recursive: true }); n.chroot('/tmp/nyx-empty'); n.dropUser(65534, 65534);
       say(fs.readdirSync('/')); say(process.getuid()); say(process.getgid()); say(process.getgroups());
       say(attempt(() => process.setuid(0)))`),
-  ).toEqual([[], 65534, 65534, expect.any(Array), "EPERM"]);
+  ).toEqual([[], 65534, 65534, expect.any(Array), 'EPERM']);
 });
 
-test("unshare names what it does not know", () => {
-  expect(jailed(`say(attempt(() => n.unshare(['moon'])))`)).toEqual(["ERR_INVALID_ARG"]);
+test('unshare names what it does not know', () => {
+  expect(jailed(`say(attempt(() => n.unshare(['moon'])))`)).toEqual(['ERR_INVALID_ARG']);
 });

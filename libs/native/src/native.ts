@@ -2,27 +2,27 @@
  * Loads the addon. It is found by walking up from this file, or from the bundle that contains it, to the folder
  * that has `libs/native/build/Release/nyx_native.node`; `nyx_native.node` beside the file wins.
  */
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
-import type { CtlIndex, IoOps, Native } from "./types.ts";
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { CtlIndex, IoOps, Native } from './types.ts';
 
 /** The folder of this file as a module, or of the CommonJS bundle that it became part of. */
 const here = (): string =>
-  typeof __filename === "string" ? dirname(__filename) : dirname(fileURLToPath(import.meta.url));
+  typeof __filename === 'string' ? dirname(__filename) : dirname(fileURLToPath(import.meta.url));
 
 function find(): string {
   let folder = here();
-  const beside = join(folder, "nyx_native.node");
+  const beside = join(folder, 'nyx_native.node');
   if (existsSync(beside)) return beside;
   for (;;) {
-    const path = join(folder, "libs/native/build/Release/nyx_native.node");
+    const path = join(folder, 'libs/native/build/Release/nyx_native.node');
     if (existsSync(path)) return path;
     const up = dirname(folder);
     if (up === folder)
       throw Object.assign(
         new Error(`nyx_native.node was not found above ${here()}: build it with "npm run build"`),
-        { code: "NATIVE_MISSING" },
+        { code: 'NATIVE_MISSING' },
       );
     folder = up;
   }

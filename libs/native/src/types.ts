@@ -90,7 +90,7 @@ export interface IoQueueOptions {
   /** Requests in flight at most; power of two, 1..4096. */
   entries: number;
   /** 'auto' (default): io_uring, or a pool of 4 threads when the kernel refuses it. */
-  engine?: "auto" | "io_uring" | "threads";
+  engine?: 'auto' | 'io_uring' | 'threads';
   /** Completions wait in the queue: call `harvest`. */
   onReady(): void;
 }
@@ -101,7 +101,7 @@ export interface IoQueueOptions {
  * (id, result) pairs, result >= 0 bytes or -errno, in `completions`.
  */
 export interface IoQueue {
-  readonly engine: "io_uring" | "threads";
+  readonly engine: 'io_uring' | 'threads';
   /** 3 * 256 numbers: up to 256 (memory, offset, length) triples of the request being queued. */
   readonly segments: Float64Array;
   /** Pairs, 2 * entries numbers. */
@@ -202,14 +202,14 @@ export interface ExitCore {
 export interface LandlockRule {
   path: string;
   /** 'read' (files and directories), 'write' (also create, remove), 'execute'. */
-  access: readonly ("read" | "write" | "execute")[];
+  access: readonly ('read' | 'write' | 'execute')[];
 }
 
 export interface SeccompOptions {
   /** Names ('read', 'futex') or numbers of system calls that stay allowed. */
   allow: readonly (string | number)[];
   /** What other calls get (default 'EPERM'). */
-  otherwise?: "EPERM" | "kill";
+  otherwise?: 'EPERM' | 'kill';
 }
 
 /** Acts as a vCPU thread on one ring; for tests and benchmarks. `sync` blocks its thread. */
@@ -286,7 +286,7 @@ export interface Native {
   pread(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   pwrite(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   fsync(fd: number, dataOnly?: boolean): void;
-  fallocate(fd: number, mode: "punchHole" | "zeroRange", offset: number, length: number): void;
+  fallocate(fd: number, mode: 'punchHole' | 'zeroRange', offset: number, length: number): void;
 
   eventfd(initial?: number): number;
   eventfdWrite(fd: number, count?: number): void;
@@ -321,7 +321,7 @@ export interface Native {
   createTestProducer(rings: ArrayBuffer, ring: number, kick: number): TestProducer;
   createSpinPolicy(maxSpinNs: number): SpinPolicy;
   /** Round trips of two native threads over one cache line: ns each into `out`. For comparison in benchmarks. */
-  benchPingPong(mode: "spin" | "futex", n: number, out: Float64Array): void;
+  benchPingPong(mode: 'spin' | 'futex', n: number, out: Float64Array): void;
 
   setNoNewPrivs(): void;
   /** resource: 'NOFILE', 'AS', 'CORE', 'NPROC', 'FSIZE', 'MEMLOCK'. */

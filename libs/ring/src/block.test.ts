@@ -1,19 +1,19 @@
-import { Memory, struct, u8, u32, u64, view } from "@nyx/layout";
-import { expect, test } from "vitest";
-import { type BlockSpec, blockBytes, StateBlock } from "./block.ts";
-import { ExitServer } from "./server.ts";
-import { makeBlock, makeRings } from "./testing/fixture.ts";
-import { BlockHeader, ClassKind, HalfHeader, Range } from "./wire.ts";
+import { Memory, struct, u8, u32, u64, view } from '@nyx/layout';
+import { expect, test } from 'vitest';
+import { type BlockSpec, blockBytes, StateBlock } from './block.ts';
+import { ExitServer } from './server.ts';
+import { makeBlock, makeRings } from './testing/fixture.ts';
+import { BlockHeader, ClassKind, HalfHeader, Range } from './wire.ts';
 
-const State = struct("TestState", {
-  mode: u8("", { max: 3, reset: 2 }),
+const State = struct('TestState', {
+  mode: u8('', { max: 3, reset: 2 }),
   a: u8(),
   b: u8(),
   c: u8(),
-  count: u32("", { reset: 7 }),
+  count: u32('', { reset: 7 }),
   when: u64(),
 });
-const spec: BlockSpec<typeof State> = { kind: "test", stateVersion: 3, state: State, ranges: 1 };
+const spec: BlockSpec<typeof State> = { kind: 'test', stateVersion: 3, state: State, ranges: 1 };
 const coded = (code: string) => expect.objectContaining({ code });
 
 /** A server whose only use is to commit events. */
@@ -34,13 +34,13 @@ const committer = (block: StateBlock<typeof State>) => {
 
 const activeHalf = (block: StateBlock<typeof State>): number => block.halfAt(block.generation & 1);
 
-test("a fresh block has the reset values", () => {
+test('a fresh block has the reset values', () => {
   const block = new StateBlock(makeBlock().buffer, spec);
   expect(block).toMatchObject({ fresh: true, repaired: false, generation: 0 });
   expect(block.state).toMatchObject({ mode: 2, count: 7, when: 0 });
 });
 
-test("what was committed is there for a successor, what was not is gone", () => {
+test('what was committed is there for a successor, what was not is gone', () => {
   const { buffer } = makeBlock();
   const block = new StateBlock(buffer, spec);
   const server = committer(block);
@@ -57,7 +57,7 @@ test("what was committed is there for a successor, what was not is gone", () => 
   server.close();
 });
 
-test("revert throws a change away", () => {
+test('revert throws a change away', () => {
   const block = new StateBlock(makeBlock().buffer, spec);
   const server = committer(block);
   block.state.count = 5;
@@ -68,7 +68,7 @@ test("revert throws a change away", () => {
   server.close();
 });
 
-test("reset gives power-on state without ranges", () => {
+test('reset gives power-on state without ranges', () => {
   const block = new StateBlock(makeBlock().buffer, spec);
   block.state.count = 5;
   block.ranges[0]!.space = 2;
@@ -77,7 +77,7 @@ test("reset gives power-on state without ranges", () => {
   expect(block.ranges[0]!.space).toBe(0);
 });
 
-test("any damaged byte of the active half is found, and the other half taken", () => {
+test('any damaged byte of the active half is found, and the other half taken', () => {
   const { buffer } = makeBlock();
   const block = new StateBlock(buffer, spec);
   const server = committer(block);
@@ -95,18 +95,18 @@ test("any damaged byte of the active half is found, and the other half taken", (
   server.close();
 });
 
-test("STATE_CORRUPT when neither half is intact; the block is left as it was", () => {
+test('STATE_CORRUPT when neither half is intact; the block is left as it was', () => {
   const { buffer } = makeBlock();
   const block = new StateBlock(buffer, spec);
   const bytes = new Uint8Array(buffer);
   bytes[block.halfAt(0) + 70]! ^= 1;
   bytes[block.halfAt(1) + 70]! ^= 1;
   const before = bytes.slice();
-  expect(() => new StateBlock(buffer, spec)).toThrow(coded("STATE_CORRUPT"));
+  expect(() => new StateBlock(buffer, spec)).toThrow(coded('STATE_CORRUPT'));
   expect(Buffer.compare(bytes, before)).toBe(0);
 });
 
-test("a value outside its declared range is damage, although its CRC is right", () => {
+test('a value outside its declared range is damage, although its CRC is right', () => {
   const { buffer } = makeBlock();
   const block = new StateBlock(buffer, spec);
   const server = committer(block);
@@ -116,36 +116,36 @@ test("a value outside its declared range is damage, although its CRC is right", 
   server.close();
 });
 
-test("a block of another device, version or layout is refused with a code", () => {
+test('a block of another device, version or layout is refused with a code', () => {
   const { buffer } = makeBlock();
   new StateBlock(buffer, spec);
-  const Other = struct("Other", { x: u32(), y: u32() });
-  expect(() => new StateBlock(buffer, { ...spec, kind: "rtc" })).toThrow(coded("STATE_KIND"));
-  expect(() => new StateBlock(buffer, { ...spec, stateVersion: 4 })).toThrow(coded("STATE_VERSION"));
-  expect(() => new StateBlock(buffer, { ...spec, state: Other })).toThrow(coded("STATE_LAYOUT"));
-  expect(() => new StateBlock(buffer, { ...spec, ranges: 2 })).toThrow(coded("STATE_LAYOUT"));
-  expect(() => new StateBlock(new ArrayBuffer(4096), spec)).toThrow(coded("STATE_SIZE"));
+  const Other = struct('Other', { x: u32(), y: u32() });
+  expect(() => new StateBlock(buffer, { ...spec, kind: 'rtc' })).toThrow(coded('STATE_KIND'));
+  expect(() => new StateBlock(buffer, { ...spec, stateVersion: 4 })).toThrow(coded('STATE_VERSION'));
+  expect(() => new StateBlock(buffer, { ...spec, state: Other })).toThrow(coded('STATE_LAYOUT'));
+  expect(() => new StateBlock(buffer, { ...spec, ranges: 2 })).toThrow(coded('STATE_LAYOUT'));
+  expect(() => new StateBlock(new ArrayBuffer(4096), spec)).toThrow(coded('STATE_SIZE'));
   new Uint32Array(buffer)[0] = 1;
-  expect(() => new StateBlock(buffer, spec)).toThrow(coded("STATE_FORMAT"));
+  expect(() => new StateBlock(buffer, spec)).toThrow(coded('STATE_FORMAT'));
 });
 
-test("sizes in the header are checked, not believed", () => {
+test('sizes in the header are checked, not believed', () => {
   const { buffer } = makeBlock(blockBytes(spec));
   new StateBlock(buffer, spec);
   view(BlockHeader, new Memory(buffer)).halfBytes = 0x7fffffc0;
-  expect(() => new StateBlock(buffer, spec)).toThrow(coded("STATE_LAYOUT"));
+  expect(() => new StateBlock(buffer, spec)).toThrow(coded('STATE_LAYOUT'));
   const rings = makeRings();
   const server = new ExitServer({ rings: rings.buffer, kick: rings.kick, onExit() {} });
-  expect(() => server.addBlock({ buffer } as StateBlock)).toThrow(coded("STATE_FORMAT"));
+  expect(() => server.addBlock({ buffer } as StateBlock)).toThrow(coded('STATE_FORMAT'));
   server.close();
   rings.close();
 });
 
-test("the class table names places in the half", () => {
+test('the class table names places in the half', () => {
   const block = new StateBlock(makeBlock().buffer, {
     ...spec,
     classes: [
-      { kind: ClassKind.shadow, region: 1, width: 4, offset: 8, source: State.offsetOf("count"), mask: 1 },
+      { kind: ClassKind.shadow, region: 1, width: 4, offset: 8, source: State.offsetOf('count'), mask: 1 },
     ],
   });
   const header = view(BlockHeader, block.memory);
@@ -153,5 +153,5 @@ test("the class table names places in the half", () => {
   expect(header.classTable.at(0)).toMatchObject({ kind: 1, region: 1, width: 4, offset: 8, mask: 1 });
   const at = block.halfAt(header.generation & 1) + header.classTable.at(0).source;
   expect(block.memory.u32[at >> 2]).toBe(7);
-  expect(header.classTable.at(0).source).toBe(HalfHeader.bytes + Range.bytes + State.offsetOf("count"));
+  expect(header.classTable.at(0).source).toBe(HalfHeader.bytes + Range.bytes + State.offsetOf('count'));
 });

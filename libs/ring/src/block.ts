@@ -15,10 +15,10 @@ import {
   type View,
   view,
   viewAt,
-} from "@nyx/layout";
-import { crc32c, memcpy } from "@nyx/native";
-import { RingError } from "./error.ts";
-import { BlockHeader, HalfHeader, Range, wire } from "./wire.ts";
+} from '@nyx/layout';
+import { crc32c, memcpy } from '@nyx/native';
+import { RingError } from './error.ts';
+import { BlockHeader, HalfHeader, Range, wire } from './wire.ts';
 
 /** An entry of the class table (wire.ClassEntry); `source` is relative to the device state, not to the half. */
 export interface ClassSpec {
@@ -79,12 +79,12 @@ export class StateBlock<S extends Struct = Struct> {
   ) {
     if (buffer.byteLength < blockBytes(spec))
       throw new RingError(
-        "STATE_SIZE",
+        'STATE_SIZE',
         `${spec.kind} needs a state block of ${blockBytes(spec)} bytes, got ${buffer.byteLength}`,
       );
     if (!(spec.ranges >= 0 && spec.ranges <= wire.maxRanges) || (spec.classes?.length ?? 0) > wire.maxClasses)
       throw new RingError(
-        "STATE_FORMAT",
+        'STATE_FORMAT',
         `${spec.kind} declares ${spec.ranges} ranges and ${spec.classes?.length ?? 0} classes`,
       );
     this.memory = new Memory(buffer);
@@ -106,7 +106,7 @@ export class StateBlock<S extends Struct = Struct> {
   }
 
   get generation(): number {
-    return this.memory.u32[BlockHeader.offsetOf("generation") >> 2]!;
+    return this.memory.u32[BlockHeader.offsetOf('generation') >> 2]!;
   }
 
   /** Byte offset of half 0 or 1. */
@@ -147,21 +147,21 @@ export class StateBlock<S extends Struct = Struct> {
     resetValues(spec.state, this.memory, this.halfAt(0) + stateAt(spec));
     half.crc = this.#crc(0);
     header.magic = wire.blockMagic;
-    Atomics.store(this.memory.u32, BlockHeader.offsetOf("initialized") >> 2, 1);
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf('initialized') >> 2, 1);
   }
 
   #check(h: View<typeof BlockHeader>): void {
     const { spec } = this;
     if (h.magic !== wire.blockMagic || h.version !== wire.version)
       throw new RingError(
-        "STATE_FORMAT",
+        'STATE_FORMAT',
         `state block of ${spec.kind} has magic ${hex(h.magic)} version ${h.version}`,
       );
     if (h.kind !== fnv1a(spec.kind))
-      throw new RingError("STATE_KIND", `state block belongs to another kind of device than ${spec.kind}`);
+      throw new RingError('STATE_KIND', `state block belongs to another kind of device than ${spec.kind}`);
     if (h.stateVersion !== spec.stateVersion)
       throw new RingError(
-        "STATE_VERSION",
+        'STATE_VERSION',
         `state of ${spec.kind} has version ${h.stateVersion}, this program version ${spec.stateVersion}`,
       );
     if (
@@ -172,7 +172,7 @@ export class StateBlock<S extends Struct = Struct> {
       h.ranges !== spec.ranges
     )
       throw new RingError(
-        "STATE_LAYOUT",
+        'STATE_LAYOUT',
         `state of ${spec.kind} has layout ${hex(h.layoutHash)}, this program ${hex(spec.state.hash)}`,
       );
   }
@@ -197,10 +197,10 @@ export class StateBlock<S extends Struct = Struct> {
     const second = this.#damage(active ^ 1);
     if (second !== undefined)
       throw new RingError(
-        "STATE_CORRUPT",
+        'STATE_CORRUPT',
         `state of ${this.spec.kind}: ${first}; ${second}. It cannot be restarted, only reset`,
       );
-    Atomics.store(this.memory.u32, BlockHeader.offsetOf("generation") >> 2, header.generation + 1);
+    Atomics.store(this.memory.u32, BlockHeader.offsetOf('generation') >> 2, header.generation + 1);
     return true;
   }
 

@@ -2,18 +2,18 @@
 export class RingError extends Error {
   constructor(
     readonly code:
-      | "RING_FORMAT"
-      | "RING_CORRUPT"
-      | "STATE_SIZE"
-      | "STATE_FORMAT"
-      | "STATE_KIND"
-      | "STATE_VERSION"
-      | "STATE_LAYOUT"
-      | "STATE_CORRUPT"
-      | "PAGE_FORMAT",
+      | 'RING_FORMAT'
+      | 'RING_CORRUPT'
+      | 'STATE_SIZE'
+      | 'STATE_FORMAT'
+      | 'STATE_KIND'
+      | 'STATE_VERSION'
+      | 'STATE_LAYOUT'
+      | 'STATE_CORRUPT'
+      | 'PAGE_FORMAT',
     message: string,
   ) {
     super(message);
-    this.name = "RingError";
+    this.name = 'RingError';
   }
 }

@@ -1,6 +1,6 @@
-import { Memory, view } from "@nyx/layout";
-import { eventfd, eventfdRead } from "@nyx/native";
-import { expect, test } from "vitest";
+import { Memory, view } from '@nyx/layout';
+import { eventfd, eventfdRead } from '@nyx/native';
+import { expect, test } from 'vitest';
 import {
   formatIrqPage,
   formatPageMap,
@@ -11,8 +11,8 @@ import {
   openPageMap,
   pageMapBytes,
   vmPageBytes,
-} from "./pages.ts";
-import { Attention, IrqEntry, PageMap, VmPage, wire } from "./wire.ts";
+} from './pages.ts';
+import { Attention, IrqEntry, PageMap, VmPage, wire } from './wire.ts';
 
 const coded = (code: string) => expect.objectContaining({ code });
 
@@ -24,7 +24,7 @@ const irqPage = (entries: number) => {
   return { page: new IrqPage(buffer, event), event, entry, buffer };
 };
 
-test("interrupt words are published, and told once", () => {
+test('interrupt words are published, and told once', () => {
   const { page, event, entry } = irqPage(3);
   page.setLine(1, 3);
   page.setMessage(2, 0xfee00000, 1, 0x41, 9);
@@ -35,7 +35,7 @@ test("interrupt words are published, and told once", () => {
   expect(entry(2)).toMatchObject({ word: 9, data: 0x41, addressLo: 0xfee00000, addressHi: 1 });
 });
 
-test("publishing the same words again tells nothing; a successor may insist", () => {
+test('publishing the same words again tells nothing; a successor may insist', () => {
   const { page, event } = irqPage(2);
   page.setLine(0, 2);
   page.kick();
@@ -49,16 +49,16 @@ test("publishing the same words again tells nothing; a successor may insist", ()
   expect(eventfdRead(event)).toBe(1);
 });
 
-test("a process can name only its own entries", () => {
+test('a process can name only its own entries', () => {
   const { page, buffer } = irqPage(2);
   expect(() => page.setLine(2, 1)).toThrow(RangeError);
   expect(() => page.setMessage(-1, 0, 0, 0, 1)).toThrow(RangeError);
   new Uint32Array(buffer)[1] = 1_000_000;
-  expect(() => new IrqPage(buffer, 0)).toThrow(coded("PAGE_FORMAT"));
-  expect(() => new IrqPage(new ArrayBuffer(8192), 0)).toThrow(coded("PAGE_FORMAT"));
+  expect(() => new IrqPage(buffer, 0)).toThrow(coded('PAGE_FORMAT'));
+  expect(() => new IrqPage(new ArrayBuffer(8192), 0)).toThrow(coded('PAGE_FORMAT'));
 });
 
-test("guest time is host time less the offset, and stands still while paused", () => {
+test('guest time is host time less the offset, and stands still while paused', () => {
   const buffer = new ArrayBuffer(vmPageBytes);
   formatVmPage(buffer, { cpus: 2, wallClock: 1_700_000_000 });
   let host = 5e12;
@@ -78,7 +78,7 @@ test("guest time is host time less the offset, and stands still while paused", (
   expect(clock.paused).toBe(true);
 });
 
-test("the page map has a bit for each page, and attention for each vCPU", () => {
+test('the page map has a bit for each page, and attention for each vCPU', () => {
   const pages = 131_072 + 5;
   const buffer = new ArrayBuffer(pageMapBytes(pages));
   formatPageMap(buffer, 3, pages);
@@ -95,5 +95,5 @@ test("the page map has a bit for each page, and attention for each vCPU", () => 
     0,
   ]);
   map.dirtyAt = buffer.byteLength - 4;
-  expect(() => openPageMap(buffer)).toThrow(coded("PAGE_FORMAT"));
+  expect(() => openPageMap(buffer)).toThrow(coded('PAGE_FORMAT'));
 });

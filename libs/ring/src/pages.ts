@@ -1,13 +1,13 @@
 /** The small shared pages: interrupts, VM (guest clock, counters) and page map. Formatted by the supervisor. */
-import { Memory, type View, view } from "@nyx/layout";
-import { eventfdWrite, monotonicNs } from "@nyx/native";
-import { RingError } from "./error.ts";
-import { Attention, IrqEntry, IrqHeader, PageMap, VmPage, wire } from "./wire.ts";
+import { Memory, type View, view } from '@nyx/layout';
+import { eventfdWrite, monotonicNs } from '@nyx/native';
+import { RingError } from './error.ts';
+import { Attention, IrqEntry, IrqHeader, PageMap, VmPage, wire } from './wire.ts';
 
 const pageUp = (n: number): number => Math.ceil(n / 4096) * 4096;
 const mustHold = (buffer: ArrayBuffer, bytes: number, what: string): void => {
   if (buffer.byteLength < bytes)
-    throw new RingError("PAGE_FORMAT", `${what} needs ${bytes} bytes, got ${buffer.byteLength}`);
+    throw new RingError('PAGE_FORMAT', `${what} needs ${bytes} bytes, got ${buffer.byteLength}`);
 };
 
 export const irqPageBytes = (entries: number): number =>
@@ -33,10 +33,10 @@ export class IrqPage {
     buffer: ArrayBuffer,
     readonly event: number,
   ) {
-    mustHold(buffer, irqPageBytes(0), "an interrupt page");
+    mustHold(buffer, irqPageBytes(0), 'an interrupt page');
     const header = view(IrqHeader, new Memory(buffer));
     this.entries = header.entries;
-    if (header.magic !== wire.irqMagic) throw new RingError("PAGE_FORMAT", "not an interrupt page");
+    if (header.magic !== wire.irqMagic) throw new RingError('PAGE_FORMAT', 'not an interrupt page');
     mustHold(buffer, irqPageBytes(this.entries), `an interrupt page of ${this.entries} entries`);
     this.#u32 = new Uint32Array(buffer);
   }
@@ -79,7 +79,7 @@ export class IrqPage {
   kick(): void {
     if (!this.#changed) return;
     this.#changed = false;
-    this.#u32[IrqHeader.offsetOf("kicks") >> 2]!++;
+    this.#u32[IrqHeader.offsetOf('kicks') >> 2]!++;
     eventfdWrite(this.event);
   }
 }
@@ -94,7 +94,7 @@ export interface VmPageOptions {
 
 /** The clock stands still at 0 until the vCPU process starts it. */
 export function formatVmPage(buffer: ArrayBuffer, options: VmPageOptions): void {
-  mustHold(buffer, VmPage.bytes, "the VM page");
+  mustHold(buffer, VmPage.bytes, 'the VM page');
   const page = view(VmPage, new Memory(buffer));
   page.version = wire.version;
   page.cpus = options.cpus;
@@ -116,9 +116,9 @@ export class GuestClock implements Clock {
   readonly #host: () => number;
 
   constructor(buffer: ArrayBuffer, host: () => number = monotonicNs) {
-    mustHold(buffer, VmPage.bytes, "the VM page");
+    mustHold(buffer, VmPage.bytes, 'the VM page');
     this.page = view(VmPage, new Memory(buffer));
-    if (this.page.magic !== wire.vmMagic) throw new RingError("PAGE_FORMAT", "not a VM page");
+    if (this.page.magic !== wire.vmMagic) throw new RingError('PAGE_FORMAT', 'not a VM page');
     this.#host = host;
   }
 
@@ -157,14 +157,14 @@ export function openPageMap(buffer: ArrayBuffer): {
   dirty: Uint8Array;
   attend: () => void;
 } {
-  mustHold(buffer, PageMap.bytes, "a page map");
+  mustHold(buffer, PageMap.bytes, 'a page map');
   const map = view(PageMap, new Memory(buffer));
   const { magic, cpus, pages, codeAt, dirtyAt } = map;
   const bytes = Math.ceil(pages / 8);
   if (magic !== wire.pageMapMagic || cpus > 64 || Math.max(codeAt, dirtyAt) + bytes > buffer.byteLength)
-    throw new RingError("PAGE_FORMAT", "not a page map");
+    throw new RingError('PAGE_FORMAT', 'not a page map');
   const words = new Uint32Array(buffer);
-  const first = PageMap.offsetOf("attention") >> 2;
+  const first = PageMap.offsetOf('attention') >> 2;
   return {
     code: new Uint8Array(buffer, codeAt, bytes),
     dirty: new Uint8Array(buffer, dirtyAt, bytes),

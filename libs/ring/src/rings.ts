@@ -2,10 +2,10 @@
  * The ring memfd of a device process: its size, its formatting by the supervisor, and views of it for whoever
  * looks on (status, tests). The consumer's hot path is in the addon (`server.ts`).
  */
-import { Memory, type View, view } from "@nyx/layout";
-import { fileSize, mmap } from "@nyx/native";
-import { RingError } from "./error.ts";
-import { ExitSlot, ProcessControl, RingHeader, wire } from "./wire.ts";
+import { Memory, type View, view } from '@nyx/layout';
+import { fileSize, mmap } from '@nyx/native';
+import { RingError } from './error.ts';
+import { ExitSlot, ProcessControl, RingHeader, wire } from './wire.ts';
 
 const MAX_RINGS = 65;
 
@@ -16,7 +16,7 @@ export const ringsBytes = (cpus: number): number => wire.ringBase + (cpus + 1) *
 export function formatRings(buffer: ArrayBuffer, cpus: number): void {
   const rings = cpus + 1;
   if (!(Number.isInteger(cpus) && rings >= 2 && rings <= MAX_RINGS) || buffer.byteLength < ringsBytes(cpus))
-    throw new RingError("RING_FORMAT", `${cpus} vCPUs do not fit a ring memfd of ${buffer.byteLength} bytes`);
+    throw new RingError('RING_FORMAT', `${cpus} vCPUs do not fit a ring memfd of ${buffer.byteLength} bytes`);
   const control = view(ProcessControl, new Memory(buffer));
   control.version = wire.version;
   control.rings = rings;
@@ -27,16 +27,16 @@ export function formatRings(buffer: ArrayBuffer, cpus: number): void {
 export function checkRings(buffer: ArrayBuffer): number {
   const bytes = buffer.byteLength;
   if (bytes < wire.ringBase + wire.ringStride)
-    throw new RingError("RING_FORMAT", `ring memfd of ${bytes} bytes is too small`);
+    throw new RingError('RING_FORMAT', `ring memfd of ${bytes} bytes is too small`);
   const control = view(ProcessControl, new Memory(buffer));
   const { magic, version, rings } = control;
   if (magic !== wire.ringMagic || version !== wire.version)
     throw new RingError(
-      "RING_FORMAT",
+      'RING_FORMAT',
       `ring memfd has magic 0x${magic.toString(16)} version ${version}, expected 0x${wire.ringMagic.toString(16)} version ${wire.version}`,
     );
   if (rings < 1 || rings > MAX_RINGS || bytes < wire.ringBase + rings * wire.ringStride)
-    throw new RingError("RING_FORMAT", `ring memfd of ${bytes} bytes says it has ${rings} rings`);
+    throw new RingError('RING_FORMAT', `ring memfd of ${bytes} bytes says it has ${rings} rings`);
   return rings;
 }
 

@@ -1,11 +1,11 @@
-import { createTestProducer, ctl, futexWait, type TestProducer } from "@nyx/native";
-import { afterEach, beforeEach, expect, test } from "vitest";
-import { StateBlock } from "./block.ts";
-import { RingsView } from "./rings.ts";
-import { ExitServer } from "./server.ts";
-import { CounterState, counterSpec } from "./testing/counter.ts";
-import { makeBlock, makeRings, type RingFixture } from "./testing/fixture.ts";
-import { ExitKind, ExitSlot, Status, slotPosted, wire } from "./wire.ts";
+import { createTestProducer, ctl, futexWait, type TestProducer } from '@nyx/native';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { StateBlock } from './block.ts';
+import { RingsView } from './rings.ts';
+import { ExitServer } from './server.ts';
+import { CounterState, counterSpec } from './testing/counter.ts';
+import { makeBlock, makeRings, type RingFixture } from './testing/fixture.ts';
+import { ExitKind, ExitSlot, Status, slotPosted, wire } from './wire.ts';
 
 let rings: RingFixture;
 let server: ExitServer | undefined;
@@ -48,7 +48,7 @@ const serve = (
 };
 const ok = (s: ExitServer): void => s.reply(s.ctl[ctl.dataLo]!, 0, Status.ok);
 
-test("a request reaches the handler as it was published", async () => {
+test('a request reaches the handler as it was published', async () => {
   producer.publish(ExitKind.write, 3, 2, 0x1_0000_0010, 8, 0xdeadbeef, 0x12345678);
   const seen: number[] = [];
   const { server, finished } = serve(1, (s) => {
@@ -60,7 +60,7 @@ test("a request reaches the handler as it was published", async () => {
   expect(seen).toEqual([0, ExitKind.write, 8, 3, 2, 0, 1, 0x10, 1, 0xdeadbeef, 0x12345678, 1, 0]);
 });
 
-test("requests are served in order, across the end of the ring", async () => {
+test('requests are served in order, across the end of the ring', async () => {
   const data: number[] = [];
   const { server, finished } = serve(300, (s) => {
     data.push(s.ctl[ctl.dataLo]!);
@@ -77,7 +77,7 @@ test("requests are served in order, across the end of the ring", async () => {
   expect(new RingsView(rings.buffer).header(0).tail).toBe(300);
 });
 
-test("the reply, its status and the tail are published", async () => {
+test('the reply, its status and the tail are published', async () => {
   producer.publish(ExitKind.read, 0, 0, 0, 4, 0, 0);
   const { server, finished } = serve(1, (s) => s.reply(1, 2, Status.unclaimed));
   server.start();
@@ -87,7 +87,7 @@ test("the reply, its status and the tail are published", async () => {
   expect(view.header(0).tail).toBe(1);
 });
 
-test("all rings are served, none starves", async () => {
+test('all rings are served, none starves', async () => {
   const other = createTestProducer(rings.buffer, 2, rings.kick);
   for (let i = 0; i < 64; i++) producer.publish(ExitKind.write, 0, 0, 0, 4, i, 0);
   for (let i = 0; i < 3; i++) other.publish(ExitKind.line, 0, 0, 5, 0, i, 0);
@@ -102,7 +102,7 @@ test("all rings are served, none starves", async () => {
   expect(order.filter((r) => r === 0).length).toBe(64);
 });
 
-test("a process that sleeps is woken by one kick, and says that it sleeps", async () => {
+test('a process that sleeps is woken by one kick, and says that it sleeps', async () => {
   const { control } = new RingsView(rings.buffer);
   const first = serve(1, ok);
   producer.publish(ExitKind.read, 0, 0, 0, 4, 1, 0);
@@ -116,7 +116,7 @@ test("a process that sleeps is woken by one kick, and says that it sleeps", asyn
   while (!producer.await(0)) await new Promise(setImmediate);
 });
 
-test("a drain returns to the event loop: timers and completions run while a vCPU keeps it busy", async () => {
+test('a drain returns to the event loop: timers and completions run while a vCPU keeps it busy', async () => {
   let turns = 0;
   const tick = () => {
     turns++;
@@ -140,7 +140,7 @@ test("a drain returns to the event loop: timers and completions run while a vCPU
   expect(turns).toBeGreaterThan(10);
 });
 
-test("a producer that waits on the futex is woken, and its word is cleared", async () => {
+test('a producer that waits on the futex is woken, and its word is cleared', async () => {
   producer.publish(ExitKind.read, 0, 0, 0, 4, 0, 0);
   const header = new RingsView(rings.buffer).header(0);
   header.producerWaiting = 1;
@@ -152,14 +152,14 @@ test("a producer that waits on the futex is woken, and its word is cleared", asy
   expect(futexWait(rings.buffer, wire.ringBase + 12, 1, 1e9)).toBe(1); // the value differs: no sleep
 });
 
-test("attach wakes producers, whose wake-up may have died with the predecessor", () => {
+test('attach wakes producers, whose wake-up may have died with the predecessor', () => {
   const header = new RingsView(rings.buffer).header(0);
   header.producerWaiting = 1;
   serve(1, ok);
   expect(header.producerWaiting).toBe(0);
 });
 
-test("RING_CORRUPT when head and tail contradict each other", () => {
+test('RING_CORRUPT when head and tail contradict each other', () => {
   const view = new RingsView(rings.buffer);
   for (const [head, tail] of [
     [65, 0],
@@ -169,12 +169,12 @@ test("RING_CORRUPT when head and tail contradict each other", () => {
     view.header(1).head = head;
     view.header(1).tail = tail;
     const bad = new ExitServer({ rings: rings.buffer, kick: rings.kick, onExit() {} });
-    expect(() => bad.attach()).toThrow(expect.objectContaining({ code: "RING_CORRUPT" }));
+    expect(() => bad.attach()).toThrow(expect.objectContaining({ code: 'RING_CORRUPT' }));
     bad.close();
   }
 });
 
-test("sequences go beyond 2^32", async () => {
+test('sequences go beyond 2^32', async () => {
   const view = new RingsView(rings.buffer);
   const start = 2 ** 32 - 2;
   view.header(0).head = start;
@@ -195,16 +195,16 @@ test("sequences go beyond 2^32", async () => {
 });
 
 test.each([
-  ["kind 0", 0, 4, 1, 0],
-  ["kind 11", 11, 4, 1, 0],
-  ["width 3", ExitKind.read, 3, 1, 0],
-  ["width 0", ExitKind.write, 0, 1, 0],
-  ["a burst of no elements", ExitKind.readBurst, 1, 0, 0],
-  ["a burst beyond its area", ExitKind.writeBurst, 4, 1025, 0],
-  ["a burst whose bytes overflow 32 bits", ExitKind.readBurst, 4, 0x4000_0001, 0],
-  ["a posted burst", ExitKind.writeBurst, 4, 1, slotPosted],
+  ['kind 0', 0, 4, 1, 0],
+  ['kind 11', 11, 4, 1, 0],
+  ['width 3', ExitKind.read, 3, 1, 0],
+  ['width 0', ExitKind.write, 0, 1, 0],
+  ['a burst of no elements', ExitKind.readBurst, 1, 0, 0],
+  ['a burst beyond its area', ExitKind.writeBurst, 4, 1025, 0],
+  ['a burst whose bytes overflow 32 bits', ExitKind.readBurst, 4, 0x4000_0001, 0],
+  ['a posted burst', ExitKind.writeBurst, 4, 1, slotPosted],
 ])(
-  "a malformed request (%s) is answered as unclaimed and never reaches the handler",
+  'a malformed request (%s) is answered as unclaimed and never reaches the handler',
   async (_name, kind, width, count, flags) => {
     producer.publish(kind, 0, 0, 0, width, 0, 0, count, flags);
     producer.publish(ExitKind.read, 0, 0, 0, 4, 77, 0);
@@ -225,7 +225,7 @@ test.each([
   },
 );
 
-test("a ring full of garbage neither crashes nor hangs the process", async () => {
+test('a ring full of garbage neither crashes nor hangs the process', async () => {
   const bytes = new Uint8Array(rings.buffer);
   let state = 99;
   const random = (): number => {
@@ -242,7 +242,7 @@ test("a ring full of garbage neither crashes nor hangs the process", async () =>
       if (random() & 1 || n < 4) {
         const at = wire.ringBase + wire.slotsAt + (n - 1) * ExitSlot.bytes;
         words[at >> 2] = n;
-        words[(at + ExitSlot.offsetOf("replySeqLo")) >> 2] = 0;
+        words[(at + ExitSlot.offsetOf('replySeqLo')) >> 2] = 0;
       }
     let served = 0;
     const made = new ExitServer({
@@ -267,21 +267,21 @@ test("a ring full of garbage neither crashes nor hangs the process", async () =>
   }
 });
 
-test("a memfd that is not a ring is refused with a code", () => {
+test('a memfd that is not a ring is refused with a code', () => {
   const make = (buffer: ArrayBuffer) => () =>
     new ExitServer({ rings: buffer, kick: rings.kick, onExit() {} });
-  expect(make(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: "RING_FORMAT" }));
-  expect(make(new ArrayBuffer(65536))).toThrow(expect.objectContaining({ code: "RING_FORMAT" }));
+  expect(make(new ArrayBuffer(4096))).toThrow(expect.objectContaining({ code: 'RING_FORMAT' }));
+  expect(make(new ArrayBuffer(65536))).toThrow(expect.objectContaining({ code: 'RING_FORMAT' }));
   new RingsView(rings.buffer).control.rings = 66;
-  expect(make(rings.buffer)).toThrow(expect.objectContaining({ code: "RING_FORMAT" }));
+  expect(make(rings.buffer)).toThrow(expect.objectContaining({ code: 'RING_FORMAT' }));
 });
 
-test("an exit that the handler did not answer is an error of the handler, not silence", async () => {
+test('an exit that the handler did not answer is an error of the handler, not silence', async () => {
   const errors: unknown[] = [];
-  const listeners = process.listeners("uncaughtException");
-  process.removeAllListeners("uncaughtException");
+  const listeners = process.listeners('uncaughtException');
+  process.removeAllListeners('uncaughtException');
   const caught = new Promise<void>((resolve) => {
-    process.once("uncaughtException", (error) => {
+    process.once('uncaughtException', (error) => {
       errors.push(error);
       resolve();
     });
@@ -291,11 +291,11 @@ test("an exit that the handler did not answer is an error of the handler, not si
   s.start();
   await caught;
   s.close();
-  for (const listener of listeners) process.on("uncaughtException", listener);
-  expect(errors[0]).toMatchObject({ code: "EXIT_UNANSWERED" });
+  for (const listener of listeners) process.on('uncaughtException', listener);
+  expect(errors[0]).toMatchObject({ code: 'EXIT_UNANSWERED' });
 });
 
-test("commit records the exit in the half that becomes the truth", async () => {
+test('commit records the exit in the half that becomes the truth', async () => {
   const block = new StateBlock(makeBlock().buffer, counterSpec);
   producer.publish(ExitKind.write, 0, 0, 0, 4, 5, 0);
   const made = new ExitServer({

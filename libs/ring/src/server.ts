@@ -9,9 +9,9 @@
  *     ... settle every device ...
  *     server.start();
  */
-import { createExitCore, ctl, type ExitCore } from "@nyx/native";
-import type { StateBlock } from "./block.ts";
-import { RingsView } from "./rings.ts";
+import { createExitCore, ctl, type ExitCore } from '@nyx/native';
+import type { StateBlock } from './block.ts';
+import { RingsView } from './rings.ts';
 
 export interface ExitServerOptions {
   /** Mapping of the whole ring memfd. */

@@ -1,29 +1,29 @@
-import { createSpinPolicy } from "@nyx/native";
-import { expect, test } from "vitest";
+import { createSpinPolicy } from '@nyx/native';
+import { expect, test } from 'vitest';
 
 const MAX = 50_000;
 
-test("spinning that pays goes on, for about as long as it takes", () => {
+test('spinning that pays goes on, for about as long as it takes', () => {
   const policy = createSpinPolicy(MAX);
   for (let i = 0; i < 100; i++) policy.arrived(3000, false);
   expect(policy.next()).toBeGreaterThanOrEqual(6000);
   expect(policy.next()).toBeLessThan(7000);
 });
 
-test("spinning that does not pay stops", () => {
+test('spinning that does not pay stops', () => {
   const policy = createSpinPolicy(MAX);
   for (let i = 0; i < 8; i++) policy.arrived(10_000_000, true);
   expect(policy.next()).toBe(0);
 });
 
-test("it begins again when work comes sooner than a wake-up takes", () => {
+test('it begins again when work comes sooner than a wake-up takes', () => {
   const policy = createSpinPolicy(MAX);
   for (let i = 0; i < 8; i++) policy.arrived(10_000_000, true);
   policy.arrived(30_000, true); // 25 us of that was the wake-up
   expect(policy.next()).toBeGreaterThan(5000);
 });
 
-test("it never spins longer than the maximum, and not at all with a maximum of 0", () => {
+test('it never spins longer than the maximum, and not at all with a maximum of 0', () => {
   const policy = createSpinPolicy(MAX);
   for (let i = 0; i < 100; i++) policy.arrived(49_000, false);
   expect(policy.next()).toBe(MAX);

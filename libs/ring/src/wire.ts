@@ -3,7 +3,7 @@
  * the VM page. The C++ header of the vCPU process and of the addon is generated from these tables
  * (`npm run gen`). ARCHITECTURE.md, "Shared memory", tells the protocol; this file only gives its bytes.
  */
-import { emitCpp, pad, struct, structs, u8, u16, u32, u64 } from "@nyx/layout";
+import { emitCpp, pad, struct, structs, u8, u16, u32, u64 } from '@nyx/layout';
 
 /** Numbers with a name. `Magic` values are the bytes 'NYXR', 'NYXB', 'NYXI', 'NYXV', 'NYXP' read as little-endian. */
 export const wire = {
@@ -80,68 +80,68 @@ export const MachineEvent = {
 
 /** First page of a ring memfd: one per device process. */
 export const ProcessControl = struct(
-  "ProcessControl",
+  'ProcessControl',
   {
-    magic: u32("ringMagic"),
+    magic: u32('ringMagic'),
     version: u32(),
-    rings: u32("vCPUs + 1; the last is the fabric ring"),
-    epoch: u32("times that a process attached; written by the attaching process"),
+    rings: u32('vCPUs + 1; the last is the fabric ring'),
+    epoch: u32('times that a process attached; written by the attaching process'),
     pad0: pad(48),
     // The device process writes this line.
-    consumerCpu: u32("CPU the device process last ran on; the vCPU spins only when it is another one"),
+    consumerCpu: u32('CPU the device process last ran on; the vCPU spins only when it is another one'),
     consumerAsleep: u32(
-      "1: it waits in its event loop; who publishes a request swaps in 0 and, if it was 1, writes the kick eventfd",
+      '1: it waits in its event loop; who publishes a request swaps in 0 and, if it was 1, writes the kick eventfd',
     ),
-    heartbeat: u32("grows while the process serves or idles"),
-    attached: u32("epoch that is being served: non-zero once the process answers"),
-    servedLo: u32("exits served since attach, low half"),
+    heartbeat: u32('grows while the process serves or idles'),
+    attached: u32('epoch that is being served: non-zero once the process answers'),
+    servedLo: u32('exits served since attach, low half'),
     servedHi: u32(),
     pad1: pad(40),
     // The vCPU process writes this line.
-    violations: u32("protocol violations found by the vCPU process"),
-    isolated: u32("1: the vCPU process no longer asks this process"),
+    violations: u32('protocol violations found by the vCPU process'),
+    isolated: u32('1: the vCPU process no longer asks this process'),
     pad2: pad(56),
   },
-  { bytes: 192, doc: "Process control page of a ring memfd." },
+  { bytes: 192, doc: 'Process control page of a ring memfd.' },
 );
 
 /** Header of one single-producer single-consumer ring. Sequences start at 1: request n is slot (n - 1) % slots. */
 export const RingHeader = struct(
-  "RingHeader",
+  'RingHeader',
   {
     // The producer (a vCPU thread, or the fabric) writes this line.
-    head: u64("sequence of the newest published request"),
+    head: u64('sequence of the newest published request'),
     producerCpu: u32(),
     producerWaiting: u32(
-      "futex word: 1 while the producer sleeps for a reply; the consumer swaps in 0 and, if it was 1, wakes it",
+      'futex word: 1 while the producer sleeps for a reply; the consumer swaps in 0 and, if it was 1, wakes it',
     ),
     pad0: pad(48),
     // The consumer writes this line.
-    tail: u64("sequence of the newest request whose reply is published"),
+    tail: u64('sequence of the newest request whose reply is published'),
     pad1: pad(56),
   },
-  { bytes: 128, doc: "Header of one exit ring." },
+  { bytes: 128, doc: 'Header of one exit ring.' },
 );
 
 /** One exit: a cache line. The reply is in the slot itself. */
 export const ExitSlot = struct(
-  "ExitSlot",
+  'ExitSlot',
   {
-    seqLo: u32("low half of the sequence, stored last (release): the request is complete"),
-    kind: u8("ExitKind"),
-    width: u8("bytes: 1, 2, 4, 8"),
-    device: u16("index of the device within its process"),
-    region: u16("region of the device"),
-    flags: u16("bit 0: posted, the producer does not wait"),
-    count: u32("elements of a burst; they are in the burst area"),
-    offset: u64("bytes from the start of the region"),
-    data: u64("value written"),
-    replySeqLo: u32("low half of the sequence, stored last (release): the reply is complete"),
-    status: u32("Status | StatusFlag"),
-    reply: u64("value read"),
+    seqLo: u32('low half of the sequence, stored last (release): the request is complete'),
+    kind: u8('ExitKind'),
+    width: u8('bytes: 1, 2, 4, 8'),
+    device: u16('index of the device within its process'),
+    region: u16('region of the device'),
+    flags: u16('bit 0: posted, the producer does not wait'),
+    count: u32('elements of a burst; they are in the burst area'),
+    offset: u64('bytes from the start of the region'),
+    data: u64('value written'),
+    replySeqLo: u32('low half of the sequence, stored last (release): the reply is complete'),
+    status: u32('Status | StatusFlag'),
+    reply: u64('value read'),
     pad0: pad(16),
   },
-  { bytes: 64, doc: "One exit and its reply." },
+  { bytes: 64, doc: 'One exit and its reply.' },
 );
 
 export const slotPosted = 1;
@@ -151,23 +151,23 @@ export const ClassKind = { none: 0, shadow: 1, counter: 2, posted: 3, notify: 4 
 
 /** How one register of a device is served without asking. Exact offset and width only; all else is sync. */
 export const ClassEntry = struct(
-  "ClassEntry",
+  'ClassEntry',
   {
-    kind: u8("ClassKind"),
+    kind: u8('ClassKind'),
     region: u8(),
     width: u8(),
     pad0: pad(1),
-    offset: u32("in the region"),
-    source: u32("shadow: byte offset in the half; counter: byte offset of a Counter in the half"),
-    mask: u32("shadow: bits that always read as one"),
+    offset: u32('in the region'),
+    source: u32('shadow: byte offset in the half; counter: byte offset of a Counter in the half'),
+    mask: u32('shadow: bits that always read as one'),
   },
   { bytes: 16 },
 );
 
 /** A register that is a function of guest time: value = floor((now - base) * hz / 1e9) + offset, cut to `bits`. */
 export const Counter = struct(
-  "Counter",
-  { base: u64("guest nanoseconds at which the counter was 0"), hz: u32(), bits: u32("1..64") },
+  'Counter',
+  { base: u64('guest nanoseconds at which the counter was 0'), hz: u32(), bits: u32('1..64') },
   { bytes: 16 },
 );
 
@@ -175,13 +175,13 @@ export const Space = { none: 0, pio: 1, mmio: 2, ecam: 3 } as const;
 
 /** A range that a device claims while its state says so (a BAR, the ECAM window). Part of the committed half. */
 export const Range = struct(
-  "Range",
+  'Range',
   {
-    space: u8("Space; 0 = not claimed"),
-    region: u8("region of the device that the range shows"),
+    space: u8('Space; 0 = not claimed'),
+    region: u8('region of the device that the range shows'),
     pad0: pad(6),
     base: u64(),
-    length: u64("bytes"),
+    length: u64('bytes'),
     pad1: pad(8),
   },
   { bytes: 32 },
@@ -189,39 +189,39 @@ export const Range = struct(
 
 /** First page of a state block. Everything here is written at attach, but for `generation`. */
 export const BlockHeader = struct(
-  "BlockHeader",
+  'BlockHeader',
   {
-    magic: u32("blockMagic"),
+    magic: u32('blockMagic'),
     version: u32(),
-    kind: u32("FNV-1a of the device kind"),
+    kind: u32('FNV-1a of the device kind'),
     stateVersion: u32(),
-    layoutHash: u32("hash of the state structure"),
-    halfBytes: u32("multiple of 64"),
-    stateAt: u32("offset of the device state in a half"),
+    layoutHash: u32('hash of the state structure'),
+    halfBytes: u32('multiple of 64'),
+    stateAt: u32('offset of the device state in a half'),
     stateBytes: u32(),
     ranges: u32("entries of the half's range table"),
-    classes: u32("entries of the class table"),
-    initialized: u32("1 once a half was committed"),
+    classes: u32('entries of the class table'),
+    initialized: u32('1 once a half was committed'),
     pad0: pad(20),
-    generation: u32("commits so far; half (generation & 1) is active. The one word that a commit flips"),
+    generation: u32('commits so far; half (generation & 1) is active. The one word that a commit flips'),
     pad1: pad(60),
     classTable: structs(ClassEntry, 64),
   },
-  { bytes: 128 + 1024, doc: "Header page of a state block." },
+  { bytes: 128 + 1024, doc: 'Header page of a state block.' },
 );
 
 /** Start of a half. The CRC32C covers bytes 4..halfBytes-1 of the half. */
 export const HalfHeader = struct(
-  "HalfHeader",
+  'HalfHeader',
   {
     crc: u32(),
-    ring: u32("ring of the last exit committed in this half; 0xffffffff: the commit was not an exit"),
-    seq: u64("its sequence"),
-    reply: u64("its reply, stored so that a successor can publish it again"),
-    status: u32("its status"),
+    ring: u32('ring of the last exit committed in this half; 0xffffffff: the commit was not an exit'),
+    seq: u64('its sequence'),
+    reply: u64('its reply, stored so that a successor can publish it again'),
+    status: u32('its status'),
     pad0: pad(36),
   },
-  { bytes: 64, doc: "Commit record at the start of a half." },
+  { bytes: 64, doc: 'Commit record at the start of a half.' },
 );
 
 /**
@@ -229,11 +229,11 @@ export const HalfHeader = struct(
  * nothing: a line's word is (rising edges << 1 | level), an MSI's word is the number of messages sent.
  */
 export const IrqEntry = struct(
-  "IrqEntry",
+  'IrqEntry',
   {
     word: u32(),
-    data: u32("MSI data"),
-    address: u64("MSI address"),
+    data: u32('MSI data'),
+    address: u64('MSI address'),
     pad0: pad(16),
   },
   { bytes: 32 },
@@ -241,30 +241,30 @@ export const IrqEntry = struct(
 
 /** First page of the interrupt memfd of a device process; entries follow at irqEntriesAt. */
 export const IrqHeader = struct(
-  "IrqHeader",
-  { magic: u32(), entries: u32(), kicks: u32("eventfd writes"), pad0: pad(52) },
+  'IrqHeader',
+  { magic: u32(), entries: u32(), kicks: u32('eventfd writes'), pad0: pad(52) },
   { bytes: 64 },
 );
 
 /** Counters of one vCPU, for `nyx status` and metrics. Written by the vCPU process only. */
 export const VcpuStats = struct(
-  "VcpuStats",
+  'VcpuStats',
   {
-    instructions: u64("executed by the soft engine"),
+    instructions: u64('executed by the soft engine'),
     exitsSync: u64(),
     exitsPosted: u64(),
     exitsShadow: u64(),
     exitsCounter: u64(),
-    exitsUnclaimed: u64("no device at the address"),
+    exitsUnclaimed: u64('no device at the address'),
     exitsHalt: u64(),
-    interrupts: u64("injected"),
-    waitNs: u64("time spent waiting for device replies"),
-    blocksDecoded: u64("soft: basic blocks decoded"),
-    tlbMisses: u64("soft"),
-    state: u32("0 off, 1 running, 2 halted, 3 waits for a device, 4 paused"),
-    waitsFor: u32("index of the device process it waits for"),
+    interrupts: u64('injected'),
+    waitNs: u64('time spent waiting for device replies'),
+    blocksDecoded: u64('soft: basic blocks decoded'),
+    tlbMisses: u64('soft'),
+    state: u32('0 off, 1 running, 2 halted, 3 waits for a device, 4 paused'),
+    waitsFor: u32('index of the device process it waits for'),
     maxWaitNs: u64(),
-    lastRip: u64("where the guest was at the last exit"),
+    lastRip: u64('where the guest was at the last exit'),
     pad0: pad(16),
   },
   { bytes: 128 },
@@ -272,26 +272,26 @@ export const VcpuStats = struct(
 
 /** The VM page: guest time and counters. The vCPU process writes it, all others only read. */
 export const VmPage = struct(
-  "VmPage",
+  'VmPage',
   {
-    magic: u32("vmMagic"),
+    magic: u32('vmMagic'),
     version: u32(),
     cpus: u32(),
-    paused: u32("1: guest time stands still at pausedAt"),
-    clockOffset: u64("guest ns = CLOCK_MONOTONIC ns - clockOffset"),
-    pausedAt: u64("guest ns"),
-    wallClock: u64("UTC seconds at guest ns 0"),
-    tscKhz: u32("of the guest"),
-    accel: u32("1 kvm, 2 soft"),
+    paused: u32('1: guest time stands still at pausedAt'),
+    clockOffset: u64('guest ns = CLOCK_MONOTONIC ns - clockOffset'),
+    pausedAt: u64('guest ns'),
+    wallClock: u64('UTC seconds at guest ns 0'),
+    tscKhz: u32('of the guest'),
+    accel: u32('1 kvm, 2 soft'),
     pad0: pad(16),
     vcpu: structs(VcpuStats, 64),
   },
-  { doc: "The VM page." },
+  { doc: 'The VM page.' },
 );
 
 const attentionLine = struct(
-  "AttentionLine",
-  { word: u32("Attention bits of a vCPU"), pad0: pad(60) },
+  'AttentionLine',
+  { word: u32('Attention bits of a vCPU'), pad0: pad(60) },
   { bytes: 64 },
 );
 
@@ -303,13 +303,13 @@ const attentionLine = struct(
  * the vCPU drops what it decoded before it runs another block.
  */
 export const PageMap = struct(
-  "PageMap",
+  'PageMap',
   {
-    magic: u32("pageMapMagic"),
+    magic: u32('pageMapMagic'),
     cpus: u32(),
     pages: u32(),
-    codeAt: u32("byte offset of the code bitmap"),
-    dirtyAt: u32("byte offset of the dirty bitmap"),
+    codeAt: u32('byte offset of the code bitmap'),
+    dirtyAt: u32('byte offset of the dirty bitmap'),
     pad0: pad(44),
     attention: structs(attentionLine, 64),
   },
@@ -346,8 +346,8 @@ export const wireStructs = [
 /** The header that libs/native and services/vcpu compile. */
 export const wireHeader = (): string =>
   emitCpp({
-    namespace: "nyx::wire",
-    source: "libs/ring/src/wire.ts",
+    namespace: 'nyx::wire',
+    source: 'libs/ring/src/wire.ts',
     constants: { ...wire, slotPosted },
     enums: { ExitKind, Status, StatusFlag, MachineEvent, ClassKind, Space, Attention },
     structs: wireStructs,

@@ -3,22 +3,22 @@
  * eventfd, 5 the state block. Device 0 adds what is written to its total and replies with the new total; a
  * register with a side effect, so that an exit that is executed twice or
  * never shows.
- * Arguments: killAt and killPoint of the addon; 0: does not die by itself.
+ * Arguments: killAt and killPoint of the addon; 0: does not die by itself. A third one: jails itself.
  */
-import { struct, u32, u64 } from "@nyx/layout";
-import { ctl, fileSize, mmap, setPdeathsig } from "@nyx/native";
-import { StateBlock } from "../block.ts";
-import { mapRings } from "../rings.ts";
-import { ExitServer } from "../server.ts";
-import { Status } from "../wire.ts";
+import { struct, u32, u64 } from '@nyx/layout';
+import { ctl, deviceSyscalls, fileSize, mmap, seccomp, setPdeathsig } from '@nyx/native';
+import { StateBlock } from '../block.ts';
+import { mapRings } from '../rings.ts';
+import { ExitServer } from '../server.ts';
+import { Status } from '../wire.ts';
 
-export const CounterState = struct("CounterState", {
+export const CounterState = struct('CounterState', {
   total: u64(),
-  last: u64("data of the newest write"),
+  last: u64('data of the newest write'),
   writes: u32(),
-  disorder: u32("writes whose data was not last + 1"),
+  disorder: u32('writes whose data was not last + 1'),
 });
-export const counterSpec = { kind: "counter", stateVersion: 1, state: CounterState, ranges: 2 };
+export const counterSpec = { kind: 'counter', stateVersion: 1, state: CounterState, ranges: 2 };
 
 /** Serves until it is killed. */
 export function main(): void {
@@ -42,5 +42,6 @@ export function main(): void {
   });
   server.addBlock(block);
   server.attach();
+  if (process.argv[4]) seccomp({ allow: deviceSyscalls });
   server.start();
 }
