@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compiles nyx-vcpu (and, with --tests, its unit tests) by node-gyp; does nothing when it is newer than its sources.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -22,7 +22,43 @@ const inputs = () =>
 /** What the makefiles were made from: they are made anew when files come or go. */
 const sourceList = () => [...ccFiles(here, ...folders), `soft ${hasSoft(here)}`].join('\n');
 
-export function build({ force = false, tests = false } = {}) {
+const sleep = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+
+/** One build at a time: test files that build what they need may run beside each other. */
+function locked(run) {
+  mkdirSync(join(here, 'build'), { recursive: true });
+  const lock = join(here, 'build/lock');
+  const alive = (pid) => {
+    try {
+      return pid > 0 && process.kill(pid, 0);
+    } catch {
+      return false;
+    }
+  };
+  for (;;) {
+    try {
+      writeFileSync(lock, String(process.pid), { flag: 'wx' });
+      break;
+    } catch {
+      let owner = 0;
+      try {
+        owner = Number(readFileSync(lock, 'utf8'));
+      } catch {}
+      // An owner that is gone left it behind; an empty file is being written.
+      if (owner !== 0 && !alive(owner)) rmSync(lock, { force: true });
+      else sleep(100);
+    }
+  }
+  try {
+    return run();
+  } finally {
+    rmSync(lock, { force: true });
+  }
+}
+
+export const build = (options = {}) => locked(() => make(options));
+
+function make({ force = false, tests = false }) {
   const target = tests ? 'vcpu-tests' : 'nyx-vcpu';
   const output = join(here, 'build/Release', target);
   const listed = join(here, 'build/sources.txt');

@@ -43,12 +43,12 @@ uint32_t MeasureTscKhz() {
     __cpuid_count(0x15, 0, a, b, c, d);
     if (a && b && c) return static_cast<uint32_t>(static_cast<uint64_t>(c) * b / a / 1000);
   }
-  uint64_t n0, t0, n1, t1;
+  uint64_t n0 = 0, t0 = 0, n1 = 0, t1 = 0;
   Pair(&n0, &t0);
   const timespec wait{0, 10'000'000};
   nanosleep(&wait, nullptr);
   Pair(&n1, &t1);
-  return static_cast<uint32_t>(static_cast<unsigned __int128>(t1 - t0) * 1'000'000u / (n1 - n0));
+  return static_cast<uint32_t>(static_cast<unsigned __int128>(t1 - t0) * 1'000'000u / (n1 > n0 ? n1 - n0 : 1));
 }
 
 }  // namespace

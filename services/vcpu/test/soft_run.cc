@@ -171,6 +171,37 @@ void FlatGdt() {
   Put<uint64_t>(kGdt + 0x18, 0x00cf93000000ffff);
 }
 
+// MultiProcessor Specification 1.4: the processors, so that a kernel without ACPI uses its local APICs.
+void WriteMpTable() {
+  constexpr uint64_t kFloating = 0xf0000, kTable = 0xf0010;
+  const auto sum = [](uint64_t at, unsigned bytes) {
+    uint8_t v = 0;
+    for (unsigned k = 0; k < bytes; k++) v = uint8_t(v + board.ram[at + k]);
+    return uint8_t(-v);
+  };
+  const unsigned bytes = 44 + 20 * board.o.cpus;
+  std::memcpy(board.ram + kTable, "PCMP", 4);
+  Put<uint16_t>(kTable + 4, uint16_t(bytes));
+  Put<uint8_t>(kTable + 6, 4);
+  std::memcpy(board.ram + kTable + 8, "NYX     TEST        ", 20);
+  Put<uint16_t>(kTable + 34, uint16_t(board.o.cpus));
+  Put<uint32_t>(kTable + 36, uint32_t(Lapic::kBase));
+  for (unsigned k = 0; k < board.o.cpus; k++) {
+    const uint64_t at = kTable + 44 + 20 * k;
+    Put<uint8_t>(at + 1, uint8_t(k));
+    Put<uint8_t>(at + 2, 0x14);
+    Put<uint8_t>(at + 3, k == 0 ? 3 : 1);
+    Put<uint32_t>(at + 4, 0x106ca);
+    Put<uint32_t>(at + 8, 0x201);
+  }
+  Put<uint8_t>(kTable + 7, sum(kTable, bytes));
+  std::memcpy(board.ram + kFloating, "_MP_", 4);
+  Put<uint32_t>(kFloating + 4, uint32_t(kTable));
+  Put<uint8_t>(kFloating + 8, 1);
+  Put<uint8_t>(kFloating + 9, 4);
+  Put<uint8_t>(kFloating + 10, sum(kFloating, 16));
+}
+
 void LoadKernel(machine::MachineHeader& h) {
   const auto image = ReadFile(board.o.image);
   const unsigned setup = (image[0x1f1] ? image[0x1f1] : 4) * 512 + 512;
@@ -200,6 +231,7 @@ void LoadKernel(machine::MachineHeader& h) {
   Put<uint64_t>(kTables, kTables + 0x1003);
   for (uint64_t k = 0; k < 4; k++) Put<uint64_t>(kTables + 0x1000 + 8 * k, k << 30 | 0x83);
   FlatGdt();
+  WriteMpTable();
   h.boot_mode = machine::BootMode::kLong64;
   h.rip = at + 0x200;
   h.rsi = kZeroPage;

@@ -101,7 +101,13 @@ uint64_t Maker::data_address() {
   if (has(kAlign16) && !chance(5)) at &= ~15ull;
   return at;
 }
-uint64_t Maker::code_target() { return (segmented() ? 0 : kCode) + 0x40 + below(0xf00); }
+// Among the INT3 around the instruction, not in itself.
+uint64_t Maker::code_target() {
+  for (;;) {
+    const uint64_t at = (segmented() ? 0 : kCode) + 0x40 + below(0x1f00);
+    if (at - c_.in.rip >= 20) return at;
+  }
+}
 
 void Maker::choose_size() {
   const unsigned natural = c_.mode == kSeg16 ? 2 : 4;
@@ -263,7 +269,9 @@ void Maker::immediates() {
     } else if (kind == "rel8" || kind == "relz") {
       const unsigned bytes = kind == "rel8" ? 1 : long_mode() || size_ == 4 ? 4 : 2;
       const uint64_t end = c_.in.rip + c_.length + bytes;
-      number(bytes == 1 ? v : code_target() - end, bytes);
+      uint64_t distance = code_target() - end;
+      while (bytes == 1 && int8_t(distance) <= 0 && int8_t(distance) >= -20) distance = rng_();
+      number(distance, bytes);
     } else {
       std::fprintf(stderr, "oracle: unknown immediate in \"%s\"\n", f_.spec);
       std::exit(2);
@@ -300,9 +308,6 @@ void Maker::couple() {
 
 Case Maker::make() {
   for (uint64_t& r : c_.in.gpr) r = random_value(rng_);
-  if (!long_mode()) {
-    for (int r = 0; r < 16; r++) c_.in.gpr[r] = r < 8 ? uint32_t(c_.in.gpr[r]) : 0;
-  }
   c_.in.flags = uint32_t(rng_()) & kFlagMask;
   if (!has(kRepeat)) c_.in.flags &= ~0x400u;
   const uint64_t code = segmented() ? 0 : kCode;
@@ -354,6 +359,9 @@ Case Maker::make() {
   immediates();
   if (memory_) solve();
   couple();
+  if (!long_mode()) {
+    for (int r = 0; r < 16; r++) c_.in.gpr[r] = r < 8 ? uint32_t(c_.in.gpr[r]) : 0;
+  }
   return c_;
 }
 

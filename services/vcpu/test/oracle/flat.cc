@@ -49,16 +49,19 @@ uint8_t* need(Cpu& c, const Insn* i, uint64_t at, unsigned size, bool write) {
 
 Flat flat;
 
+// Bytes of code have changed; linear is physical here.
+void changed(Cpu& c, uint64_t at, unsigned size) {
+  const unsigned first = unsigned(std::min<uint64_t>(size, 0x1000 - (at & 0xfff)));
+  invalidate_range(c, at, first);
+  if (first < size) invalidate_range(c, at + first, size - first);
+}
+
 void load_slow(Cpu& c, const Insn* i, uint64_t at, void* out, unsigned size) {
   std::memcpy(out, need(c, i, at, size, false), size);
 }
 void store_slow(Cpu& c, const Insn* i, uint64_t at, const void* in, unsigned size) {
   std::memcpy(need(c, i, at, size, true), in, size);
-  if (flat.code_writable) {
-    const unsigned first = unsigned(std::min<uint64_t>(size, 0x1000 - (at & 0xfff)));
-    invalidate_range(c, at, first);
-    if (first < size) invalidate_range(c, at + first, size - first);
-  }
+  if (flat.code_writable) changed(c, at, size);
 }
 uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t at, unsigned size) {
   uint8_t* const p = need(c, i, at, size, true);
@@ -176,8 +179,7 @@ State soft_run(const Case& k) {
   flat_mode(k.mode);
   auto* const at = flat.code + (k.mode == kSeg32 || k.mode == kSeg16 ? k.in.rip : k.in.rip - kCode);
   std::memcpy(at, k.bytes, k.length);
-  invalidate_range(c, reinterpret_cast<uint64_t>(at), k.length);
-  if ((uintptr_t(at) & 0xfff) + k.length > 0x1000) invalidate_page(c, (uintptr_t(at) + k.length) & ~0xfffull);
+  changed(c, kCode + uint64_t(at - flat.code), k.length);
   std::memcpy(c.gpr, k.in.gpr, sizeof(k.in.gpr));
   c.gpr[kRegZero] = 0;
   c.rip = k.in.rip;
@@ -192,6 +194,7 @@ State soft_run(const Case& k) {
   s.vector = flat.vector;
   if (k.form->bits & kFx) flat_store_fx(c, s.fx);
   std::memset(at, 0xcc, k.length);
+  changed(c, kCode + uint64_t(at - flat.code), k.length);
   return s;
 }
 

@@ -30,7 +30,11 @@ void poke(const Case& c) {
 bool same(const Case& c, const State& host, const State& soft) {
   const uint32_t mask = kFlagMask & ~(host.vector == 3 ? c.form->undefined : 0);
   if (host.vector != soft.vector || host.rip != soft.rip || ((host.flags ^ soft.flags) & mask)) return false;
-  if (std::memcmp(host.gpr, soft.gpr, sizeof(host.gpr)) != 0) return false;
+  // Outside 64-bit mode the upper halves are nobody's (the host's kernel leaves its own bits in that of RSP).
+  const uint64_t visible = c.mode == kLong ? ~0ull : 0xffffffff;
+  for (int r = 0; r < (c.mode == kLong ? 16 : 8); r++) {
+    if ((host.gpr[r] ^ soft.gpr[r]) & visible) return false;
+  }
   if ((c.form->bits & kFx) && std::memcmp(host.fx, soft.fx, 416) != 0) return false;
   return std::memcmp(reinterpret_cast<const void*>(kData), soft_data(), kDataBytes) == 0;
 }
