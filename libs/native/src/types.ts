@@ -178,7 +178,7 @@ export interface ExitCore {
   addBlock(buffer: ArrayBuffer): number;
   /**
    * Attach: takes the tails, publishes committed replies, wakes producers, stores `epoch`. Once, after all blocks.
-   * Returns the number of replies published again. Code RING_CORRUPT when head and tail contradict each other.
+   * Returns the number of replies published again. Code RING_CORRUPT when a ring's head is nonsense.
    */
   attach(): number;
   /** Begins to serve: `attached = epoch`, then onWork when something waits. */

@@ -181,7 +181,7 @@ napi_value ExitCore::Attach(Call& call) {
   if (attached_) return Throw(call.env(), "EINVAL", "attach was called already");
   for (uint32_t ring = 0; ring < rings_.count(); ring++)
     if (!rings_.Take(ring))
-      return Throw(call.env(), "RING_CORRUPT", "ring " + std::to_string(ring) + ": head and tail contradict each other");
+      return Throw(call.env(), "RING_CORRUPT", "ring " + std::to_string(ring) + ": its head is nonsense; the vCPU process must format it anew");
   int32_t republished = 0;
   for (uint32_t ring = 0; ring < rings_.count(); ring++) {
     if (rings_.AnsweredAlready(ring)) {

@@ -52,12 +52,23 @@ wire::ExitSlot& ExitRings::Slot(uint32_t ring) {
 
 bool ExitRings::Take(uint32_t ring) {
   Ring& r = rings_[ring];
-  const uint64_t tail = LoadAcquire(r.header->tail);
+  uint64_t tail = LoadAcquire(r.header->tail);
   const uint64_t head = LoadAcquire(r.header->head);
   // -1: the producer had stored the slot's sequence, we had answered, and it had not yet moved `head`.
   const auto waiting = static_cast<int64_t>(head - tail);
-  if (waiting < -1 || waiting > wire::kRingSlots) return false;
+  if (waiting < -1 || waiting > wire::kRingSlots) {
+    if (!FindTail(r, head, &tail)) return false;
+    StoreRelease(r.header->tail, tail);
+  }
   r.next = tail + 1;
+  return true;
+}
+
+bool ExitRings::FindTail(const Ring& r, uint64_t head, uint64_t* tail) {
+  const auto slot = [&](uint64_t n) -> const wire::ExitSlot& { return r.slots[(n - 1) % wire::kRingSlots]; };
+  if (head != 0 && LoadRelaxed(slot(head).seq_lo) != static_cast<uint32_t>(head)) return false;
+  *tail = head > wire::kRingSlots ? head - wire::kRingSlots : 0;
+  while (*tail < head && LoadRelaxed(slot(*tail + 1).reply_seq_lo) == static_cast<uint32_t>(*tail + 1)) ++*tail;
   return true;
 }
 

@@ -25,7 +25,8 @@ class ExitRings {
   uint32_t count() const { return static_cast<uint32_t>(rings_.size()); }
   wire::ProcessControl& control() { return *control_; }
 
-  // Where a ring stands at attach: takes its tail. False when head and tail contradict each other.
+  // Where a ring stands at attach: takes its tail. A tail that contradicts the head (a predecessor ran wild) is found
+  // anew from the replies in the slots, which are what the producer goes by. False when the head is wrong, too.
   bool Take(uint32_t ring);
   // Sequence of the request that is to be served next.
   uint64_t next(uint32_t ring) const { return rings_[ring].next; }
@@ -52,6 +53,7 @@ class ExitRings {
     wire::ExitSlot* slots;
     uint64_t next;
   };
+  static bool FindTail(const Ring& ring, uint64_t head, uint64_t* tail);
   wire::ExitSlot& Slot(uint32_t ring);
   wire::ProcessControl* control_ = nullptr;
   std::vector<Ring> rings_;
