@@ -207,18 +207,17 @@ Decoded decode(const OpTables& t, uint32_t mode, const uint8_t* bytes, unsigned 
       e = member;
     }
     memory = mod != 3;
-    if (e->bits & (memory ? kRegOnly : kMemOnly)) return Decoded::kUndefined;
     if (memory && !r.short_of) {
       if (addr == 2) memory_16(r, mod, rm, out);
       else relative = memory_32(r, mod, rm, p.rex, mode64, out);
     }
   }
-  if (e->bits & (mode64 ? kNo64 : kOnly64)) return Decoded::kUndefined;
+  // An opcode that is undefined here still has its length, and one that is too long is that first.
+  const bool undefined = (e->bits & (mode64 ? kNo64 : kOnly64)) || (has_modrm && (e->bits & (memory ? kRegOnly : kMemOnly))) ||
+                         ((p.bits & kLock) && !(memory && (e->bits & kLockable)));
   const unsigned opsize = operand_size(mode, p, e->bits);
   const unsigned k = opsize == 8 ? 3 : opsize >> 1;
   out->fn = memory ? e->mem[k] : e->reg[k];
-  if (!out->fn) return Decoded::kUndefined;
-  if ((p.bits & kLock) && !(memory && (e->bits & kLockable))) return Decoded::kUndefined;
   out->opsize = uint8_t(opsize);
   out->bits = p.bits;
 
@@ -240,6 +239,7 @@ Decoded decode(const OpTables& t, uint32_t mode, const uint8_t* bytes, unsigned 
     out->imm = (out->imm & 0xff) | modrm << 8;
   }
   if (r.short_of) return overrun;
+  if (undefined || !out->fn) return Decoded::kUndefined;
 
   out->len = uint8_t(r.at);
   const int64_t end = int64_t(off) + r.at;
@@ -250,6 +250,8 @@ Decoded decode(const OpTables& t, uint32_t mode, const uint8_t* bytes, unsigned 
     out->disp = int32_t(uint32_t(out->disp) + uint32_t(end));
   }
   if (p.seg >= 0) out->seg = uint8_t(p.seg);
+  // Pushes, pops and branches access the stack, whatever the prefixes say: #SS when they fault.
+  if (!has_modrm && (e->bits & (kDef64 | kForce64))) out->seg = SS;
   out->ea = address_bits(mode, addr, out->seg);
   *bits = e->bits;
   return Decoded::kOk;

@@ -1,48 +1,46 @@
 // Decimal adjustment, legacy modes only: AAA AAS AAM AAD DAA DAS (Intel SDM vol. 2A). The host's 64-bit mode has none
-// of them, so these are computed. Where the manual leaves flags undefined, they are what AMD's and Intel's processors
-// give: SF, ZF and PF of AL, OF of the addition or subtraction to AL, or cleared.
+// of them. Where the manual leaves flags undefined, they are those of the addition or subtraction that adjusts, as on
+// AMD's processors.
 #include "soft/int.h"
 
 namespace nyx::soft {
 namespace {
 
-uint32_t arith(const Cpu& c) { return rflags(c) & kArith; }
-
 uint32_t result_flags(uint8_t v) {
   return (v & 0x80 ? kSF : 0) | (v == 0 ? kZF : 0) | (__builtin_parity(v) ? 0 : kPF);
+}
+// a + b or a - b with its flags in the CPU.
+template <bool kSubtract, class T>
+T adjust(Cpu& c, T a, T b) {
+  uint32_t f;
+  if constexpr (kSubtract) asm("sub %2, %0" NYX_FLAGS_OUT : "+r"(a), "=a"(f) : "r"(b) : "cc");
+  else asm("add %2, %0" NYX_FLAGS_OUT : "+r"(a), "=a"(f) : "r"(b) : "cc");
+  c.flags = uint16_t(f);
+  return a;
+}
+// Replaces AF and CF.
+void set_carries(Cpu& c, bool af, bool cf) {
+  c.flags = uint16_t((c.flags & ~((kAF | kCF) << 8)) | (af ? kAF << 8 : 0) | (cf ? kCF << 8 : 0));
 }
 
 template <bool kSubtract>
 void ascii_adjust(Cpu& c, const Insn* i) {
-  uint16_t ax = uint16_t(c.gpr[RAX]);
-  uint32_t f = 0;
-  if ((ax & 0xf) > 9 || (arith(c) & kAF)) {
-    ax = uint16_t(kSubtract ? ax - 0x106 : ax + 0x106);
-    f = kAF | kCF;
-  }
-  ax &= 0xff0f;
-  set_reg<uint16_t>(c, RAX, ax);
-  set_arith(c, f | result_flags(uint8_t(ax)));
+  const uint16_t ax = uint16_t(c.gpr[RAX]);
+  const bool carry = (ax & 0xf) > 9 || (c.flags & kAF << 8);
+  const uint16_t adjusted = adjust<kSubtract, uint16_t>(c, ax, carry ? 0x106 : 0);
+  set_reg<uint16_t>(c, RAX, adjusted & 0xff0f);
+  set_carries(c, carry, carry);
   return next(c, i);
 }
 
 template <bool kSubtract>
 void decimal_adjust(Cpu& c, const Insn* i) {
-  const uint8_t old = uint8_t(c.gpr[RAX]);
-  const uint32_t in = arith(c);
-  uint8_t al = old;
-  uint32_t f = 0;
-  if ((al & 0xf) > 9 || (in & kAF)) {
-    f |= kAF;
-    if ((in & kCF) || (kSubtract && old < 6)) f |= kCF;
-    al = uint8_t(kSubtract ? al - 6 : al + 6);
-  }
-  if (old > 0x99 || (in & kCF)) {
-    f |= kCF;
-    al = uint8_t(kSubtract ? al - 0x60 : al + 0x60);
-  }
-  set_reg<uint8_t>(c, 0, al);
-  set_arith(c, f | result_flags(al));
+  const uint8_t al = uint8_t(c.gpr[RAX]);
+  const bool cf = c.flags & kCF << 8;
+  const bool low = (al & 0xf) > 9 || (c.flags & kAF << 8), high = al > 0x99 || cf;
+  const uint8_t adjusted = adjust<kSubtract, uint8_t>(c, al, uint8_t((low ? 6 : 0) + (high ? 0x60 : 0)));
+  set_reg<uint8_t>(c, 0, adjusted);
+  set_carries(c, low, high || (kSubtract && low && al < 6));
   return next(c, i);
 }
 
@@ -55,9 +53,7 @@ void aam(Cpu& c, const Insn* i) {
 }
 void aad(Cpu& c, const Insn* i) {
   const uint16_t ax = uint16_t(c.gpr[RAX]);
-  const uint8_t al = uint8_t((ax & 0xff) + (ax >> 8) * uint8_t(i->imm));
-  set_reg<uint16_t>(c, RAX, al);
-  set_arith(c, result_flags(al));
+  set_reg<uint16_t>(c, RAX, adjust<false, uint8_t>(c, uint8_t(ax), uint8_t((ax >> 8) * uint8_t(i->imm))));
   return next(c, i);
 }
 

@@ -78,19 +78,28 @@ template <class T>
   c.flags = uint16_t(f);
   return accumulator == v;
 }
-// The accumulator is written only when the comparison failed: a 32-bit success leaves the upper half of RAX, and so
-// does a failure leave that of a register destination.
+// On registers the host does it all: what happens to upper halves differs between processors.
+#define NYX_CMPXCHG(m)                                                                                   \
+  asm("cmpxchg %" m "3, %" m "1\n\tmov %%rax, %2" NYX_FLAGS_OUT : "+a"(a), "+r"(to), "=&r"(accumulator) : "r"(from) : "cc")
 template <class T>
 void cmpxchg_reg(Cpu& c, const Insn* i) {
-  const T v = get_reg<T>(c, i->rm);
-  if (compare<T>(c, get_reg<T>(c, RAX), v)) {
-    set_reg<T>(c, i->rm, get_reg<T>(c, i->reg));
+  if constexpr (sizeof(T) == 1) {
+    const T v = get_reg<T>(c, i->rm), accumulator = get_reg<T>(c, RAX), from = get_reg<T>(c, i->reg);
+    if (compare<T>(c, accumulator, v)) set_reg<T>(c, i->rm, from);
+    else set_reg<T>(c, RAX, v);
   } else {
-    set_reg<T>(c, i->rm, v);
-    set_reg<T>(c, RAX, v);
+    uint64_t a = c.gpr[RAX], to = c.gpr[i->rm], accumulator;
+    const uint64_t from = c.gpr[i->reg];
+    if constexpr (sizeof(T) == 2) NYX_CMPXCHG("w");
+    else if constexpr (sizeof(T) == 4) NYX_CMPXCHG("k");
+    else NYX_CMPXCHG("q");
+    c.flags = uint16_t(a);
+    c.gpr[RAX] = accumulator;
+    c.gpr[i->rm] = to;
   }
   return next(c, i);
 }
+#undef NYX_CMPXCHG
 struct Cmpxchg {
   template <class T>
   [[gnu::always_inline]] static T run(Cpu& c, const Insn* i, T v) {

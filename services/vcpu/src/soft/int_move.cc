@@ -1,4 +1,4 @@
-// MOV, MOVZX MOVSX MOVSXD, LEA, CMOVcc SETcc, BSWAP MOVBE MOVNTI XLAT, flag instructions, and those that do nothing.
+// MOV, MOVZX MOVSX MOVSXD, LEA, CMOVcc SETcc, BSWAP MOVBE XLAT, flag instructions, and those that do nothing.
 #include "soft/int.h"
 
 namespace nyx::soft {
@@ -251,8 +251,6 @@ void register_move(OpTables& t) {
     t.map[2][row][0xf1] = op({}, {{nullptr, &mem_write<FromRegSwapped, uint16_t>, &mem_write<FromRegSwapped, uint32_t>,
                                    &mem_write<FromRegSwapped, uint64_t>}}, kModrm | kMemOnly);
   }
-  t.map[1][0][0xc3] = op({}, {{nullptr, nullptr, &mem_write<FromReg, uint32_t>, &mem_write<FromReg, uint64_t>}},
-                         kModrm | kMemOnly | kIgnore66);  // MOVNTI
 
   put(t, 0, 0xd7, op_one(xlat, 0));
   put(t, 0, 0x9e, op_one(sahf, 0));

@@ -135,6 +135,8 @@ void enter_frame(Cpu& c, const Insn* i) {
     sp -= sizeof(T);
     stack_store<T>(c, i, sp, T(frame));
   }
+  // The new top of the stack must be writable too.
+  rmw<T>(c, i, stack_linear(c, i, sp - size, sizeof(T), Access::kWrite));
   set_reg<T>(c, RBP, T(frame));
   set_stack(c, RSP, sp - size);
   return next(c, i);

@@ -171,7 +171,7 @@ void register_simd_move(OpTables& t) {
   OpEntry nti;
   nti.mem[2] = store_gpr<uint32_t>;
   nti.mem[3] = store_gpr<uint64_t>;
-  nti.bits = kModrm;
+  nti.bits = kModrm | kIgnore66;  // 32 bits also in 16-bit code
   t.map[1][0][0xc3] = nti;
 }
 

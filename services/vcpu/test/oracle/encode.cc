@@ -243,13 +243,13 @@ void Maker::solve() {
 void Maker::prefixes() {
   if (chance(3)) byte(long_mode() ? (const uint8_t[]){0x26, 0x2e, 0x36, 0x3e}[below(4)] : (const uint8_t[]){0x26, 0x36, 0x3e}[below(3)]);
   if (has(kRepeat) && chance(60)) byte(chance(50) ? 0xf2 : 0xf3);
-  else if (!has(kRepeat) && s_.opcode[0] != 0x0f && !has(kFx) && chance(3)) byte(chance(50) ? 0xf2 : 0xf3);
+  else if (!has(kRepeat) && s_.opcode[0] != 0x0f && !has(kFx | kBranch) && chance(3)) byte(chance(50) ? 0xf2 : 0xf3);
   if (size_prefix_) byte(0x66);
   if (addr_prefix_) byte(0x67);
   if (gs_) byte(0x65);
   if (chance(has(kLockOk) && memory_ ? 20 : 1)) byte(0xf0);
   if (s_.mandatory) byte(s_.mandatory);
-  if (chance(1)) {  // an instruction of up to 18 bytes
+  if (chance(1) && !has(kUndefined)) {  // an instruction of up to 18 bytes
     const unsigned n = unsigned(below(13));
     for (unsigned k = 0; k < n; k++) byte(0x3e);
     if (s_.mandatory && n) byte(s_.mandatory);

@@ -47,7 +47,7 @@ const Form kForms[] = {
     {"8D /r", kWordOp | kMemory}, {"0F C8 +r", kWordOp}, {"0F 38 F0 /r", kWordOp | kMemory}, {"0F 38 F1 /r", kWordOp | kMemory},
     {"0F C3 /r", kMemory}, {"D7", kTable}, {"9E", 0}, {"9F", 0}, {"D6", kNot64}, {"F5", 0}, {"F8", 0}, {"F9", 0}, {"FC", 0}, {"FD", 0},
     {"90", 0}, {"0F 1F /0", kRmWord}, {"0F 0D /1", kMemory}, {"0F 18 /1", kMemory}, {"F3 0F 1E FA", 0}, {"0F AE E8", 0}, {"0F AE F0", 0},
-    {"0F AE F8", 0}, {"0F AE /7", kMemory}, {"0F 0B", 0}, {"0F B9 /r", kRm}, {"0F FF /r", kRm},
+    {"0F AE F8", 0}, {"0F AE /7", kMemory}, {"0F 0B", kUndefined}, {"0F B9 /r", kRm | kUndefined}, {"0F FF /r", kRm | kUndefined},
     {"0F 40 /r", kRmWord}, {"0F 41 /r", kRmWord}, {"0F 42 /r", kRmWord}, {"0F 43 /r", kRmWord}, {"0F 44 /r", kRmWord}, {"0F 45 /r", kRmWord},
     {"0F 46 /r", kRmWord}, {"0F 47 /r", kRmWord}, {"0F 48 /r", kRmWord}, {"0F 49 /r", kRmWord}, {"0F 4A /r", kRmWord}, {"0F 4B /r", kRmWord},
     {"0F 4C /r", kRmWord}, {"0F 4D /r", kRmWord}, {"0F 4E /r", kRmWord}, {"0F 4F /r", kRmWord},
@@ -64,9 +64,10 @@ const Form kForms[] = {
     {"0F C0 /r", kRmByte | kLockOk}, {"0F C1 /r", kRmWord | kLockOk}, {"0F C7 /1", kWordOp | kMemory | kLockOk | kAlign16},
     // Stack.
     {"50 +r", kWordOp | kStack}, {"58 +r", kWordOp | kStack}, {"68 iz", kWordOp | kStack}, {"6A ib", kWordOp | kStack}, {"FF /6", kRmWord | kStack},
-    {"8F /0", kRmWord | kStack}, {"60", kWordOp | kStack | kNot64}, {"61", kWordOp | kStack | kNot64}, {"C8 frame ib", kWordOp | kStack},
+    {"8F /0", kRmWord | kStack}, {"60", kWordOp | kStack | kNot64}, {"61", kWordOp | kStack | kNot64 | kPartial}, {"C8 frame ib", kWordOp | kStack},
     {"C9", kWordOp | kStack},
-    // Near branches. 66 in 64-bit mode is ignored by Intel and honoured by AMD: not tried.
+    // Near branches. Prefixes without a documented meaning are not tried: Intel ignores 66 in 64-bit mode and AMD does not;
+    // F3 makes LOOPNE a LOOPE on AMD.
     {"70 rel8", kBranch}, {"71 rel8", kBranch}, {"72 rel8", kBranch}, {"73 rel8", kBranch}, {"74 rel8", kBranch}, {"75 rel8", kBranch},
     {"76 rel8", kBranch}, {"77 rel8", kBranch}, {"78 rel8", kBranch}, {"79 rel8", kBranch}, {"7A rel8", kBranch}, {"7B rel8", kBranch},
     {"7C rel8", kBranch}, {"7D rel8", kBranch}, {"7E rel8", kBranch}, {"7F rel8", kBranch}, {"0F 80 relz", kBranch}, {"0F 82 relz", kBranch},

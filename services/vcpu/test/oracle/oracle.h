@@ -47,6 +47,8 @@ enum FormBits : uint32_t {
   kFx = 8192,      // x87, MMX, SSE: Cpu::fx is loaded and compared
   kAlign16 = 16384,  // the memory operand is 16-byte aligned (mostly)
   kTable = 32768,  // XLAT
+  kUndefined = 1 << 17,  // UD0, UD1, UD2: how long they are is the processor's affair
+  kPartial = 1 << 18,    // processors differ in which registers a fault in the middle leaves changed: not compared
   kByteRmOp = 65536,  // only the r/m operand is 8 bits (SPL.. need REX)
 };
 
