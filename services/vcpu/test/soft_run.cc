@@ -106,11 +106,21 @@ class TestBus : public Bus {
       case 0x70: cmos_ = value & 0x7f; return;
       case 0xe0: case 0xe1: case 0xe2: case 0xe3: test_ = value; return;
       case 0xf4: board.Exit(int(value << 1 | 1));
+      case 0x20: case 0xa0: pic_init_ = value & 0x10; return;
+      case 0x21: case 0xa1:  // ICW2 follows ICW1
+        if (pic_init_) pic_base_[port >> 7] = uint8_t(value & 0xf8);
+        pic_init_ = false;
+        return;
       case 0x510: fw_selector_ = uint16_t(value); fw_at_ = 0; return;
       case 0x64:
         if (value == 0xfe) board.Exit(0);
         return;
-      default: (void)width; return;
+      default: break;
+    }
+    (void)width;
+    if (port >= 0x2000 && port < 0x2010 && value) {  // raises an interrupt line: an edge at the PICs
+      pic_request_ |= uint16_t(1u << (port - 0x2000));
+      board.apics.ExtInt(true);
     }
   }
   void PioReadBurst(uint16_t port, unsigned width, uint32_t count, void* data) override {
@@ -128,7 +138,14 @@ class TestBus : public Bus {
   }
   uint64_t MmioRead(uint64_t, unsigned width) override { return width == 8 ? ~uint64_t{0} : (uint64_t{1} << width * 8) - 1; }
   void MmioWrite(uint64_t, unsigned, uint64_t) override {}
-  int IntAck() override { return -1; }
+  int IntAck() override {
+    std::lock_guard lock(board.mutex);
+    if (!pic_request_) return -1;
+    const int n = __builtin_ctz(pic_request_);
+    pic_request_ &= uint16_t(pic_request_ - 1);
+    board.apics.ExtInt(pic_request_ != 0);
+    return pic_base_[n >> 3] + (n & 7);
+  }
   void Eoi(uint8_t) override {}
 
  private:
@@ -146,6 +163,10 @@ class TestBus : public Bus {
   unsigned cpu_;
   static inline uint8_t lcr_, scratch_, cmos_;
   static inline uint32_t test_;
+  // Two interrupt controllers without masks or priorities.
+  static inline bool pic_init_;
+  static inline uint8_t pic_base_[2] = {8, 0x70};
+  static inline uint16_t pic_request_;
   static inline uint16_t fw_selector_;
   static inline unsigned fw_at_;
 };
@@ -171,35 +192,42 @@ void FlatGdt() {
   Put<uint64_t>(kGdt + 0x18, 0x00cf93000000ffff);
 }
 
-// MultiProcessor Specification 1.4: the processors, so that a kernel without ACPI uses its local APICs.
-void WriteMpTable() {
-  constexpr uint64_t kFloating = 0xf0000, kTable = 0xf0010;
+// ACPI in its smallest form: the processors (MADT), no hardware (hardware-reduced FADT, empty DSDT).
+void WriteAcpi() {
+  constexpr uint64_t kRsdp = 0xf0000, kXsdt = 0xf0100, kFadt = 0xf0200, kDsdt = 0xf0400, kMadt = 0xf0500;
   const auto sum = [](uint64_t at, unsigned bytes) {
     uint8_t v = 0;
     for (unsigned k = 0; k < bytes; k++) v = uint8_t(v + board.ram[at + k]);
     return uint8_t(-v);
   };
-  const unsigned bytes = 44 + 20 * board.o.cpus;
-  std::memcpy(board.ram + kTable, "PCMP", 4);
-  Put<uint16_t>(kTable + 4, uint16_t(bytes));
-  Put<uint8_t>(kTable + 6, 4);
-  std::memcpy(board.ram + kTable + 8, "NYX     TEST        ", 20);
-  Put<uint16_t>(kTable + 34, uint16_t(board.o.cpus));
-  Put<uint32_t>(kTable + 36, uint32_t(Lapic::kBase));
+  const auto finish = [&](uint64_t at, const char* name, uint8_t revision, uint32_t bytes) {
+    std::memcpy(board.ram + at, name, 4);
+    Put(at + 4, bytes);
+    Put(at + 8, revision);
+    std::memcpy(board.ram + at + 10, "NYX   SOFTRUN ", 14);
+    Put<uint8_t>(at + 9, sum(at, bytes));
+  };
+  Put<uint32_t>(kMadt + 36, uint32_t(Lapic::kBase));
   for (unsigned k = 0; k < board.o.cpus; k++) {
-    const uint64_t at = kTable + 44 + 20 * k;
-    Put<uint8_t>(at + 1, uint8_t(k));
-    Put<uint8_t>(at + 2, 0x14);
-    Put<uint8_t>(at + 3, k == 0 ? 3 : 1);
-    Put<uint32_t>(at + 4, 0x106ca);
-    Put<uint32_t>(at + 8, 0x201);
+    const uint64_t at = kMadt + 44 + 8 * k;
+    Put<uint32_t>(at, 0x0800 | k << 16 | k << 24);
+    Put<uint32_t>(at + 4, 1);
   }
-  Put<uint8_t>(kTable + 7, sum(kTable, bytes));
-  std::memcpy(board.ram + kFloating, "_MP_", 4);
-  Put<uint32_t>(kFloating + 4, uint32_t(kTable));
-  Put<uint8_t>(kFloating + 8, 1);
-  Put<uint8_t>(kFloating + 9, 4);
-  Put<uint8_t>(kFloating + 10, sum(kFloating, 16));
+  finish(kMadt, "APIC", 4, 44 + 8 * board.o.cpus);
+  finish(kDsdt, "DSDT", 2, 36);
+  Put<uint32_t>(kFadt + 112, 1u << 20);
+  Put<uint8_t>(kFadt + 131, 0);
+  Put(kFadt + 140, kDsdt);
+  finish(kFadt, "FACP", 6, 276);
+  Put(kXsdt + 36, kFadt);
+  Put(kXsdt + 44, kMadt);
+  finish(kXsdt, "XSDT", 1, 52);
+  std::memcpy(board.ram + kRsdp, "RSD PTR ", 8);
+  Put<uint8_t>(kRsdp + 15, 2);
+  Put<uint32_t>(kRsdp + 20, 36);
+  Put(kRsdp + 24, kXsdt);
+  Put<uint8_t>(kRsdp + 8, sum(kRsdp, 20));
+  Put<uint8_t>(kRsdp + 32, sum(kRsdp, 36));
 }
 
 void LoadKernel(machine::MachineHeader& h) {
@@ -231,7 +259,7 @@ void LoadKernel(machine::MachineHeader& h) {
   Put<uint64_t>(kTables, kTables + 0x1003);
   for (uint64_t k = 0; k < 4; k++) Put<uint64_t>(kTables + 0x1000 + 8 * k, k << 30 | 0x83);
   FlatGdt();
-  WriteMpTable();
+  WriteAcpi();
   h.boot_mode = machine::BootMode::kLong64;
   h.rip = at + 0x200;
   h.rsi = kZeroPage;

@@ -100,7 +100,7 @@ constexpr char kHypervisor[13] = "NyxNyxNyxNyx";
 CpuidResult basic(const Cpu& c, uint32_t leaf, uint32_t subleaf) {
   const unsigned cpus = c.engine->cpus;
   switch (leaf) {
-    case 0: return {0x16, 0x756e6547, 0x6c65746e, 0x49656e69};  // GenuineIntel
+    case 0: return {c.misc_enable & kMiscLimitCpuid ? 2u : 0x16u, 0x756e6547, 0x6c65746e, 0x49656e69};  // GenuineIntel
     case 1: {
       CpuidResult r{kSignature, 8u << 8 | c.lapic->id() << 24, k1Ecx, k1Edx};
       if (cpus > 1) {
@@ -141,10 +141,10 @@ CpuidResult hypervisor(const Cpu& c, uint32_t leaf) {
   return {};
 }
 
-CpuidResult extended(uint32_t leaf) {
+CpuidResult extended(const Cpu& c, uint32_t leaf) {
   switch (leaf) {
     case 0x80000000: return {0x80000008, 0, 0, 0};
-    case 0x80000001: return {0, 0, kExtEcx, kExtEdx};
+    case 0x80000001: return {0, 0, kExtEcx, c.misc_enable & kMiscNoExecute ? kExtEdx & ~(1u << 20) : kExtEdx};
     case 0x80000002: return text(kBrand);
     case 0x80000003: return text(kBrand + 16);
     case 0x80000004: return text(kBrand + 32);
@@ -160,7 +160,7 @@ CpuidResult extended(uint32_t leaf) {
 CpuidResult cpuid(const Cpu& c, uint32_t leaf, uint32_t subleaf) {
   if (leaf <= 0x16) return basic(c, leaf, subleaf);
   if (leaf >> 8 == 0x400000) return hypervisor(c, leaf);
-  if (leaf >= 0x80000000 && leaf <= 0x80000008) return extended(leaf);
+  if (leaf >= 0x80000000 && leaf <= 0x80000008) return extended(c, leaf);
   return basic(c, 0x16, subleaf);  // beyond the last leaf Intel CPUs answer with it
 }
 

@@ -7,6 +7,9 @@ namespace nyx::soft {
 // XCR0: x87 and SSE state.
 inline constexpr uint64_t kXcr0Offered = 3;
 
+// IA32_MISC_ENABLE.
+inline constexpr uint64_t kMiscLimitCpuid = 1 << 22, kMiscNoExecute = 1ull << 34;
+
 struct CpuidResult {
   uint32_t eax, ebx, ecx, edx;
 };

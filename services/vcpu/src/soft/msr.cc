@@ -26,6 +26,8 @@ constexpr uint64_t kMtrrCapValue = 0x508;
 constexpr uint64_t kUcodeValue = 1ull << 32;
 // Fast strings; BTS and PEBS unavailable.
 constexpr uint64_t kMiscEnableFixed = 0x1800;
+// Thermal control, SpeedStep, xTPR: kept, without effect. LIMIT_CPUID and XD_DISABLE have theirs (cpuid.cc).
+constexpr uint64_t kMiscEnableWritable = 1 | 1 << 3 | 1 << 16 | 1 << 18 | kMiscLimitCpuid | 1 << 23 | kMiscNoExecute;
 
 bool canonical(uint64_t a) { return int64_t(a << 16) >> 16 == int64_t(a); }
 bool memory_type(uint64_t t) { return t == 0 || t == 1 || t == 4 || t == 5 || t == 6; }
@@ -46,6 +48,7 @@ uint64_t* fixed_mtrr(Cpu& c, uint32_t msr) {
 
 bool write_efer(Cpu& c, uint64_t v) {
   if (v & ~(kEferSCE | kEferLME | kEferLMA | kEferNXE)) return false;
+  if ((v & kEferNXE) && (c.misc_enable & kMiscNoExecute)) return false;
   v = (v & ~kEferLMA) | (c.efer & kEferLMA);
   const uint64_t changed = c.efer ^ v;
   if ((changed & kEferLME) && (c.cr0 & kCr0PG)) return false;
@@ -111,7 +114,7 @@ bool write_msr(Cpu& c, uint32_t msr, uint64_t v) {
     case kSysenterEsp: return set_canonical(c.sysenter_esp, v);
     case kSysenterEip: return set_canonical(c.sysenter_eip, v);
     case kMcgStatus: return v == 0;
-    case kMiscEnable: c.misc_enable = (v & 1) | kMiscEnableFixed; return true;
+    case kMiscEnable: c.misc_enable = (v & kMiscEnableWritable) | kMiscEnableFixed; return true;
     case kDebugCtl: return v == 0;
     case kPat:
       if (!types_ok(v, true)) return false;

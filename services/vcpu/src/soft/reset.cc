@@ -88,6 +88,7 @@ void boot_state(Cpu& c, const machine::MachineHeader& h, bool boot_cpu) {
   c.cr3 = wide ? h.cr3 : 0;
   c.cr4 = wide ? kCr4PAE : 0;
   c.efer = wide ? kEferLME | kEferLMA : 0;
+  c.mtrr_def_type = 0x806;  // firmware would have enabled MTRRs with write-back as default; Linux uses PAT only then
   c.map_gen++;
   update_mode(c);
 }

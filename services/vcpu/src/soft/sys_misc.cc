@@ -131,8 +131,8 @@ void register_io(OpTables& t);
 void register_system(OpTables& t) {
   register_transfer(t);
   register_iret(t);
+  register_tables(t);  // before those who enter single ModRM bytes of the same groups
   register_control(t);
-  register_tables(t);
   register_segments(t);
   register_io(t);
   put(t, 0, 0x9c, op_all(op_pushf, nullptr, kDef64));
