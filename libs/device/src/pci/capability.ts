@@ -2,8 +2,8 @@
  * Capabilities as data. A capability is a list of registers relative to its first byte; `placeCapabilities` lays
  * them out behind the header, links them (PCI 3.0 section 6.7) and gives one table of registers with absolute offsets.
  */
-import type { RegisterSpec } from "@nyx/layout";
-import { CapabilityId, Config } from "./regs.ts";
+import type { RegisterSpec } from '@nyx/layout';
+import { CapabilityId, Config } from './regs.ts';
 
 export interface Capability {
   /** CapabilityId. */
@@ -42,11 +42,11 @@ export function placeCapabilities(list: readonly Capability[]): PlacedCapabiliti
   });
   list.forEach((c, i) => {
     const place = places[i] as number;
-    registers[`${c.name}CapId`] = { at: place, width: 1, doc: "Capability ID", mask: 0, reset: c.id };
+    registers[`${c.name}CapId`] = { at: place, width: 1, doc: 'Capability ID', mask: 0, reset: c.id };
     registers[`${c.name}CapNext`] = {
       at: place + 1,
       width: 1,
-      doc: "Next capability",
+      doc: 'Next capability',
       mask: 0,
       reset: places[i + 1] ?? 0,
     };
@@ -80,15 +80,15 @@ export interface MsixPlace {
 export function msixCapability(place: MsixPlace): Capability {
   const { vectors, bar, table, pba } = place;
   if (vectors < 1 || vectors > 2048 || table % 8 || pba % 8)
-    throw new Error("MSI-X: 1..2048 vectors, offsets multiples of 8");
+    throw new Error('MSI-X: 1..2048 vectors, offsets multiples of 8');
   return {
     id: CapabilityId.msix,
-    name: "msix",
+    name: 'msix',
     bytes: 12,
     registers: {
-      msixControl: { at: 2, width: 2, doc: "Message control", mask: 0xc000, ones: vectors - 1 },
-      msixTable: constant(4, 4, "Table offset and BIR", (table | bar) >>> 0),
-      msixPba: constant(8, 4, "PBA offset and BIR", (pba | bar) >>> 0),
+      msixControl: { at: 2, width: 2, doc: 'Message control', mask: 0xc000, ones: vectors - 1 },
+      msixTable: constant(4, 4, 'Table offset and BIR', (table | bar) >>> 0),
+      msixPba: constant(8, 4, 'PBA offset and BIR', (pba | bar) >>> 0),
     },
   };
 }
@@ -102,15 +102,15 @@ export const initiateFlr = 0x8000;
  */
 export const expressCapability = (): Capability => ({
   id: CapabilityId.express,
-  name: "express",
+  name: 'express',
   bytes: 0x3c,
   registers: {
-    expressFlags: constant(2, 2, "Version 2, Root Complex Integrated Endpoint", 0x0092),
-    deviceCapabilities: constant(4, 4, "FLR, role-based error reporting, 128-byte payload", 0x1000_8000),
-    deviceControl: { at: 8, width: 2, doc: "Device control", mask: 0x787f | initiateFlr },
-    deviceStatus: { at: 10, width: 2, doc: "Device status", mask: 0, w1c: 0x000f },
-    deviceCapabilities2: constant(0x24, 4, "Device capabilities 2", 0),
-    deviceControl2: { at: 0x28, width: 2, doc: "Device control 2", mask: 0 },
+    expressFlags: constant(2, 2, 'Version 2, Root Complex Integrated Endpoint', 0x0092),
+    deviceCapabilities: constant(4, 4, 'FLR, role-based error reporting, 128-byte payload', 0x1000_8000),
+    deviceControl: { at: 8, width: 2, doc: 'Device control', mask: 0x787f | initiateFlr },
+    deviceStatus: { at: 10, width: 2, doc: 'Device status', mask: 0, w1c: 0x000f },
+    deviceCapabilities2: constant(0x24, 4, 'Device capabilities 2', 0),
+    deviceControl2: { at: 0x28, width: 2, doc: 'Device control 2', mask: 0 },
   },
 });
 
@@ -123,5 +123,5 @@ export const vendorCapability = (
   id: CapabilityId.vendor,
   name,
   bytes,
-  registers: { [`${name}Length`]: constant(2, 1, "Bytes of the capability", bytes), ...registers },
+  registers: { [`${name}Length`]: constant(2, 1, 'Bytes of the capability', bytes), ...registers },
 });

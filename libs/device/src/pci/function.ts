@@ -9,10 +9,10 @@ import {
   registers,
   resetValues,
   type View,
-} from "@nyx/layout";
-import { Space, wire } from "@nyx/ring/wire";
-import { withLevel } from "../line.ts";
-import { type Capability, initiateFlr, placeCapabilities } from "./capability.ts";
+} from '@nyx/layout';
+import { Space, wire } from '@nyx/ring/wire';
+import { withLevel } from '../line.ts';
+import { type Capability, initiateFlr, placeCapabilities } from './capability.ts';
 import {
   type Bar,
   barRegisters,
@@ -22,7 +22,7 @@ import {
   type Identity,
   PciState,
   PciStatus,
-} from "./regs.ts";
+} from './regs.ts';
 
 /** What a function needs of its surroundings; DeviceContext has it. */
 export interface PciContext {
@@ -84,15 +84,14 @@ export class PciFunction {
     const pin = spec.identity.interruptPin ?? 0;
     const command =
       spec.commandMask ??
-      (bars.some((b) => b.kind === "io") ? Command.io : 0) |
-        (bars.some((b) => b.kind !== "io") ? Command.memory : 0) |
+      (bars.some((b) => b.kind === 'io') ? Command.io : 0) |
+        (bars.some((b) => b.kind !== 'io') ? Command.memory : 0) |
         (pin ? Command.interruptDisable : 0) |
         Command.busMaster |
         Command.parityError |
         Command.serr;
     const header = headerRegisters(spec.identity, command, placed.first);
-    if (spec.commandOnes)
-      header["command"] = { ...(header["command"] as RegisterSpec), ones: spec.commandOnes };
+    if (spec.commandOnes) header.command = { ...(header.command as RegisterSpec), ones: spec.commandOnes };
     const specs: Record<string, RegisterSpec> = {};
     for (const [name, r] of [header, barRegisters(bars), placed.registers].flatMap((s) =>
       Object.entries(s),
@@ -100,7 +99,7 @@ export class PciFunction {
       if (name in specs) throw new Error(`two registers of the function are called ${name}`);
       specs[name] = r;
     }
-    const table = registers("pci", this.bytes, specs);
+    const table = registers('pci', Config.bytes, specs);
 
     this.#extraAt = new Uint8Array(this.bytes / 4);
     for (const r of extra?.table.registers ?? [])
@@ -112,8 +111,8 @@ export class PciFunction {
       const value = r.reset ?? 0;
       read[r.name] = () => value;
     }
-    const status = header["status"] as RegisterSpec;
-    read["status"] = () => state.status | (status.ones ?? 0) | (state.intx ? PciStatus.interrupt : 0);
+    const status = header.status as RegisterSpec;
+    read.status = () => state.status | (status.ones ?? 0) | (state.intx ? PciStatus.interrupt : 0);
     const decode = (): void => this.#decode();
     const changed: Record<string, (value: number, old: number) => void> = {
       command: decode,
@@ -131,13 +130,14 @@ export class PciFunction {
   read(register: number, width: number): number {
     if (register + width > this.bytes) return width === 4 ? 0xffffffff : (1 << (8 * width)) - 1;
     if (this.extra && this.#extraAt[register >> 2]) return this.extra.bank.read(register, width);
-    return this.#bank.read(register, width);
+    // No extended capability: an empty list begins with a zero (PCIe 7.9.1).
+    return register < Config.bytes ? this.#bank.read(register, width) : 0;
   }
 
   write(register: number, width: number, value: number): void {
     if (register + width > this.bytes) return;
     if (this.extra && this.#extraAt[register >> 2]) this.extra.bank.write(register, width, value);
-    else this.#bank.write(register, width, value);
+    else if (register < Config.bytes) this.#bank.write(register, width, value);
   }
 
   get memoryEnabled(): boolean {
@@ -151,8 +151,8 @@ export class PciFunction {
   barAddress(index: number): number {
     const bar = this.spec.bars?.find((b) => b.index === index);
     if (!bar) return 0;
-    const low = (this.#bar(index) & (bar.kind === "io" ? 0xfffc : 0xffff_fff0)) >>> 0;
-    return bar.kind === "mem64" ? this.#bar(index + 1) * 4294967296 + low : low;
+    const low = (this.#bar(index) & (bar.kind === 'io' ? 0xfffc : 0xffff_fff0)) >>> 0;
+    return bar.kind === 'mem64' ? this.#bar(index + 1) * 4294967296 + low : low;
   }
 
   #bar(index: number): number {
@@ -175,9 +175,9 @@ export class PciFunction {
   #decode(): void {
     const { command } = this.state;
     for (const bar of this.spec.bars ?? []) {
-      const io = bar.kind === "io";
+      const io = bar.kind === 'io';
       const base = this.barAddress(bar.index);
-      const limit = io ? 0x10000 : bar.kind === "mem32" ? 0x1_0000_0000 : ADDRESS_LIMIT;
+      const limit = io ? 0x10000 : bar.kind === 'mem32' ? 0x1_0000_0000 : ADDRESS_LIMIT;
       const on = command & (io ? Command.io : Command.memory) && base !== 0 && base + bar.size <= limit;
       if (on) this.ctx.setRange(bar.range, io ? Space.pio : Space.mmio, bar.region, base, bar.size);
       else this.ctx.setRange(bar.range, Space.none, 0, 0, 0);

@@ -2,20 +2,20 @@
  * MSI-X (PCI 3.0 section 6.8.2): the vector table and the pending bit array as a memory region, and the rule when
  * a message is sent. Messages are counted in the state: entry i of the interrupt page is a function of it.
  */
-import { type ScalarArray, type StructArray, struct, u16, u32, type View } from "@nyx/layout";
-import { MsixControl } from "./capability.ts";
-import type { PciFunction } from "./function.ts";
+import { type ScalarArray, type StructArray, struct, u16, u32, type View } from '@nyx/layout';
+import { MsixControl } from './capability.ts';
+import type { PciFunction } from './function.ts';
 
 export const MsixVector = struct(
-  "MsixVector",
+  'MsixVector',
   {
     addressLo: u32(),
     addressHi: u32(),
     data: u32(),
-    control: u16("bit 0: masked", { reset: 1, max: 1 }),
-    pending: u16("1: a message waits for the mask", { max: 1 }),
+    control: u16('bit 0: masked', { reset: 1, max: 1 }),
+    pending: u16('1: a message waits for the mask', { max: 1 }),
   },
-  { bytes: 16, doc: "One MSI-X vector." },
+  { bytes: 16, doc: 'One MSI-X vector.' },
 );
 
 const ENTRY_BYTES = 16;

@@ -3,8 +3,8 @@
  * the device reads, then those that it writes. One object is reused for all chains. Nothing the guest writes can
  * make it throw, loop or leave guest memory.
  */
-import type { GuestMemory } from "../memory.ts";
-import type { Virtqueue } from "./queue.ts";
+import type { GuestMemory } from '../memory.ts';
+import type { Virtqueue } from './queue.ts';
 
 const NEXT = 1;
 const WRITE = 2;
@@ -22,7 +22,7 @@ export class Chain {
   readableBytes = 0;
   writableBytes = 0;
   /** Why the last `read` failed. */
-  error = "";
+  error = '';
 
   constructor(private readonly memory: GuestMemory) {}
 
@@ -45,32 +45,32 @@ export class Chain {
     let index = head;
     for (let seen = 0; ; seen++) {
       if (index >= entries) return this.#fail(`descriptor ${index} of ${entries}`);
-      if (seen > maxChain) return this.#fail("chain loops or is too long");
+      if (seen > maxChain) return this.#fail('chain loops or is too long');
       const at = table + index * 16;
       const address = view.getUint32(at + 4, true) * 4294967296 + view.getUint32(at, true);
       const length = view.getUint32(at + 8, true);
       const word = view.getUint32(at + 12, true);
       const flags = word & 0xffff;
       if (flags & INDIRECT) {
-        if (!indirect) return this.#fail("indirect descriptor was not negotiated");
-        if (inTable) return this.#fail("indirect descriptor in an indirect table");
-        if (flags & NEXT) return this.#fail("indirect descriptor with a next one");
+        if (!indirect) return this.#fail('indirect descriptor was not negotiated');
+        if (inTable) return this.#fail('indirect descriptor in an indirect table');
+        if (flags & NEXT) return this.#fail('indirect descriptor with a next one');
         if (length === 0 || length % 16 !== 0 || length > 16 * maxChain)
           return this.#fail(`indirect table of ${length} bytes`);
         const place = memory.offset(address, length);
-        if (place < 0) return this.#fail("indirect table is not in memory");
+        if (place < 0) return this.#fail('indirect table is not in memory');
         table = place;
         entries = length >>> 4;
         inTable = true;
         index = 0;
         continue;
       }
-      if (this.count === maxChain) return this.#fail("chain loops or is too long");
-      if (length === 0) return this.#fail("descriptor of no bytes");
+      if (this.count === maxChain) return this.#fail('chain loops or is too long');
+      if (length === 0) return this.#fail('descriptor of no bytes');
       const place = memory.offset(address, length);
-      if (place < 0) return this.#fail("buffer is not in memory");
+      if (place < 0) return this.#fail('buffer is not in memory');
       if (flags & WRITE) this.writableBytes += length;
-      else if (this.readable !== this.count) return this.#fail("readable descriptor after a writable one");
+      else if (this.readable !== this.count) return this.#fail('readable descriptor after a writable one');
       else {
         this.readable++;
         this.readableBytes += length;
@@ -81,7 +81,7 @@ export class Chain {
       if (!(flags & NEXT)) break;
       index = word >>> 16;
     }
-    if (this.readableBytes + this.writableBytes > 4294967296) return this.#fail("chain of more than 4 GiB");
+    if (this.readableBytes + this.writableBytes > 4294967296) return this.#fail('chain of more than 4 GiB');
     return true;
   }
 

@@ -7,9 +7,9 @@
  *
  * The driver is hostile: every value is read once and bounded; `next` and the chain walker say why they stop.
  */
-import type { View } from "@nyx/layout";
-import type { GuestMemory } from "../memory.ts";
-import type { QueueState } from "./regs.ts";
+import type { View } from '@nyx/layout';
+import type { GuestMemory } from '../memory.ts';
+import type { QueueState } from './regs.ts';
 
 const NO_INTERRUPT = 1; // avail.flags
 const EMPTY16 = new Uint16Array(0);

@@ -2,8 +2,8 @@
  * Virtio over PCI as data: VIRTIO 1.2 sections 2.1 (device status), 2.2 (features), 4.1.4 (structures). Layouts of
  * the split virtqueue (2.7) are in `queue.ts`.
  */
-import { array, type Fields, pad, registers, struct, structs, u8, u16, u32, u64 } from "@nyx/layout";
-import { MsixVector, PciState } from "../pci/index.ts";
+import { array, type Fields, pad, registers, struct, structs, u8, u16, u32, u64 } from '@nyx/layout';
+import { MsixVector, PciState } from '../pci/index.ts';
 
 /** Device status bits, 2.1. */
 export const VirtioStatus = {
@@ -40,30 +40,30 @@ export const VirtioLayout = {
 } as const;
 
 /** Common configuration, 4.1.4.3. Registers of the selected queue have handlers. */
-export const commonRegisters = registers("virtioCommon", 0x40, {
-  deviceFeatureSelect: { at: 0x00, width: 4, doc: "Which 32 feature bits deviceFeature shows" },
-  deviceFeature: { at: 0x04, width: 4, doc: "Features offered", mask: 0 },
-  driverFeatureSelect: { at: 0x08, width: 4, doc: "Which 32 feature bits driverFeature shows" },
-  driverFeature: { at: 0x0c, width: 4, doc: "Features accepted" },
-  configVector: { at: 0x10, width: 2, doc: "MSI-X vector of configuration changes" },
-  numQueues: { at: 0x12, width: 2, doc: "Queues of the device", mask: 0 },
-  status: { at: 0x14, width: 1, doc: "Device status; writing 0 resets" },
-  configGeneration: { at: 0x15, width: 1, doc: "Changes with the device configuration", mask: 0 },
-  queueSelect: { at: 0x16, width: 2, doc: "Queue that the fields below are about" },
-  queueSize: { at: 0x18, width: 2, doc: "Entries; 0: no such queue" },
-  queueVector: { at: 0x1a, width: 2, doc: "MSI-X vector of the queue" },
-  queueEnable: { at: 0x1c, width: 2, doc: "1: enabled" },
-  queueNotifyOff: { at: 0x1e, width: 2, doc: "Doorbell, in multipliers", mask: 0 },
-  queueDesc: { at: 0x20, width: 8, doc: "Guest address of the descriptor area" },
-  queueDriver: { at: 0x28, width: 8, doc: "Guest address of the driver area (available ring)" },
-  queueDevice: { at: 0x30, width: 8, doc: "Guest address of the device area (used ring)" },
-  queueNotifyData: { at: 0x38, width: 2, doc: "Unused without VIRTIO_F_NOTIF_CONFIG_DATA", mask: 0 },
-  queueReset: { at: 0x3a, width: 2, doc: "1: reset of the queue" },
+export const commonRegisters = registers('virtioCommon', 0x40, {
+  deviceFeatureSelect: { at: 0x00, width: 4, doc: 'Which 32 feature bits deviceFeature shows' },
+  deviceFeature: { at: 0x04, width: 4, doc: 'Features offered', mask: 0 },
+  driverFeatureSelect: { at: 0x08, width: 4, doc: 'Which 32 feature bits driverFeature shows' },
+  driverFeature: { at: 0x0c, width: 4, doc: 'Features accepted' },
+  configVector: { at: 0x10, width: 2, doc: 'MSI-X vector of configuration changes' },
+  numQueues: { at: 0x12, width: 2, doc: 'Queues of the device', mask: 0 },
+  status: { at: 0x14, width: 1, doc: 'Device status; writing 0 resets' },
+  configGeneration: { at: 0x15, width: 1, doc: 'Changes with the device configuration', mask: 0 },
+  queueSelect: { at: 0x16, width: 2, doc: 'Queue that the fields below are about' },
+  queueSize: { at: 0x18, width: 2, doc: 'Entries; 0: no such queue' },
+  queueVector: { at: 0x1a, width: 2, doc: 'MSI-X vector of the queue' },
+  queueEnable: { at: 0x1c, width: 2, doc: '1: enabled' },
+  queueNotifyOff: { at: 0x1e, width: 2, doc: 'Doorbell, in multipliers', mask: 0 },
+  queueDesc: { at: 0x20, width: 8, doc: 'Guest address of the descriptor area' },
+  queueDriver: { at: 0x28, width: 8, doc: 'Guest address of the driver area (available ring)' },
+  queueDevice: { at: 0x30, width: 8, doc: 'Guest address of the device area (used ring)' },
+  queueNotifyData: { at: 0x38, width: 2, doc: 'Unused without VIRTIO_F_NOTIF_CONFIG_DATA', mask: 0 },
+  queueReset: { at: 0x3a, width: 2, doc: '1: reset of the queue' },
 });
 
 /** The whole region, for the exit classes: doorbells need no answer. */
 export const virtioRegion = registers(
-  "virtio",
+  'virtio',
   VirtioLayout.bytes,
   Object.fromEntries(
     Array.from({ length: VirtioLayout.maxQueues }, (_, q) => [
@@ -72,48 +72,48 @@ export const virtioRegion = registers(
         at: VirtioLayout.notify + q * VirtioLayout.notifyMultiplier,
         width: 2 as const,
         doc: `Doorbell of queue ${q}`,
-        write: "posted" as const,
+        write: 'posted' as const,
       },
     ]),
   ),
 );
 
 export const VirtioState = struct(
-  "VirtioState",
+  'VirtioState',
   {
-    driverFeatures: u64("features accepted so far"),
+    driverFeatures: u64('features accepted so far'),
     deviceFeatureSelect: u32(),
     driverFeatureSelect: u32(),
-    configVector: u16("", { reset: noVector }),
+    configVector: u16('', { reset: noVector }),
     queueSelect: u16(),
-    status: u8("VirtioStatus"),
-    isr: u8("Isr", { max: 3 }),
+    status: u8('VirtioStatus'),
+    isr: u8('Isr', { max: 3 }),
     configGeneration: u8(),
-    resetting: u8("1: a reset waits for requests in flight", { max: 1 }),
-    cfgOffset: u32("PCI configuration access capability"),
+    resetting: u8('1: a reset waits for requests in flight', { max: 1 }),
+    cfgOffset: u32('PCI configuration access capability'),
     cfgLength: u32(),
     cfgBar: u8(),
     pad0: pad(1),
-    order: u16("order of the next request taken"),
+    order: u16('order of the next request taken'),
     pad1: pad(4),
   },
   { bytes: 40 },
 );
 
 export const QueueState = struct(
-  "QueueState",
+  'QueueState',
   {
-    size: u16("entries as the driver set them; 0: the most"),
-    vector: u16("", { reset: noVector }),
-    enabled: u8("", { max: 1 }),
-    resetting: u8("1: queue_reset waits for requests in flight", { max: 1 }),
-    availIdx: u16("available index up to which requests were taken"),
-    usedIdx: u16("used index; the ring is made to say so in settle"),
-    signalled: u16("used index at the last decision about an interrupt that was committed"),
+    size: u16('entries as the driver set them; 0: the most'),
+    vector: u16('', { reset: noVector }),
+    enabled: u8('', { max: 1 }),
+    resetting: u8('1: queue_reset waits for requests in flight', { max: 1 }),
+    availIdx: u16('available index up to which requests were taken'),
+    usedIdx: u16('used index; the ring is made to say so in settle'),
+    signalled: u16('used index at the last decision about an interrupt that was committed'),
     pad0: pad(4),
-    desc: u64("guest address"),
-    driver: u64("guest address"),
-    device: u64("guest address"),
+    desc: u64('guest address'),
+    driver: u64('guest address'),
+    device: u64('guest address'),
   },
   { bytes: 40 },
 );
@@ -125,11 +125,11 @@ export const virtioFields = (queues: number, vectors: number, slots: number) =>
     queues: structs(QueueState, queues),
     pci: structs(PciState, 1),
     vectors: structs(MsixVector, vectors),
-    counts: array("u32", vectors, "messages sent by each vector"),
-    heads: array("u16", slots, "first descriptor of the request in each slot"),
-    orders: array("u16", slots, "VirtioState.order when it was taken"),
-    owners: array("u8", slots, "its queue + 1; 0: the slot is free", { max: queues }),
+    counts: array('u32', vectors, 'messages sent by each vector'),
+    heads: array('u16', slots, 'first descriptor of the request in each slot'),
+    orders: array('u16', slots, 'VirtioState.order when it was taken'),
+    owners: array('u8', slots, 'its queue + 1; 0: the slot is free', { max: queues }),
   }) satisfies Fields;
 
 /** Fields that a machine reset keeps (DeviceKind.keep): interrupt words go on counting. `VirtioPci.reset` cares for the rest. */
-export const virtioKeep = ["pci", "counts"] as const;
+export const virtioKeep = ['pci', 'counts'] as const;

@@ -9,12 +9,12 @@
  * finds the slots of its predecessor and runs those requests again; all their effects can be repeated. What it
  * cannot know (a doorbell that it did not see, a driver that asked for an interrupt meanwhile) it looks up itself.
  */
-import { RegisterBank, resetValues, type Struct, type View } from "@nyx/layout";
-import type { Device, DeviceContext } from "../device.ts";
-import { Msix, PciFunction } from "../pci/index.ts";
-import { Chain } from "./chain.ts";
-import { accessRegisters, Irq, Region, virtioBars, virtioFunction } from "./pci.ts";
-import { Virtqueue } from "./queue.ts";
+import { RegisterBank, resetValues, type Struct, type View } from '@nyx/layout';
+import type { Device, DeviceContext } from '../device.ts';
+import { Msix, PciFunction } from '../pci/index.ts';
+import { Chain } from './chain.ts';
+import { accessRegisters, Irq, Region, virtioBars, virtioFunction } from './pci.ts';
+import { Virtqueue } from './queue.ts';
 import {
   commonRegisters,
   Isr,
@@ -25,12 +25,12 @@ import {
   VirtioState,
   VirtioStatus,
   type virtioFields,
-} from "./regs.ts";
+} from './regs.ts';
 
 export type VirtioView = View<Struct<ReturnType<typeof virtioFields>>>;
 type Context = Pick<
   DeviceContext,
-  "replyHi" | "memory" | "setRange" | "line" | "message" | "timerAt" | "event" | "log"
+  'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log'
 >;
 
 export interface VirtioDevice {
@@ -219,7 +219,7 @@ export class VirtioPci implements Device {
       return s && !s.enabled && !s.resetting && !v.resetting ? s : undefined;
     };
     const vector = (value: number): number => (value < this.#state.vectors.length ? value : noVector);
-    const half = (field: "descLo" | "descHi" | "driverLo" | "driverHi" | "deviceLo" | "deviceHi") => ({
+    const half = (field: 'descLo' | 'descHi' | 'driverLo' | 'driverHi' | 'deviceLo' | 'deviceHi') => ({
       read: () => selected()?.state[field] ?? 0,
       write: (value: number) => {
         const s = open();
@@ -227,21 +227,21 @@ export class VirtioPci implements Device {
       },
     });
     const halves = {
-      queueDescLo: half("descLo"),
-      queueDescHi: half("descHi"),
-      queueDriverLo: half("driverLo"),
-      queueDriverHi: half("driverHi"),
-      queueDeviceLo: half("deviceLo"),
-      queueDeviceHi: half("deviceHi"),
+      queueDescLo: half('descLo'),
+      queueDescHi: half('descHi'),
+      queueDriverLo: half('driverLo'),
+      queueDriverHi: half('driverHi'),
+      queueDeviceLo: half('deviceLo'),
+      queueDeviceHi: half('deviceHi'),
     };
-    const pick = <K extends "read" | "write">(k: K) =>
+    const pick = <K extends 'read' | 'write'>(k: K) =>
       Object.fromEntries(Object.entries(halves).map(([name, h]) => [name, h[k]]));
     return new RegisterBank<string>(
       commonRegisters,
       v,
       {
         read: {
-          ...pick("read"),
+          ...pick('read'),
           deviceFeature: () =>
             v.deviceFeatureSelect === 0 ? offeredLo : v.deviceFeatureSelect === 1 ? offeredHi : 0,
           driverFeature: () =>
@@ -259,7 +259,7 @@ export class VirtioPci implements Device {
           queueReset: () => selected()?.state.resetting ?? 0,
         },
         write: {
-          ...pick("write"),
+          ...pick('write'),
           driverFeature: (value) => {
             // 2.2: after FEATURES_OK the set is closed.
             if (v.status & VirtioStatus.featuresOk) return;
@@ -328,14 +328,14 @@ export class VirtioPci implements Device {
       if (fits) this.#device.accepted?.(lo & 0xffffff);
       else next &= ~VirtioStatus.featuresOk;
       this.#ctx.log(
-        fits ? "debug" : "warn",
-        `virtio: driver features ${hi.toString(16)}:${lo.toString(16)} ${fits ? "accepted" : "refused"}`,
+        fits ? 'debug' : 'warn',
+        `virtio: driver features ${hi.toString(16)}:${lo.toString(16)} ${fits ? 'accepted' : 'refused'}`,
       );
     }
     if (!(next & VirtioStatus.featuresOk)) next &= ~VirtioStatus.driverOk;
     v.status = next;
     if (next & ~status & VirtioStatus.driverOk) {
-      this.#ctx.log("info", `virtio: driver ok, queues ${this.queues.filter((q) => q.state.enabled).length}`);
+      this.#ctx.log('info', `virtio: driver ok, queues ${this.queues.filter((q) => q.state.enabled).length}`);
       this.#drainAll();
     }
   }
@@ -344,7 +344,7 @@ export class VirtioPci implements Device {
   #fail(reason: string): void {
     const v = this.#v;
     this.counters.failures++;
-    this.#ctx.log("warn", `virtio: needs reset: ${reason}`);
+    this.#ctx.log('warn', `virtio: needs reset: ${reason}`);
     if (v.status & VirtioStatus.needsReset) return;
     v.status |= VirtioStatus.needsReset;
     if (v.status & VirtioStatus.driverOk) this.configChanged();
@@ -420,7 +420,7 @@ export class VirtioPci implements Device {
 
   /** Machine reset: the state has its reset values; what is in flight must not reach guest memory any more. */
   reset(): void {
-    if (!this.#device.drain()) this.#ctx.log("error", "virtio: requests in flight outlive a machine reset");
+    if (!this.#device.drain()) this.#ctx.log('error', 'virtio: requests in flight outlive a machine reset');
     for (const q of this.queues) q.unmap();
     this.#touched = 0;
     this.#starved = false;

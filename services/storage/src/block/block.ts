@@ -28,6 +28,8 @@ export const BlockResult = {
 /** Most memory pieces of one request. */
 export const maxPieces = 256;
 
+const NONE = new Float64Array(0);
+
 export class BlockRequest {
   /** BlockOp. */
   op = 0;
@@ -40,8 +42,8 @@ export class BlockRequest {
   unmap = false;
   /** Memory pieces: offset in the memory that the driver was opened with, and bytes. */
   count = 0;
-  offsets = new Float64Array(8);
-  lengths = new Float64Array(8);
+  offsets = NONE;
+  lengths = NONE;
   /** BlockResult; set by the driver. */
   result = 0;
   /** Bytes done so far; the driver's own. */
@@ -65,7 +67,7 @@ export class BlockRequest {
   /** Appends a piece of memory; room grows once for the largest request seen. */
   add(offset: number, length: number): void {
     if (this.count === this.offsets.length) {
-      const room = Math.min(this.count * 4, maxPieces);
+      const room = Math.min(Math.max(8, this.count * 4), maxPieces);
       const [offsets, lengths] = [new Float64Array(room), new Float64Array(room)];
       offsets.set(this.offsets);
       lengths.set(this.lengths);

@@ -1,5 +1,5 @@
 /** A disk in private memory, for tests and benchmarks. */
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from "./block.ts";
+import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from './block.ts';
 
 export interface MemoryDiskOptions {
   readOnly?: boolean;
@@ -56,7 +56,8 @@ export class MemoryDisk implements BlockDriver {
   execute(r: BlockRequest): void {
     r.result = this.options.before?.(r) ?? BlockResult.ok;
     if (r.result !== BlockResult.ok) return;
-    if (r.op === BlockOp.discard || r.op === BlockOp.writeZeroes) this.content.fill(0, r.position, r.position + r.bytes);
+    if (r.op === BlockOp.discard || r.op === BlockOp.writeZeroes)
+      this.content.fill(0, r.position, r.position + r.bytes);
     if (r.op !== BlockOp.read && r.op !== BlockOp.write) return;
     let at = r.position;
     for (let i = 0; i < r.count; i++) {
@@ -65,6 +66,19 @@ export class MemoryDisk implements BlockDriver {
       else this.content.set(this.#memory.subarray(offset, offset + length), at);
       at += length;
     }
+  }
+
+  /** The process that submitted them died: each request under way is lost (0), done (1), or half done (0.5). */
+  abandon(fate: () => number): void {
+    for (const r of this.#pending.splice(0)) {
+      const done = fate();
+      if (done === 1) this.execute(r);
+      else if (done > 0 && r.op === BlockOp.write && r.count > 0) {
+        const half = Math.floor(r.lengths[0]! / 2);
+        this.content.set(this.#memory.subarray(r.offsets[0]!, r.offsets[0]! + half), r.position);
+      }
+    }
+    this.#done = [];
   }
 
   poll(): void {

@@ -2,9 +2,9 @@
  * A disk that is a file or block device, byte for byte, through the addon's asynchronous I/O queue (io_uring, or
  * threads where the kernel has none).
  */
-import { ftruncateSync } from "node:fs";
-import { createIoQueue, fileSize, type IoQueue, ioOp } from "@nyx/native";
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from "./block.ts";
+import { ftruncateSync } from 'node:fs';
+import { createIoQueue, fileSize, type IoQueue, ioOp } from '@nyx/native';
+import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from './block.ts';
 
 const EINTR = 4;
 const EAGAIN = 11;
@@ -148,8 +148,14 @@ export class RawDisk implements BlockDriver {
       const cannot = result === -EOPNOTSUPP || result === -ENOSYS;
       // A discard is a hint; zeroes that cannot be had by a hole are written.
       if (cannot && r.op === BlockOp.discard) this.#end(id, r, BlockResult.ok);
-      else if (cannot && r.op === BlockOp.writeZeroes && phase === Phase.main && r.unmap) this.#start(id, r, Phase.zero);
-      else this.#end(id, r, result === -ENOSPC ? BlockResult.noSpace : cannot ? BlockResult.unsupported : BlockResult.io);
+      else if (cannot && r.op === BlockOp.writeZeroes && phase === Phase.main && r.unmap)
+        this.#start(id, r, Phase.zero);
+      else
+        this.#end(
+          id,
+          r,
+          result === -ENOSPC ? BlockResult.noSpace : cannot ? BlockResult.unsupported : BlockResult.io,
+        );
       return;
     }
     if (phase === Phase.main && (r.op === BlockOp.read || r.op === BlockOp.write)) {

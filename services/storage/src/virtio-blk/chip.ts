@@ -2,10 +2,10 @@
  * What a virtio block device does with a request (VIRTIO 1.2 section 5.2.6): pure translation between descriptor
  * chains and block requests, and the configuration structure.
  */
-import type { Chain } from "@nyx/device";
-import { RegisterBank } from "@nyx/layout";
-import { type BlockDriver, BlockOp, BlockRequest, BlockResult } from "../block/block.ts";
-import { BlkBytes, BlkFeature, BlkLimit, BlkStatus, BlkType, blkConfig } from "./regs.ts";
+import type { Chain } from '@nyx/device';
+import { RegisterBank } from '@nyx/layout';
+import { type BlockDriver, BlockOp, BlockRequest, BlockResult } from '../block/block.ts';
+import { BlkBytes, BlkFeature, BlkLimit, BlkStatus, BlkType, blkConfig } from './regs.ts';
 
 export interface BlkOptions {
   /** Queues, 1..8 (default 1). */
@@ -55,7 +55,8 @@ const bit = (n: number): number => 1 << n;
 
 /** Feature bits that this disk offers. */
 export function offeredFeatures(disk: BlockDriver, o: BlkOptions): number {
-  let f = bit(BlkFeature.sizeMax) | bit(BlkFeature.segMax) | bit(BlkFeature.blkSize) | bit(BlkFeature.topology);
+  let f =
+    bit(BlkFeature.sizeMax) | bit(BlkFeature.segMax) | bit(BlkFeature.blkSize) | bit(BlkFeature.topology);
   f |= bit(BlkFeature.flush) | bit(BlkFeature.configWce);
   if (o.queues > 1) f |= bit(BlkFeature.multiQueue);
   if (disk.readOnly) f |= bit(BlkFeature.readOnly);
@@ -64,7 +65,11 @@ export function offeredFeatures(disk: BlockDriver, o: BlkOptions): number {
 }
 
 /** The configuration structure; `writeback` is in the state. */
-export function configBank(disk: BlockDriver, o: BlkOptions, writeback: { get(): number; set(v: number): void }) {
+export function configBank(
+  disk: BlockDriver,
+  o: BlkOptions,
+  writeback: { get(): number; set(v: number): void },
+) {
   const capacity = disk.size / 512;
   const ratio = Math.max(1, disk.physicalBytes / o.blockBytes);
   const writable = !disk.readOnly;
@@ -173,12 +178,20 @@ export class BlkChip {
   }
 
   /** Discard and write zeroes: an array of ranges, all checked before the first is done. */
-  #ranges(r: BlkRequest, chain: Chain, features: number, op: number, feature: number, writeback: number): number {
+  #ranges(
+    r: BlkRequest,
+    chain: Chain,
+    features: number,
+    op: number,
+    feature: number,
+    writeback: number,
+  ): number {
     if (this.disk.readOnly) return this.#answer(r, BlkStatus.ioError, 1);
     if (!(features & bit(feature))) return this.#answer(r, BlkStatus.unsupported, 1);
     const bytes = chain.readableBytes - BlkBytes.header;
     const count = bytes / BlkBytes.range;
-    if (!Number.isInteger(count) || count < 1 || count > BlkLimit.ranges) return this.#answer(r, BlkStatus.ioError, 1);
+    if (!Number.isInteger(count) || count < 1 || count > BlkLimit.ranges)
+      return this.#answer(r, BlkStatus.ioError, 1);
     r.ranges ??= new Float64Array(2 * BlkLimit.ranges);
     let unmap = op === BlockOp.writeZeroes;
     let inside = true;

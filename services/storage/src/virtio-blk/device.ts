@@ -7,18 +7,18 @@ import {
   defineDevice,
   MsixLayout,
   rangesOf,
+  type VirtioDevice,
   VirtioLayout,
   VirtioPci,
-  type VirtioDevice,
   type VirtioView,
   virtioBars,
   virtioKeep,
   virtioRegion,
-} from "@nyx/device";
-import type { RegisterBank } from "@nyx/layout";
-import { type BlockDriver, BlockOp, BlockResult, type OpenBlock } from "../block/block.ts";
-import { BlkChip, BlkRequest, configBank, offeredFeatures, Verdict } from "./chip.ts";
-import { BlkFeature, BlkLimit, BlkState, BlkStatus, blkConfig } from "./regs.ts";
+} from '@nyx/device';
+import type { RegisterBank } from '@nyx/layout';
+import { type BlockDriver, BlockOp, BlockResult, type OpenBlock } from '../block/block.ts';
+import { BlkChip, BlkRequest, configBank, offeredFeatures, Verdict } from './chip.ts';
+import { BlkFeature, BlkLimit, BlkState, BlkStatus, blkConfig } from './regs.ts';
 
 export interface BlkConfig {
   /** 1..8 (default 1). */
@@ -30,6 +30,10 @@ export interface BlkConfig {
   blockBytes?: number;
   /** Offer discard to the guest (default true). */
   discard?: boolean;
+  /** The descriptor is open with O_DIRECT. */
+  direct?: boolean;
+  /** Bytes, for a block device; default: the size of the file. */
+  size?: number;
   /** Log every request at level trace. */
   trace?: boolean;
 }
@@ -37,12 +41,12 @@ export interface BlkConfig {
 /** @throws coded error CONFIG_INVALID */
 export function checkConfig(name: string, config: BlkConfig): void {
   const wrong = (what: string): never => {
-    throw Object.assign(new Error(`${name}: ${what}`), { code: "CONFIG_INVALID" });
+    throw Object.assign(new Error(`${name}: ${what}`), { code: 'CONFIG_INVALID' });
   };
-  const { queues = 1, serial = "", blockBytes = 512 } = config;
+  const { queues = 1, serial = '', blockBytes = 512 } = config;
   if (!Number.isInteger(queues) || queues < 1 || queues > BlkLimit.queues)
     wrong(`queues is ${queues}, expected 1..${BlkLimit.queues}`);
-  if (typeof serial !== "string" || !/^[\x20-\x7e]{0,20}$/.test(serial))
+  if (typeof serial !== 'string' || !/^[\x20-\x7e]{0,20}$/.test(serial))
     wrong(`serial ${JSON.stringify(serial)}, expected at most 20 printable ASCII characters`);
   if (blockBytes !== 512 && blockBytes !== 4096) wrong(`blockBytes is ${blockBytes}, expected 512 or 4096`);
 }
@@ -122,7 +126,7 @@ class VirtioBlk implements VirtioDevice {
       if (r.op === BlockOp.read) this.#dirty(r);
       this.#ready[this.#readyCount++] = r;
     } else if (verdict === Verdict.answer) this.#answer(r);
-    else this.pci.refuse(slot, "request without header or status byte");
+    else this.pci.refuse(slot, 'request without header or status byte');
   }
 
   /** Tells that DMA writes the pieces of a read: before it begins, and again when the bytes are there. */
@@ -134,7 +138,8 @@ class VirtioBlk implements VirtioDevice {
   /** Status byte and used element. In a handler. */
   #answer(r: BlkRequest): void {
     const { memory } = this.#ctx;
-    if (this.#trace) this.#ctx.log("trace", `blk ${r.id}: type ${r.type} at ${r.position}+${r.bytes} status ${r.status}`);
+    if (this.#trace)
+      this.#ctx.log('trace', `blk ${r.id}: type ${r.type} at ${r.position}+${r.bytes} status ${r.status}`);
     memory.dirty(r.statusAt, 1);
     memory.view.setUint8(r.statusAt, r.status);
     this.pci.finish(r.id, r.written);
@@ -197,13 +202,13 @@ export const virtioBlk = (
   open: (ctx: DeviceContext<typeof BlkState>, config: BlkConfig) => OpenBlock,
 ): DeviceKind<typeof BlkState, BlkConfig> =>
   defineDevice({
-    kind: "virtio-blk",
+    kind: 'virtio-blk',
     stateVersion: 1,
     state: BlkState,
     keep: virtioKeep,
     regions: [
-      { name: "virtio", size: VirtioLayout.bytes, table: virtioRegion },
-      { name: "msix", size: MsixLayout.bytes },
+      { name: 'virtio', size: VirtioLayout.bytes, table: virtioRegion },
+      { name: 'msix', size: MsixLayout.bytes },
     ],
     ranges: rangesOf(virtioBars),
     irqs: () => 1 + BlkLimit.queues + 1,

@@ -1,6 +1,6 @@
 /** The block device of VIRTIO 1.2, section 5.2, as data. */
-import { virtioFields } from "@nyx/device";
-import { pad, registers, struct, u8 } from "@nyx/layout";
+import { virtioFields } from '@nyx/device';
+import { pad, registers, struct, u8 } from '@nyx/layout';
 
 /** Feature bits, 5.2.3 (numbers of bits). */
 export const BlkFeature = {
@@ -39,35 +39,35 @@ export const BlkLimit = {
 } as const;
 
 /** struct virtio_blk_config, 5.2.4, without secure erase and zones. */
-export const blkConfig = registers("virtioBlkConfig", 60, {
-  capacity: { at: 0, width: 8, doc: "Sectors of 512 bytes", mask: 0 },
-  sizeMax: { at: 8, width: 4, doc: "Bytes of a segment", mask: 0 },
-  segMax: { at: 12, width: 4, doc: "Segments of a request", mask: 0 },
-  cylinders: { at: 16, width: 2, doc: "Without GEOMETRY 0", mask: 0 },
-  heads: { at: 18, width: 1, doc: "Without GEOMETRY 0", mask: 0 },
-  sectors: { at: 19, width: 1, doc: "Without GEOMETRY 0", mask: 0 },
-  blkSize: { at: 20, width: 4, doc: "Bytes of a logical block", mask: 0 },
-  physicalBlockExp: { at: 24, width: 1, doc: "Logical blocks of a physical one, log2", mask: 0 },
-  alignmentOffset: { at: 25, width: 1, doc: "First aligned logical block", mask: 0 },
-  minIoSize: { at: 26, width: 2, doc: "Logical blocks", mask: 0 },
-  optIoSize: { at: 28, width: 4, doc: "Logical blocks", mask: 0 },
-  writeback: { at: 32, width: 1, doc: "1: writeback, 0: writethrough" },
-  unused0: { at: 33, width: 1, doc: "0", mask: 0 },
-  numQueues: { at: 34, width: 2, doc: "Queues", mask: 0 },
-  maxDiscardSectors: { at: 36, width: 4, doc: "", mask: 0 },
-  maxDiscardSeg: { at: 40, width: 4, doc: "", mask: 0 },
-  discardSectorAlignment: { at: 44, width: 4, doc: "", mask: 0 },
-  maxWriteZeroesSectors: { at: 48, width: 4, doc: "", mask: 0 },
-  maxWriteZeroesSeg: { at: 52, width: 4, doc: "", mask: 0 },
-  writeZeroesMayUnmap: { at: 56, width: 1, doc: "", mask: 0 },
+export const blkConfig = registers('virtioBlkConfig', 60, {
+  capacity: { at: 0, width: 8, doc: 'Sectors of 512 bytes', mask: 0 },
+  sizeMax: { at: 8, width: 4, doc: 'Bytes of a segment', mask: 0 },
+  segMax: { at: 12, width: 4, doc: 'Segments of a request', mask: 0 },
+  cylinders: { at: 16, width: 2, doc: 'Without GEOMETRY 0', mask: 0 },
+  heads: { at: 18, width: 1, doc: 'Without GEOMETRY 0', mask: 0 },
+  sectors: { at: 19, width: 1, doc: 'Without GEOMETRY 0', mask: 0 },
+  blkSize: { at: 20, width: 4, doc: 'Bytes of a logical block', mask: 0 },
+  physicalBlockExp: { at: 24, width: 1, doc: 'Logical blocks of a physical one, log2', mask: 0 },
+  alignmentOffset: { at: 25, width: 1, doc: 'First aligned logical block', mask: 0 },
+  minIoSize: { at: 26, width: 2, doc: 'Logical blocks', mask: 0 },
+  optIoSize: { at: 28, width: 4, doc: 'Logical blocks', mask: 0 },
+  writeback: { at: 32, width: 1, doc: '1: writeback, 0: writethrough' },
+  unused0: { at: 33, width: 1, doc: '0', mask: 0 },
+  numQueues: { at: 34, width: 2, doc: 'Queues', mask: 0 },
+  maxDiscardSectors: { at: 36, width: 4, doc: '', mask: 0 },
+  maxDiscardSeg: { at: 40, width: 4, doc: '', mask: 0 },
+  discardSectorAlignment: { at: 44, width: 4, doc: '', mask: 0 },
+  maxWriteZeroesSectors: { at: 48, width: 4, doc: '', mask: 0 },
+  maxWriteZeroesSeg: { at: 52, width: 4, doc: '', mask: 0 },
+  writeZeroesMayUnmap: { at: 56, width: 1, doc: '', mask: 0 },
 });
 
 export const BlkState = struct(
-  "VirtioBlkState",
+  'VirtioBlkState',
   {
     ...virtioFields(BlkLimit.queues, BlkLimit.queues + 1, BlkLimit.slots),
-    writeback: u8("as the driver set it", { reset: 1, max: 1 }),
-    pad0: pad(3),
+    writeback: u8('as the driver set it', { reset: 1, max: 1 }),
+    pad0: pad(7),
   },
-  { doc: "virtio-blk" },
+  { doc: 'virtio-blk' },
 );

@@ -1,0 +1,5 @@
+/** A storage process: one disk, or several. */
+import { serveDevices } from '@nyx/device';
+import { kinds } from './kinds.ts';
+
+serveDevices(kinds);
