@@ -101,19 +101,20 @@ void Fabric::Look(unsigned process) {
 void Fabric::Loop() {
   // What happened before the first look counts as well.
   look_.store(~0u);
-  bool sent = false;
-  while (!stopping_.load()) {
-    epoll_event events[16];
-    const int n = look_.load() ? 0 : epoll_wait(epoll_, events, 16, sent ? -1 : kRetryMs);
-    std::lock_guard lock(mutex_);
-    for (int i = 0; i < n; i++) {
-      if (events[i].data.u64 != kWake) Scan(static_cast<unsigned>(events[i].data.u64));
-    }
-    for (uint32_t look = look_.exchange(0), p = 0; look; look >>= 1, p++) {
-      if (look & 1 && p < sources_.size()) Scan(p);
-    }
-    sent = SendLines();
+  while (!stopping_.load()) Turn(sent_ ? -1 : kRetryMs);
+}
+
+void Fabric::Turn(int timeout_ms) {
+  epoll_event events[16];
+  const int n = look_.load() ? 0 : epoll_wait(epoll_, events, 16, timeout_ms);
+  std::lock_guard lock(mutex_);
+  for (int i = 0; i < n; i++) {
+    if (events[i].data.u64 != kWake) Scan(static_cast<unsigned>(events[i].data.u64));
   }
+  for (uint32_t look = look_.exchange(0), p = 0; look; look >>= 1, p++) {
+    if (look & 1 && p < sources_.size()) Scan(p);
+  }
+  sent_ = SendLines();
 }
 
 void Fabric::Scan(unsigned process) {

@@ -26,6 +26,8 @@ class Fabric : public Waiter {
   bool Attach(const std::vector<int>& fds, std::string* error);
   void Start();
   void Stop();
+  // One turn of the thread: waits at most `timeout_ms` for news (-1: for ever) and delivers it. For fuzzers.
+  void Turn(int timeout_ms);
   // Looks at a process's words again, whether or not it told. Any thread.
   void Look(unsigned process);
   // All vCPUs stopped: sends `reset` to every device and waits until each has answered (or its process is isolated).
@@ -75,6 +77,7 @@ class Fabric : public Waiter {
   int wake_ = -1;
   std::atomic<uint32_t> look_{0};  // processes to look at
   std::atomic<bool> stopping_{false};
+  bool sent_ = false;  // all lines were told
   std::thread thread_;
 };
 

@@ -16,7 +16,6 @@ namespace nyx {
 namespace {
 
 constexpr uint64_t kLongWaitNs = 1'000'000'000;
-constexpr timespec kLook{0, 20'000'000};
 constexpr uint32_t kStatusBits = 0xff | wire::StatusFlag::kMapChanged | 0xffu << wire::StatusFlag::kEventShift;
 
 bool SingleCpu() {
@@ -238,6 +237,7 @@ CallResult Producer::Sleep(uint64_t seq) {
   const uint64_t start = MonotonicNs();
   bool reported = false;
   unsigned again = 0;
+  const timespec look{0, look_ns};
   CallResult result = CallResult::kOk;
   const uint32_t state = stats_->state;
   stats_->waits_for = channel_->index();
@@ -245,7 +245,7 @@ CallResult Producer::Sleep(uint64_t seq) {
   for (;;) {
     Store(word, 1u, std::memory_order_seq_cst);
     if (Replied(seq)) break;
-    const long woken = syscall(SYS_futex, &word, FUTEX_WAIT, 1, &kLook, nullptr, 0);
+    const long woken = syscall(SYS_futex, &word, FUTEX_WAIT, 1, &look, nullptr, 0);
     const int why = woken < 0 ? errno : 0;
     if (Replied(seq)) break;
     // The word is the consumer's to ruin as well: never turn that into a busy loop.

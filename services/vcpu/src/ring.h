@@ -121,6 +121,9 @@ class Producer {
   bool Idle();
   Channel* channel() const { return channel_; }
 
+  // How often a sleeping producer looks around. Tests and fuzzers shorten it.
+  static inline long look_ns = 20'000'000;
+
  private:
   wire::RingHeader* header() const { return reinterpret_cast<wire::RingHeader*>(ring_); }
   wire::ExitSlot* slot(uint64_t seq) const {

@@ -98,7 +98,7 @@ class TestBus : public Bus {
         if (lcr_ & 0x80) return;
         [[fallthrough]];
       case 0x402: case 0xe9: case 0xf1:
-        fputc(int(value & 0xff), stdout);
+        for (unsigned k = 0; k < width; k++) fputc(int(value >> 8 * k & 0xff), stdout);
         if ((value & 0xff) == '\n') fflush(stdout);
         return;
       case 0x3fb: lcr_ = uint8_t(value); return;
@@ -117,7 +117,6 @@ class TestBus : public Bus {
         return;
       default: break;
     }
-    (void)width;
     if (port >= 0x2000 && port < 0x2010 && value) {  // raises an interrupt line: an edge at the PICs
       pic_request_ |= uint16_t(1u << (port - 0x2000));
       board.apics.ExtInt(true);
@@ -136,8 +135,15 @@ class TestBus : public Bus {
       PioWrite(port, width, v);
     }
   }
-  uint64_t MmioRead(uint64_t, unsigned width) override { return width == 8 ? ~uint64_t{0} : (uint64_t{1} << width * 8) - 1; }
-  void MmioWrite(uint64_t, unsigned, uint64_t) override {}
+  // 64 KiB at 0xff000000 keep what is written: kvm-unit-tests access them as device memory.
+  uint64_t MmioRead(uint64_t gpa, unsigned width) override {
+    uint64_t v = ~uint64_t{0};
+    if (gpa - kIoRam + width <= sizeof io_ram_) std::memcpy(&v, io_ram_ + (gpa - kIoRam), width);
+    return width == 8 ? v : v & ((uint64_t{1} << width * 8) - 1);
+  }
+  void MmioWrite(uint64_t gpa, unsigned width, uint64_t value) override {
+    if (gpa - kIoRam + width <= sizeof io_ram_) std::memcpy(io_ram_ + (gpa - kIoRam), &value, width);
+  }
   int IntAck() override {
     std::lock_guard lock(board.mutex);
     if (!pic_request_) return -1;
@@ -161,6 +167,8 @@ class TestBus : public Bus {
     return fw_at_ < 8 ? uint8_t(v >> 8 * fw_at_++) : 0;
   }
   unsigned cpu_;
+  static constexpr uint64_t kIoRam = 0xff000000;
+  static inline uint8_t io_ram_[0x10000];
   static inline uint8_t lcr_, scratch_, cmos_;
   static inline uint32_t test_;
   // Two interrupt controllers without masks or priorities.

@@ -136,7 +136,7 @@ void soft_open() {
   c.tlb = &c.tlbs[0];
   c.map_gen = 1;
   c.cr4 = kCr4OSFXSR | kCr4OSXMMEXCPT;
-  flat.code = reinterpret_cast<uint8_t*>(kCode);
+  flat.code = native_code();
   flat.data = static_cast<uint8_t*>(std::aligned_alloc(0x1000, kDataBytes));
   flat_forget();
 }

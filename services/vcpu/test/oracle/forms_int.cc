@@ -43,7 +43,9 @@ const Form kForms[] = {
     // Moves.
     {"88 /r", kRmByte}, {"89 /r", kRmWord}, {"8A /r", kRmByte}, {"8B /r", kRmWord}, {"A0 moffs", kByteOp}, {"A1 moffs", kWordOp},
     {"A2 moffs", kByteOp}, {"A3 moffs", kWordOp}, {"B0 +r ib", kByteOp}, {"B8 +r iv", kWordOp}, {"C6 /0 ib", kRmByte}, {"C7 /0 iz", kRmWord},
-    {"0F B6 /r", kRmWord}, {"0F B7 /r", kRmWord}, {"0F BE /r", kRmWord}, {"0F BF /r", kRmWord}, {"63 /r", kRmWord | kOnly64},
+    {"0F B6 /r", kRmWord}, {"0F B7 /r", kRmWord}, {"0F BE /r", kRmWord}, {"0F BF /r", kRmWord}, 
+    // With 66 the memory operand has 16 bits (Intel) or 32 (AMD).
+    {"63 /r", kRmWord | kOnly64 | kNoOpSize},
     {"8D /r", kWordOp | kMemory}, {"0F C8 +r", kWordOp}, {"0F 38 F0 /r", kWordOp | kMemory}, {"0F 38 F1 /r", kWordOp | kMemory},
     {"0F C3 /r", kMemory}, {"D7", kTable}, {"9E", 0}, {"9F", 0}, {"D6", kNot64}, {"F5", 0}, {"F8", 0}, {"F9", 0}, {"FC", 0}, {"FD", 0},
     {"90", 0}, {"0F 1F /0", kRmWord}, {"0F 0D /1", kMemory}, {"0F 18 /1", kMemory}, {"F3 0F 1E FA", 0}, {"0F AE E8", 0}, {"0F AE F0", 0},

@@ -78,8 +78,11 @@ void on_signal(int, siginfo_t*, void* context) {
   std::memcpy(g, outer, sizeof(outer));  // goes on behind the INT3 that entered
 }
 
-void map_at(uint64_t at, size_t bytes, int prot) {
-  void* const p = mmap(reinterpret_cast<void*>(at), bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+uint8_t* code;  // writable mapping of the code pages; at kCode they are read-only
+
+void map_at(uint64_t at, size_t bytes, int prot, int fd) {
+  const int kind = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+  void* const p = mmap(reinterpret_cast<void*>(at), bytes, prot, kind | MAP_FIXED_NOREPLACE, fd, 0);
   if (p != reinterpret_cast<void*>(at)) {
     std::perror("oracle: mmap");
     std::exit(2);
@@ -106,9 +109,15 @@ void load_data_segments(uint16_t selector) {
 }  // namespace
 
 bool native_open(std::string* why) {
-  map_at(kCode, kCodeBytes, PROT_READ | PROT_WRITE | PROT_EXEC);
-  map_at(kData, kDataBytes, PROT_READ | PROT_WRITE);
-  std::memset(reinterpret_cast<void*>(kCode), 0xcc, kCodeBytes);
+  const int fd = memfd_create("oracle code", MFD_CLOEXEC);
+  if (fd < 0 || ftruncate(fd, kCodeBytes) != 0) {
+    *why = std::string("memfd: ") + std::strerror(errno);
+    return false;
+  }
+  code = static_cast<uint8_t*>(mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  map_at(kCode, kCodeBytes, PROT_READ | PROT_EXEC, fd);
+  map_at(kData, kDataBytes, PROT_READ | PROT_WRITE, -1);
+  std::memset(code, 0xcc, kCodeBytes);
   stack_t stack{};
   stack.ss_size = 1 << 16;
   stack.ss_sp = std::malloc(stack.ss_size);
@@ -148,7 +157,7 @@ bool native_mode(Mode mode, std::string* why) {
 }
 
 State native_run(const Case& c) {
-  auto* const at = reinterpret_cast<uint8_t*>(c.in.rip + (c.mode == kSeg32 || c.mode == kSeg16 ? kCode : 0));
+  uint8_t* const at = code + (c.mode == kSeg32 || c.mode == kSeg16 ? c.in.rip : c.in.rip - kCode);
   std::memcpy(at, c.bytes, c.length);
   entering = &c;
   const uint16_t data = c.mode == kSeg32 ? ldt(2) : c.mode == kSeg16 ? ldt(3) : kUserDs;
@@ -159,5 +168,7 @@ State native_run(const Case& c) {
   std::memset(at, 0xcc, c.length);
   return result;
 }
+
+uint8_t* native_code() { return code; }
 
 }  // namespace oracle

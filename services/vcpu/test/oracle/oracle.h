@@ -80,6 +80,8 @@ uint64_t random_value(Rng& rng);
 bool native_open(std::string* why);
 bool native_mode(Mode mode, std::string* why);
 State native_run(const Case& c);
+// Writable mapping of the code pages.
+uint8_t* native_code();
 
 // The soft CPU. `soft_data` are its kDataBytes bytes at kData; code is shared with the host side.
 void soft_open();
@@ -87,8 +89,11 @@ State soft_run(const Case& c);
 uint8_t* soft_data();
 
 std::vector<Form> integer_forms();  // forms_int.cc
+std::vector<Form> simd_forms();     // forms_simd.cc
 
 // programs.cc: the run loop on small programs (links, jump cache, code that changes itself). The number of failures.
 int run_programs();
+// Instructions a second of a few loops, for comparison while working on the engine.
+void run_bench();
 
 }  // namespace oracle
