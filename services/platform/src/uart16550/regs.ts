@@ -35,7 +35,7 @@ export const UartState = struct(
     errors: u8('LSR bits 1..4, until LSR is read', { max: 0x1e }),
     delta: u8('MSR bits 0..3, until MSR is read', { max: 0x0f }),
     modem: u8('MSR bits 4..7 as last seen', { reset: Msr.cts | Msr.dsr | Msr.dcd }),
-    divisor: u16('', { reset: 1 }),
+    divisor: u16('', { reset: 12 }),
     threPending: u8('transmitter-empty interrupt not yet acknowledged', { max: 1 }),
     timeout: u8('character timeout pending', { max: 1 }),
     rxHead: u8('first byte of the receive FIFO', { max: fifoSize - 1 }),
