@@ -75,7 +75,7 @@ export class ControlClient {
     });
   }
 
-  /** Events from now on, until `close` of the iterator. Malformed ones are skipped. */
+  /** Events from now on, to the machine's last. Malformed ones are skipped. */
   async *events(): AsyncGenerator<VmEvent, void, void> {
     const { Subscriber } = await import('zeromq');
     const sub: Subscriber = new Subscriber({ linger: 0 });
@@ -83,9 +83,14 @@ export class ControlClient {
     sub.subscribe();
     try {
       for await (const frames of sub) {
+        let event: VmEvent;
         try {
-          yield decodeEvent(frames.at(-1)!);
-        } catch {}
+          event = decodeEvent(frames.at(-1)!);
+        } catch {
+          continue;
+        }
+        yield event;
+        if (event.type === 'state' && (event.to === 'stopped' || event.to === 'failed')) return;
       }
     } finally {
       sub.close();
