@@ -585,6 +585,7 @@ export class VirtioPci implements Device {
     for (let slot = 0; slot < this.#slots; slot++)
       if (owners.get(slot) !== 0 && !this.#begun[slot]) slots.push(slot);
     const age = (slot: number): number => (this.#v.order - orders.get(slot)) & 0xffff;
+    if (slots.length > 0) this.#ctx.log('info', `virtio: ${slots.length} requests in flight are run again`);
     slots.sort((a, b) => age(b) - age(a));
     for (const slot of slots) {
       const q = this.queues[owners.get(slot) - 1];
