@@ -100,6 +100,12 @@ export class DeviceHost {
     this.#server.start();
   }
 
+  /** Serves no more. Mappings and descriptors stay with who gave them. */
+  close(): void {
+    this.#timer.close();
+    this.#server.close();
+  }
+
   // ---- exits ----
 
   #exit(): void {

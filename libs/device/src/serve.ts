@@ -7,6 +7,7 @@ import { monotonicNs, openSeqSocket } from '@nyx/native';
 import type { Role, RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
+import { warm } from './warm.ts';
 
 const controlFd = 3;
 /** Exit statuses; sysexits(3). */
@@ -75,5 +76,6 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
       // The supervisor is gone; the guest is not.
     }
   };
+  warm(kinds);
   send({ type: 'ready', pid: process.pid });
 }
