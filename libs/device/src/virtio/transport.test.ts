@@ -359,6 +359,40 @@ describe('2.7 split virtqueues', () => {
     t.complete(1);
     expect(t.counts()[1]).toBe(1);
   });
+  it('2.7.7.2: a driver that asks for an interrupt between the decision and the new index gets it', () => {
+    const q = t.run();
+    const usedEvent = q.availAt + 4 + 2 * q.size;
+    t.view.setUint16(usedEvent, 5, true);
+    echoOnce(q);
+    const { memory } = t.rig;
+    const dirty = memory.dirty.bind(memory);
+    let asked = 0;
+    memory.dirty = (at, length) => {
+      if (at === q.usedAt + 2) {
+        asked++;
+        t.view.setUint16(usedEvent, 0, true);
+      }
+      dirty(at, length);
+    };
+    t.complete();
+    expect([asked, t.counts()[1], t.echo.pci.counters.rechecks]).toEqual([1, 1, 1]);
+  });
+  it('2.7.10: a chain that comes between the last look and avail_event is taken', () => {
+    const q = t.run();
+    const { memory } = t.rig;
+    const dirty = memory.dirty.bind(memory);
+    let late = 0;
+    memory.dirty = (at, length) => {
+      if (at === q.usedAt + 4 + 8 * q.size && late++ === 0) {
+        q.add([[0x20000, 1]], [[0x21000, 1]]);
+        // Shown, but the old event index asks for no doorbell.
+        t.view.setUint16(q.availAt + 2, q.availIdx, true);
+      }
+      dirty(at, length);
+    };
+    echoOnce(q);
+    expect(t.echo.taken).toBe(2);
+  });
   it('2.7.7.2: without EVENT_IDX avail.flags suppresses them', () => {
     const q = t.run(0);
     t.view.setUint16(q.availAt, 1, true);
