@@ -33,6 +33,15 @@
       "type": "executable",
       "dependencies": ["machine", "soft"],
       "sources": ["<!@(node list-sources.mjs test/cc)"]
+    },
+    {
+      # Random instructions on the host CPU and on the soft one. flat.cc stands in for mmu.cc and the system half, whose
+      # members of the archive are therefore not linked.
+      "target_name": "soft-oracle",
+      "type": "executable",
+      "dependencies": ["soft"],
+      "include_dirs": ["test/oracle"],
+      "sources": ["<!@(node list-sources.mjs test/oracle)"]
     }
   ]
 }

@@ -10,7 +10,7 @@ import { nodeDir } from '@nyx/native/build';
 import { ccFiles, hasSoft } from './list-sources.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test/cc'];
+const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test/cc', 'test/oracle'];
 
 const inputs = () =>
   folders
@@ -58,8 +58,8 @@ function locked(run) {
 
 export const build = (options = {}) => locked(() => make(options));
 
-function make({ force = false, tests = false }) {
-  const target = tests ? 'vcpu-tests' : 'nyx-vcpu';
+/** target: nyx-vcpu, vcpu-tests or soft-oracle. */
+function make({ force = false, tests = false, target = tests ? 'vcpu-tests' : 'nyx-vcpu' }) {
   const output = join(here, 'build/Release', target);
   const listed = join(here, 'build/sources.txt');
   const list = sourceList();

@@ -44,15 +44,14 @@ void load_bytes(Cpu& c, const Insn* i, uint64_t at, uint8_t* to, unsigned n) {
 void need_fx(Cpu& c, const Insn* i) {
   if (c.cr0 & (kCr0EM | kCr0TS)) raise(c, i, kNM);
 }
-void fxsave(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void fxsave(Cpu& c, const Insn* i) {
   need_fx(c, i);
   const uint64_t at = linear_of(c, i, 512, Access::kWrite);
   if (at & 15) raise(c, i, kGP, 0);
   complete(c);
   store_bytes(c, i, at, c.fx.bytes, unsigned(kFxXmm + 16 * xmm_count(c)));
-  return next(c, i);
 }
-void fxrstor(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void fxrstor(Cpu& c, const Insn* i) {
   need_fx(c, i);
   const uint64_t at = linear_of(c, i, 512, Access::kRead);
   if (at & 15) raise(c, i, kGP, 0);
@@ -63,7 +62,6 @@ void fxrstor(Cpu& c, const Insn* i) {
   set_mxcsr(c, i, csr);
   take_x87(c, area);
   std::memcpy(c.fx.bytes + kFxXmm, area + kFxXmm, size_t(16 * xmm_count(c)));
-  return next(c, i);
 }
 void ldmxcsr(Cpu& c, const Insn* i) {
   need_sse(c, i);
@@ -86,7 +84,7 @@ uint64_t requested(const Cpu& c) { return (uint64_t(uint32_t(c.gpr[RDX])) << 32 
 
 // Standard format: legacy area, then the header; XSTATE_BV says which components were written. Both components are
 // always in use here, which XSAVEOPT is allowed to assume.
-void xsave(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void xsave(Cpu& c, const Insn* i) {
   need_xsave(c, i);
   const uint64_t at = linear_of(c, i, 576, Access::kWrite), rfbm = requested(c);
   if (at & 63) raise(c, i, kGP, 0);
@@ -103,9 +101,8 @@ void xsave(Cpu& c, const Insn* i) {
   }
   bv = (bv & ~rfbm) | rfbm;
   store_slow(c, i, at + kXsaveHeader, &bv, 8);
-  return next(c, i);
 }
-void xrstor(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void xrstor(Cpu& c, const Insn* i) {
   need_xsave(c, i);
   const uint64_t at = linear_of(c, i, 576, Access::kRead), rfbm = requested(c);
   if (at & 63) raise(c, i, kGP, 0);
@@ -131,7 +128,6 @@ void xrstor(Cpu& c, const Insn* i) {
       std::memset(c.fx.bytes + kFxSt, 0, kFxXmm - kFxSt);
     }
   }
-  return next(c, i);
 }
 
 void fence(Cpu& c, const Insn* i) {
@@ -150,13 +146,13 @@ OpEntry group_ae[8];
 
 void register_fxsave(OpTables& t) {
   const uint32_t bits = kModrm | kIgnore66;
-  group_ae[0] = op_all(nullptr, fxsave, bits);
-  group_ae[1] = op_all(nullptr, fxrstor, bits);
+  group_ae[0] = op_all(nullptr, then_next<fxsave>, bits);
+  group_ae[1] = op_all(nullptr, then_next<fxrstor>, bits);
   group_ae[2] = op_all(nullptr, ldmxcsr, bits);
   group_ae[3] = op_all(nullptr, stmxcsr, bits);
-  group_ae[4] = op_all(nullptr, xsave, bits);
-  group_ae[5] = op_all(fence, xrstor, bits);
-  group_ae[6] = op_all(fence, xsave, bits);
+  group_ae[4] = op_all(nullptr, then_next<xsave>, bits);
+  group_ae[5] = op_all(fence, then_next<xrstor>, bits);
+  group_ae[6] = op_all(fence, then_next<xsave>, bits);
   group_ae[7] = op_all(fence, clflush, bits);
   OpEntry e;
   e.bits = bits | kGroup;

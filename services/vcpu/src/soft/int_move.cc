@@ -186,30 +186,12 @@ void salc(Cpu& c, const Insn* i) {
 }
 
 void nop(Cpu& c, const Insn* i) { return next(c, i); }
-// Only the guest's own stores are ordered by these; the host keeps them in order but for loads after stores.
-void fence(Cpu& c, const Insn* i) {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  return next(c, i);
-}
-// CLFLUSH faults as a read of a byte does; caches are coherent.
-struct Touch {
-  template <class T>
-  [[gnu::always_inline]] static void run(Cpu&, const Insn*, T) {}
-};
 void undefined(Cpu& c, const Insn* i) { raise(c, i, kUD); }
 
 void put_nops(OpTables& t) {
-  // Prefetch, the hinting NOPs (ENDBR among them), 3DNow prefetch. Their memory operand is not accessed.
+  // Prefetch, the hinting NOPs (ENDBR among them), 3DNow prefetch. Fences and CLFLUSH are with FXSAVE, in one group. Their memory operand is not accessed.
   put(t, 1, 0x0d, op_one(nop, kModrm));
   for (int o = 0x18; o <= 0x1f; o++) put(t, 1, o, op_one(nop, kModrm));
-  const OpEntry flush = op_all(nullptr, &mem_read<Touch, uint8_t>, kModrm | kMemOnly);
-  const OpEntry order = op_one(fence, kModrm | kRegOnly);
-  put_group(t, 1, 0, 0xae, 5, order);  // LFENCE
-  put_group(t, 1, 0, 0xae, 6, order);  // MFENCE
-  OpEntry both = order;                // SFENCE, CLFLUSH
-  both.bits = kModrm;
-  for (int k = 0; k < 4; k++) both.mem[k] = flush.mem[k];
-  put_group(t, 1, 0, 0xae, 7, both);
   put(t, 1, 0x0b, op_one(undefined, kEnds));           // UD2
   put(t, 1, 0xb9, op_one(undefined, kEnds | kModrm));  // UD1
   put(t, 1, 0xff, op_one(undefined, kEnds | kModrm));  // UD0

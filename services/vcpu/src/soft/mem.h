@@ -136,6 +136,14 @@ template <class T>
   return T(pop_slow(c, i, sizeof(T)));
 }
 
+// A handler from a body that keeps locals in memory: in the handler itself they would cost it the tail call, and the host's
+// stack would grow with every execution. `Body` must be noinline.
+template <void (*Body)(Cpu&, const Insn*)>
+void then_next(Cpu& c, const Insn* i) {
+  Body(c, i);
+  return next(c, i);
+}
+
 // Register operands. 8-bit ones are byte offsets in gpr; a 32-bit write clears the upper half.
 template <class T>
 [[gnu::always_inline]] inline T get_reg(const Cpu& c, uint8_t r) {

@@ -8,12 +8,18 @@
 namespace nyx::soft {
 namespace {
 
-// Before an MMX instruction: available, no x87 exception pending, state in Cpu::fx with TOP = 0.
-[[gnu::always_inline]] inline void need_mmx(Cpu& c, const Insn* i) {
+// Before the memory access of an MMX instruction: available, no x87 exception pending. mmx_enter comes after it.
+[[gnu::always_inline]] inline void check_mmx(Cpu& c, const Insn* i) {
   if (c.cr0 & kCr0EM) [[unlikely]]
     raise(c, i, kUD);
   if (c.cr0 & kCr0TS) [[unlikely]]
     raise(c, i, kNM);
+  if (!mmx_form(c)) [[unlikely]]
+    mmx_check_slow(c, i);
+}
+// Before one without: also state in Cpu::fx with TOP = 0.
+[[gnu::always_inline]] inline void need_mmx(Cpu& c, const Insn* i) {
+  check_mmx(c, i);
   mmx_enter(c, i);
 }
 [[gnu::always_inline]] inline void set_mm(Cpu& c, unsigned r, uint64_t v) {
@@ -38,11 +44,12 @@ struct Packed {
     return next(c, i);
   }
   static void mem(Cpu& c, const Insn* i) {
-    need_mmx(c, i);
+    check_mmx(c, i);
     uint64_t b;
     // Unpack-low reads only 32 bits of memory.
     if constexpr (Map == 1 && Opcode >= 0x60 && Opcode <= 0x62) b = load_rm<uint32_t>(c, i);
     else b = load_rm<uint64_t>(c, i);
+    mmx_enter(c, i);
     set_mm(c, i->reg, host_mm<Map, Opcode>(mm(c, i->reg), b));
     return next(c, i);
   }
@@ -60,8 +67,9 @@ void movd_in_reg(Cpu& c, const Insn* i) {
 }
 template <class T>
 void load_mm(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
+  check_mmx(c, i);
   const T v = load_rm<T>(c, i);
+  mmx_enter(c, i);
   set_mm(c, i->reg, v);
   return next(c, i);
 }
@@ -73,8 +81,11 @@ void movd_out_reg(Cpu& c, const Insn* i) {
 }
 template <class T>
 void store_mm(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
-  store_rm<T>(c, i, T(mm(c, i->reg)));
+  check_mmx(c, i);
+  const uint64_t at = linear_of(c, i, sizeof(T), Access::kWrite);
+  rmw<T>(c, i, at);  // every fault comes first
+  mmx_enter(c, i);
+  store<T>(c, i, at, T(mm(c, i->reg)));
   return next(c, i);
 }
 void move_mm(Cpu& c, const Insn* i) {
@@ -97,17 +108,16 @@ void emms(Cpu& c, const Insn* i) {
   c.fx.bytes[kFxTw] = 0;
   return next(c, i);
 }
-void maskmovq(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
-  Insn at = *i;
-  at.base = RDI;
-  at.index = kRegZero;
-  at.shift = 0;
-  at.disp = 0;
-  const uint64_t linear = linear_of(c, &at, 8, Access::kWrite), mask = mm(c, i->rm), v = mm(c, i->reg);
+[[gnu::noinline]] void maskmovq(Cpu& c, const Insn* i) {
+  check_mmx(c, i);
+  uint64_t at = c.gpr[RDI];
+  if (i->ea & (kEa16 | kEa32)) at = i->ea & kEa16 ? uint16_t(at) : uint32_t(at);
+  if (i->ea & kEaCheck) at = linear_legacy(c, i, at, 8, Access::kWrite);
+  else if (i->ea & kEaSegBase) at += c.seg[i->seg].base;
+  mmx_enter(c, i);
+  const uint64_t mask = mm(c, i->rm), v = mm(c, i->reg);
   for (int k = 0; k < 8; k++)
-    if (mask >> (8 * k + 7) & 1) store<uint8_t>(c, i, linear + uint64_t(k), uint8_t(v >> (8 * k)));
-  return next(c, i);
+    if (mask >> (8 * k + 7) & 1) store<uint8_t>(c, i, at + uint64_t(k), uint8_t(v >> (8 * k)));
 }
 
 // Immediate forms: a shift by an immediate is the shift by a register that holds it; PSHUFW, PINSRW, PEXTRW, PALIGNR are
@@ -129,8 +139,9 @@ void pshufw_reg(Cpu& c, const Insn* i) {
   return next(c, i);
 }
 void pshufw_mem(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
+  check_mmx(c, i);
   const uint64_t v = load_rm<uint64_t>(c, i);
+  mmx_enter(c, i);
   set_mm(c, i->reg, shuffle_words(v, uint8_t(i->imm)));
   return next(c, i);
 }
@@ -144,8 +155,9 @@ void pinsrw_reg(Cpu& c, const Insn* i) {
   return next(c, i);
 }
 void pinsrw_mem(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
+  check_mmx(c, i);
   const uint16_t v = load_rm<uint16_t>(c, i);
+  mmx_enter(c, i);
   insert_word(c, i->reg, v, i->imm);
   return next(c, i);
 }
@@ -165,8 +177,9 @@ void palignr_reg(Cpu& c, const Insn* i) {
   return next(c, i);
 }
 void palignr_mem(Cpu& c, const Insn* i) {
-  need_mmx(c, i);
+  check_mmx(c, i);
   const uint64_t v = load_rm<uint64_t>(c, i);
+  mmx_enter(c, i);
   set_mm(c, i->reg, align_right(mm(c, i->reg), v, uint8_t(i->imm)));
   return next(c, i);
 }
@@ -209,8 +222,9 @@ void from_pi_reg(Cpu& c, const Insn* i) {
 template <int Row>
 void from_pi_mem(Cpu& c, const Insn* i) {
   need_sse(c, i);
-  if constexpr (Row == 0) need_mmx(c, i);  // the pd form from memory leaves the x87 state alone
+  if constexpr (Row == 0) check_mmx(c, i);  // the pd form from memory leaves the x87 state alone
   const uint64_t v = load_rm<uint64_t>(c, i);
+  if constexpr (Row == 0) mmx_enter(c, i);
   from_pi_apply<Row>(c, i, v);
   return next(c, i);
 }
@@ -239,8 +253,10 @@ struct ToPi {
   }
   static void mem(Cpu& c, const Insn* i) {
     need_sse(c, i);
-    need_mmx(c, i);
-    apply(c, i, load_vec<Row == 0 ? 8 : 16>(c, i));
+    check_mmx(c, i);
+    const __m128i v = load_vec<Row == 0 ? 8 : 16>(c, i);
+    mmx_enter(c, i);
+    apply(c, i, v);
     return next(c, i);
   }
 };
@@ -265,7 +281,7 @@ void register_mmx(OpTables& t) {
   put_row(t, 1, 0, 0x7f, move_mm_back, store_mm<uint64_t>);
   put_row(t, 1, 0, 0xe7, nullptr, store_mm<uint64_t>);  // movntq
   put_row(t, 1, 0, 0xd7, pmovmskb_mm, nullptr);
-  put_row(t, 1, 0, 0xf7, maskmovq, nullptr);
+  put_row(t, 1, 0, 0xf7, then_next<maskmovq>, nullptr);
   t.map[1][0][0x77] = op_all(emms, emms, kIgnore66);
   put_row(t, 1, 0, 0x70, pshufw_reg, pshufw_mem, 0, kImmUb);
   put_row(t, 1, 0, 0xc4, pinsrw_reg, pinsrw_mem, 0, kImmUb);

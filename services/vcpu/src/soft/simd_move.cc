@@ -109,19 +109,16 @@ void store_gpr(Cpu& c, const Insn* i) {  // MOVNTI
   return next(c, i);
 }
 // MASKMOVDQU: bytes of reg whose mask bit 7 is set go to DS:rDI.
-void maskmovdqu(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void maskmovdqu(Cpu& c, const Insn* i) {
   need_sse(c, i);
   const __m128i mask = *xmm(c, i->rm);
   const int bits = _mm_movemask_epi8(mask);
-  Insn at = *i;  // an address operand of [rdi] with this instruction's segment and address size
-  at.base = RDI;
-  at.index = kRegZero;
-  at.shift = 0;
-  at.disp = 0;
-  const uint64_t linear = linear_of(c, &at, 16, Access::kWrite);
+  uint64_t at = c.gpr[RDI];
+  if (i->ea & (kEa16 | kEa32)) at = i->ea & kEa16 ? uint16_t(at) : uint32_t(at);
+  if (i->ea & kEaCheck) at = linear_legacy(c, i, at, 16, Access::kWrite);
+  else if (i->ea & kEaSegBase) at += c.seg[i->seg].base;
   for (int k = 0; k < 16; k++)
-    if (bits >> k & 1) store<uint8_t>(c, i, linear + uint64_t(k), c.fx.bytes[kFxXmm + 16 * i->reg + k]);
-  return next(c, i);
+    if (bits >> k & 1) store<uint8_t>(c, i, at + uint64_t(k), c.fx.bytes[kFxXmm + 16 * i->reg + k]);
 }
 
 }  // namespace
@@ -152,7 +149,7 @@ void register_simd_move(OpTables& t) {
   put_row(t, 2, 1, 0x2a, nullptr, load_xmm<true>);   // movntdqa
   put_row(t, 1, 2, 0x7e, movq_reg, load_scalar<uint64_t>);
   put_row(t, 1, 1, 0xd6, movq_reg_back, store_scalar<uint64_t>);
-  put_row(t, 1, 1, 0xf7, maskmovdqu, nullptr);
+  put_row(t, 1, 1, 0xf7, then_next<maskmovdqu>, nullptr);
   // 66 0F 6E/7E: movd, with REX.W movq. Sizes 16 and 32 are the same: 66 selects the row.
   OpEntry in, out;
   for (int k : {1, 2}) {

@@ -105,7 +105,7 @@ void fnclex(Cpu& c) {
 }
 
 template <int Op>
-void x87_reg(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void x87_reg(Cpu& c, const Insn* i) {
   const int rm = int(i->imm & 0x3f);
   const int form = forms[Op][rm];
   if (form == kBad) [[unlikely]]
@@ -115,14 +115,14 @@ void x87_reg(Cpu& c, const Insn* i) {
       need_x87(c, i, false);
       if (rm == 0x22) fnclex(c);
       if (rm == 0x23) x87_reset(c);
-      return next(c, i);
+      return;
     }
   }
   if constexpr (Op == 7) {
     if (rm == 0x20) {  // FNSTSW AX
       need_x87(c, i, false);
       set_reg<uint16_t>(c, RAX, status(c));
-      return next(c, i);
+      return;
     }
   }
   need_x87(c, i, true);
@@ -145,7 +145,6 @@ void x87_reg(Cpu& c, const Insn* i) {
         }))
       c.flags = uint16_t((ax & 0x4500) | 0x0200);
   }
-  return next(c, i);
 }
 
 // Memory forms: bytes of the operand and whether it is written. 0 bytes: handled on its own or reserved.
@@ -286,12 +285,12 @@ bool control_form(Cpu& c, const Insn* i, int reg) {
 }
 
 template <int Op>
-void x87_mem(Cpu& c, const Insn* i) {
+[[gnu::noinline]] void x87_mem(Cpu& c, const Insn* i) {
   const int reg = int(i->imm >> 3 & 7);
   const MemForm f = kMem[Op][reg];
   if (f.bytes == 0) {
     if (!control_form<Op>(c, i, reg)) raise(c, i, kUD);
-    return next(c, i);
+    return;
   }
   need_x87(c, i, true);
   const uint8_t* stub = nyx_x87_mem + (Op * 8 + reg) * 4;
@@ -324,7 +323,6 @@ void x87_mem(Cpu& c, const Insn* i) {
     c.x87_dp = at;
     guarded(c, [&] { run_stub(stub, buffer); });
   }
-  return next(c, i);
 }
 
 void fwait(Cpu& c, const Insn* i) {
@@ -374,8 +372,11 @@ void x87_reset(Cpu& c) {
   c.x87_ip = c.x87_dp = c.x87_op = 0;
 }
 
-void mmx_enter_slow(Cpu& c, const Insn* i) {
+void mmx_check_slow(Cpu& c, const Insn* i) {
   if (pending(c)) raise(c, i, kMF);
+}
+void mmx_enter_slow(Cpu& c, const Insn* i) {
+  mmx_check_slow(c, i);
   x87_spill(c);
   // In the image ST(k) is physical register (TOP + k): with TOP = 0 the order becomes physical.
   const int top = image_sw(c) >> 11 & 7;
@@ -386,7 +387,7 @@ void mmx_enter_slow(Cpu& c, const Insn* i) {
 
 template <int Op>
 static void enter_opcode(OpTables& t) {
-  put(t, 0, 0xd8 + Op, op_all(x87_reg<Op>, x87_mem<Op>, kModrm | kX87));
+  put(t, 0, 0xd8 + Op, op_all(then_next<x87_reg<Op>>, then_next<x87_mem<Op>>, kModrm | kX87));
 }
 
 void register_x87(OpTables& t) {

@@ -7,15 +7,19 @@ namespace nyx::soft {
 void x87_load(Cpu& c);   // makes the state live on the host
 void x87_spill(Cpu& c);  // to Cpu::fx
 void x87_reset(Cpu& c);  // FNINIT state in Cpu::fx, not live
-// #MF when an unmasked exception is pending; then state to Cpu::fx, TOP = 0, all tags valid.
+// #MF when an unmasked exception is pending.
+void mmx_check_slow(Cpu& c, const Insn* i);
+// The same; then state to Cpu::fx, TOP = 0, all tags valid.
 void mmx_enter_slow(Cpu& c, const Insn* i);
-[[gnu::always_inline]] inline void mmx_enter(Cpu& c, const Insn* i) {
-  // Already in MMX form: spilled, TOP 0, all tags valid. A pending exception cannot arise in that form but by a load of
-  // the image, which FTW = 0xff does not exclude, so the status word is looked at too.
+// Already in MMX form: spilled, TOP 0, all tags valid. A pending exception cannot arise in that form but by a load of
+// the image, which FTW = 0xff does not exclude, so the status word is looked at too.
+[[gnu::always_inline]] inline bool mmx_form(const Cpu& c) {
   const uint32_t head = *reinterpret_cast<const uint32_t*>(c.fx.bytes);
-  if (!c.x87_live && c.fx.bytes[kFxTw] == 0xff && (head & 0x3800003f) == 0x0000003f) [[likely]]
-    return;
-  mmx_enter_slow(c, i);
+  return !c.x87_live && c.fx.bytes[kFxTw] == 0xff && (head & 0x3800003f) == 0x0000003f;
+}
+[[gnu::always_inline]] inline void mmx_enter(Cpu& c, const Insn* i) {
+  if (!mmx_form(c)) [[unlikely]]
+    mmx_enter_slow(c, i);
 }
 
 }  // namespace nyx::soft

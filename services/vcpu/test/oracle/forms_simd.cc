@@ -357,7 +357,8 @@ std::vector<Form> simd_forms() {
       {"0f 77", kFx | 0},
       {"f3 0f d6 /r", kFx | kRegister},
       {"f2 0f d6 /r", kFx | kRegister},
-      {"0f 2a /r", kFx | kRm},
+      // From memory it enters MMX state on Intel and not on AMD.
+      {"0f 2a /r", kFx | kRegister},
       {"0f 2c /r", kFx | kRm},
       {"0f 2d /r", kFx | kRm},
       {"66 0f 2a /r", kFx | kRm},

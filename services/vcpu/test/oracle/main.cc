@@ -1,4 +1,4 @@
-// soft-oracle [--seconds N] [--seed N] [--form TEXT] [--mode 64|32|s32|s16] [--programs] [--bench]: exit status 0 when host and soft CPU agree.
+// soft-oracle [--seconds N] [--seed N] [--set int|simd] [--form TEXT] [--mode 64|32|s32|s16] [--programs] [--bench]: exit status 0 when host and soft CPU agree.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +15,7 @@ const char* const kRegNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rs
 struct Options {
   double seconds = 3;
   uint64_t seed = 1;
+  const char* set = nullptr;  // all
   const char* form = nullptr;
   const char* mode = nullptr;
   bool programs = false, bench = false;
@@ -37,7 +38,9 @@ bool same(const Case& c, const State& host, const State& soft) {
   const uint32_t mask = kFlagMask & ~(host.vector == 3 ? c.form->undefined : 0);
   // Across the end of a 4 GiB segment processors may or may not check the limit (SDM vol. 3, 5.3).
   const bool limit = c.mode == kFlat32 && (host.vector == 12 || host.vector == 13) && soft.vector == 14;
-  if ((host.vector != soft.vector && !limit) || host.rip != soft.rip || ((host.flags ^ soft.flags) & mask)) return false;
+  // An operand that is misaligned and also outside of SS: the checks have no order.
+  const bool both = (c.form->bits & kAlign16) && host.vector == 13 && soft.vector == 12;
+  if ((host.vector != soft.vector && !limit && !both) || host.rip != soft.rip || ((host.flags ^ soft.flags) & mask)) return false;
   // Outside 64-bit mode the upper halves are nobody's (the host's kernel leaves its own bits in that of RSP).
   const uint64_t visible = c.mode == kLong ? ~0ull : 0xffffffff;
   for (int r = 0; r < (c.mode == kLong ? 16 : 8); r++) {
@@ -99,8 +102,11 @@ int run_forms(const Options& o) {
     if (!available[m]) std::printf("mode %s is not tried: %s\n", kModeNames[m], why.c_str());
   }
   Rng rng(o.seed);
-  std::vector<Form> forms = integer_forms();
-  for (const Form& form : simd_forms()) forms.push_back(form);
+  std::vector<Form> forms;
+  if (!o.set || std::strcmp(o.set, "int") == 0) forms = integer_forms();
+  if (!o.set || std::strcmp(o.set, "simd") == 0) {
+    for (const Form& form : simd_forms()) forms.push_back(form);
+  }
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   uint64_t cases = 0, faults = 0, different = 0, by_mode[kModes] = {};
@@ -161,6 +167,7 @@ int main(int argc, char** argv) {
     }
     if (a == "--seconds") o.seconds = std::atof(value);
     else if (a == "--seed") o.seed = std::strtoull(value, nullptr, 0);
+    else if (a == "--set") o.set = value;
     else if (a == "--form") o.form = value;
     else if (a == "--mode") o.mode = value;
     else {
