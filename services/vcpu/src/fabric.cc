@@ -1,6 +1,7 @@
 #include "fabric.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -81,13 +82,19 @@ void Fabric::Start() {
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "fabric");
     Loop();
+    ended_.store(true);
   });
 }
 
 void Fabric::Stop() {
   stopping_.store(true);
   if (!thread_.joinable()) return;
-  Look(0);
+  // Should it be blocked in a kick after all (see Channel::Kick), signals end that.
+  while (!ended_.load()) {
+    Look(0);
+    pthread_kill(thread_.native_handle(), SIGRTMIN);
+    usleep(1'000);
+  }
   thread_.join();
 }
 

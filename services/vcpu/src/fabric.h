@@ -77,6 +77,7 @@ class Fabric : public Waiter {
   int wake_ = -1;
   std::atomic<uint32_t> look_{0};  // processes to look at
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> ended_{false};
   bool sent_ = false;  // all lines were told
   std::thread thread_;
 };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -69,6 +70,9 @@ void Channel::Replaced() {
 }
 
 void Channel::Kick() {
+  // The other side may fill the counter and clear O_NONBLOCK: never write to a descriptor that would block.
+  pollfd room{kick_fd_, POLLOUT, 0};
+  if (poll(&room, 1, 0) <= 0) return;
   const uint64_t one = 1;
   if (write(kick_fd_, &one, sizeof one) < 0 && errno == EINTR) {
     // Once more; whoever waits kicks again every 20 ms anyway.

@@ -183,6 +183,7 @@ describe.each(engines)('a guest under %s', (accel) => {
     v.send('resume');
     await v.event('resumed');
     expect(m.vmPage.paused).toBe(0);
+    await expect.poll(() => boots, { timeout: 5000 }).toBe(1);
     v.send('reset');
     await v.event('resetDone');
     expect(resets).toBe(1);
