@@ -115,7 +115,7 @@ struct alignas(64) Cpu {
   bool df;             // RFLAGS.DF
   uint8_t cpl;
   uint32_t mode;       // ModeBits
-  Tlb* tlb;            // tlbs[cpl == 3], tlbs[2] with alignment checks
+  Tlb* tlb;            // tlbs[cpl == 3], tlbs[2] with checks of every access
   std::atomic<uint32_t>* attention;  // this CPU's word in the page map (wire.h Attention): leave at a block border
   uint64_t icount;     // instructions retired, counted per block; exact at block borders and faults
   Segment seg[kSegs];
@@ -168,10 +168,12 @@ struct alignas(64) Cpu {
   bool wait_sipi;
   bool shutdown;           // triple fault
   bool ac_check;           // CPL 3, CR0.AM, EFLAGS.AC: all data accesses take the slow path (tlb is tlbs[2])
+  bool watch;              // DR7 has data breakpoints: the same
+  uint8_t watch_hits;      // those that the current instruction hit: #DB after it (DR6 bits 3:0)
   int64_t tsc_offset;      // guest TSC = Clock::Tsc() + tsc_offset
   // Hash set of linear pages that code was fetched from since the last change of map_gen: INVLPG of others keeps links.
   uint64_t code_pages[64];
-  Tlb tlbs[3];             // supervisor, user, alignment-checked (never matches)
+  Tlb tlbs[3];             // supervisor, user, checked accesses (never matches)
 
   bool long_mode() const { return mode & kModeLMA; }
   bool code64() const { return mode & kMode64; }

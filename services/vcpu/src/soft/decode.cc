@@ -157,7 +157,7 @@ uint8_t address_bits(uint32_t mode, unsigned addr, unsigned seg) {
   const bool based = seg == FS || seg == GS;
   const uint8_t width = addr == 2 ? kEa16 : addr == 4 ? kEa32 : 0;
   if (mode & kMode64) return uint8_t(width | (based ? kEaSegBase : 0));
-  if ((mode & kModeFlat) && !based) return width;
+  if ((mode & kModeFlat) && !based && seg != CS) return width;  // CS is not writable
   return uint8_t(width | kEaLegacy | kEaCheck);
 }
 
@@ -206,7 +206,7 @@ Decoded decode(const OpTables& t, uint32_t mode, const uint8_t* bytes, unsigned 
       const OpEntry* member = &e->group[wide ? 8 + (modrm & 0x3f) : modrm >> 3 & 7];
       e = member;
     }
-    memory = mod != 3;
+    memory = mod != 3 && !(e->bits & kIgnoreMod);
     if (memory && !r.short_of) {
       if (addr == 2) memory_16(r, mod, rm, out);
       else relative = memory_32(r, mod, rm, p.rex, mode64, out);

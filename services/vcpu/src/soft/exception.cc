@@ -159,6 +159,7 @@ void deliver_exception(Cpu& c) {
   if (!(c.cr0 & kCr0PE)) e.has_error = false;
   e.fault = e.vector != kDB;
   if (e.vector == kDB) c.dr[7] &= ~uint64_t{0x2000};  // GD
+  c.halted = false;  // a single-step trap after HLT
   c.delivering = e.vector;
   deliver_event(c, nullptr, e, c.rip);
   c.delivering = -1;

@@ -73,6 +73,7 @@ enum OpBits : uint32_t {
   kShadow = 32768,  // interrupts inhibited after it: one more instruction, then the block ends (STI, MOV SS)
   kOpcodeReg = 65536, // register in the low three bits of the opcode goes to rm
   kX87 = 1 << 17,   // D8..DF: rm = ModRM & 7, imm = the ModRM byte | opcode << 8
+  kIgnoreMod = 1 << 19,  // MOV CR, MOV DR: always the register form
   kModrmToImm = 1 << 18, // handler wants the raw ModRM byte in imm bits 15:8 (with ib in 7:0 if any)
 };
 

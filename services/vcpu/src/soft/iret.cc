@@ -129,7 +129,12 @@ void op_int(Cpu& c, const Insn* i) {
   software_interrupt(c, i, int(i->imm & 0xff), false);
 }
 void op_int3(Cpu& c, const Insn* i) { software_interrupt(c, i, kBP, false); }
-void op_int1(Cpu& c, const Insn* i) { software_interrupt(c, i, kDB, true); }
+void op_int1(Cpu& c, const Insn* i) {
+  // A data breakpoint that MOV SS holds back is reported by the same #DB.
+  c.dr[6] |= c.watch_hits;
+  c.watch_hits = 0;
+  software_interrupt(c, i, kDB, true);
+}
 void op_into(Cpu& c, const Insn* i) {
   if (c.flags & 1) software_interrupt(c, i, kOFx, false);
   return next(c, i);

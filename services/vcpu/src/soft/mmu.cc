@@ -37,9 +37,10 @@ bool canonical(uint64_t a) { return int64_t(a << 16) >> 16 == int64_t(a); }
 
 [[noreturn, gnu::cold]] void non_canonical(Cpu& c, const Insn* i, bool stack) { raise(c, i, stack ? kSSx : kGP, 0); }
 
-void check_linear(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
+void check_linear(Cpu& c, const Insn* i, uint64_t linear, unsigned size, bool write) {
   if (!canonical(linear) || !canonical(linear + size - 1)) [[unlikely]]
     non_canonical(c, i, i && i->seg == SS);
+  if (c.watch) watch_access(c, linear, size, write);
   if (c.ac_check && (size & (size - 1)) == 0 && (linear & (size - 1)) != 0) raise(c, i, kACx, 0);
 }
 
@@ -126,19 +127,19 @@ unsigned current(const Cpu& c) { return c.cpl == 3; }
 
 void load_slow(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size) {
   c.current = i;
-  check_linear(c, i, linear, size);
+  check_linear(c, i, linear, size, false);
   load_any(c, i, linear, out, size, current(c));
 }
 
 void store_slow(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size) {
   c.current = i;
-  check_linear(c, i, linear, size);
+  check_linear(c, i, linear, size, true);
   store_any(c, i, linear, in, size, current(c));
 }
 
 uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
   c.current = i;
-  check_linear(c, i, linear, size);
+  check_linear(c, i, linear, size, true);
   const unsigned first = 4096 - (linear & 0xfff);
   const TlbEntry& e = lookup(c, i, linear, Access::kWrite, current(c));
   if (size > first) {
@@ -154,7 +155,7 @@ uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
 }
 
 void check_write(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
-  check_linear(c, i, linear, size);
+  check_linear(c, i, linear, size, true);
   lookup(c, i, linear, Access::kWrite, current(c));
   if (size > 4096 - (linear & 0xfff)) lookup(c, i, wrap(c, linear + size - 1) & ~0xfffull, Access::kWrite, current(c));
 }
@@ -196,6 +197,15 @@ CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
   return {host, phys_of_host(c, host)};
 }
 
+void watch_access(Cpu& c, uint64_t linear, unsigned size, bool write) {
+  for (unsigned n = 0; n < 4; n++) {
+    const unsigned control = c.dr[7] >> (16 + 4 * n) & 15, kind = control & 3;
+    if (!(c.dr[7] >> (2 * n) & 3) || kind == 0 || kind == 2 || (kind == 1 && !write)) continue;
+    const uint64_t bytes = control >> 2 == 2 ? 8 : (control >> 2) + 1, from = c.dr[n] & ~(bytes - 1);
+    if (linear < from + bytes && from < linear + size) c.watch_hits |= uint8_t(1u << n);
+  }
+}
+
 uint8_t* phys_ptr(Cpu& c, uint64_t phys) { return c.memory->Host(phys, 1, false); }
 
 void update_mode(Cpu& c) {
@@ -220,7 +230,8 @@ void update_mode(Cpu& c) {
   if (c.cpl == 3) m |= kModeUser;
   c.mode = m;
   c.ac_check = c.cpl == 3 && (c.cr0 & kCr0AM) && (c.eflags & kAC);
-  c.tlb = &c.tlbs[c.ac_check ? 2 : c.cpl == 3];
+  c.watch = (c.dr[7] & 0xff) && (c.dr[7] & 0x11110000);  // the low bit of R/W: writes, or reads and writes
+  c.tlb = &c.tlbs[c.ac_check || c.watch ? 2 : c.cpl == 3];
 }
 
 }  // namespace nyx::soft

@@ -57,6 +57,7 @@ void reset_cpu(Cpu& c, bool init) {
   c.dr[7] = 0x400;
   c.inhibit = 0;
   c.trap_pending = false;
+  c.watch_hits = 0;
   c.delivering = -1;
   c.nmi_blocked = c.halted = c.shutdown = false;
   if (!init) {

@@ -129,6 +129,7 @@ void run(Cpu& c) {
       c.attention = attention;
       c.inhibit = kInhibitNone;
       c.trap_pending = false;
+      c.watch_hits = 0;
       deliver_exception(c);
       break;
     default: break;
@@ -137,9 +138,12 @@ void run(Cpu& c) {
     if (c.attention != attention) {  // a step has ended
       c.attention = attention;
       if (const uint32_t asked = stepping.exchange(kAlways, std::memory_order_relaxed) & ~kAlways) attention->fetch_or(asked);
-      if (c.trap_pending) {
+      // MOV SS holds traps back until the next instruction has retired.
+      const bool held = in_shadow(c) && c.inhibit == kInhibitMovSs;
+      if ((c.trap_pending || c.watch_hits) && !held) {
+        c.dr[6] |= c.watch_hits | (c.trap_pending ? kDr6Step : 0);
         c.trap_pending = false;
-        c.dr[6] |= kDr6Step;
+        c.watch_hits = 0;
         raise(c, nullptr, kDB);
       }
     }
@@ -158,7 +162,7 @@ void run(Cpu& c) {
     Block* const b = c.blocks->Find(c, c.mode | kModeStep);
     // A fault of the instruction is delivered with RF as it is set there; when it completes, RF is clear.
     c.eflags &= ~kRF;
-    c.trap_pending = trap && !(shadow && c.inhibit == kInhibitMovSs);
+    c.trap_pending = trap;
     c.attention = &stepping;
     execute(c, b);
   }

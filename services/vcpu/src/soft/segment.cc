@@ -195,12 +195,14 @@ void push_slow(Cpu& c, const Insn* i, uint64_t v, unsigned size) {
   if (c.ac_check && ((c.gpr[RSP] - size) & (size - 1))) raise(c, i, kACx, 0);
   Stack s = current_stack(c);
   push_on(c, i, s, v, size);
+  if (c.watch) watch_access(c, stack_linear(c, i, s, s.sp & s.mask(), size), size, true);
   commit_sp(c, s);
 }
 
 uint64_t pop_slow(Cpu& c, const Insn* i, unsigned size) {
   if (c.ac_check && (c.gpr[RSP] & (size - 1))) raise(c, i, kACx, 0);
   Stack s = current_stack(c);
+  if (c.watch) watch_access(c, stack_linear(c, i, s, s.sp & s.mask(), size), size, false);
   const uint64_t v = pop_from(c, i, s, size);
   commit_sp(c, s);
   return v;

@@ -136,6 +136,7 @@ void op_mov_to_dr(Cpu& c, const Insn* i) {
     v = n == 6 ? (v & 0xe00f) | 0xffff0ff0 : (v & 0xffff2fff) | 0x400;
   }
   c.dr[n] = v;
+  update_mode(c);
   leave_after(c, i);
 }
 
@@ -215,7 +216,7 @@ void op_xsetbv(Cpu& c, const Insn* i) {
 }  // namespace
 
 void register_control(OpTables& t) {
-  constexpr uint32_t cr = kModrm | kRegOnly | kForce64 | kIgnore66;
+  constexpr uint32_t cr = kModrm | kIgnoreMod | kForce64 | kIgnore66;
   put(t, 1, 0x20, op_all(op_mov_from_cr, nullptr, cr));
   put(t, 1, 0x21, op_all(op_mov_from_dr, nullptr, cr));
   put(t, 1, 0x22, op_all(op_mov_to_cr, nullptr, cr | kEnds));

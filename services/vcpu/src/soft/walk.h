@@ -38,6 +38,8 @@ void tlb_drop_writes(Cpu& c);
 // Access with the rights of CPL 3 or of the supervisor, whatever the CPL. Size up to 64 bytes.
 void load_as(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, bool user);
 void store_as(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, bool user);
+// Notes which data breakpoints of DR7 an access hits.
+void watch_access(Cpu& c, uint64_t linear, unsigned size, bool write);
 // Faults as a store of `size` bytes (up to a page) would.
 void check_write(Cpu& c, const Insn* i, uint64_t linear, unsigned size);
 
