@@ -25,7 +25,15 @@ test('builds a specification', () => {
     .withErrorHandling({ budget: 3 })
     .withMetrics()
     .build();
-  expect(spec).toMatchObject({ memory: 2 ** 32, cpus: 4, kernel: 'vmlinuz', accel: 'soft', name: 'web', logLevel: 'trace', recovery: { budget: 3, window: 30 } });
+  expect(spec).toMatchObject({
+    memory: 2 ** 32,
+    cpus: 4,
+    kernel: 'vmlinuz',
+    accel: 'soft',
+    name: 'web',
+    logLevel: 'trace',
+    recovery: { budget: 3, window: 30 },
+  });
   expect(spec.disks.map((d) => [d.path, d.readonly])).toEqual([
     ['a.img', false],
     ['b.img', true],

@@ -22,7 +22,11 @@ export class BuiltVm {
 
   /** Starts it, once. */
   async start(): Promise<Vm> {
-    if (this.#vm) throw new NyxError('VM_STATE', { expected: 'a machine that was not started', got: `'${this.#vm.name}' was` });
+    if (this.#vm)
+      throw new NyxError('VM_STATE', {
+        expected: 'a machine that was not started',
+        got: `'${this.#vm.name}' was`,
+      });
     this.#vm = await Vm.start(this.spec);
     return this.#vm;
   }

@@ -1,6 +1,16 @@
 /** The control plane as a client sees it: requests over a DEALER, events over a SUB, both on sockets in the run directory. */
 import { join } from 'node:path';
-import { type Args, decodeEvent, decodeReply, decodeResult, encodeRequest, type Op, type Result, sockets, type VmEvent } from '@nyx/protocol/control';
+import {
+  type Args,
+  decodeEvent,
+  decodeReply,
+  decodeResult,
+  encodeRequest,
+  type Op,
+  type Result,
+  sockets,
+  type VmEvent,
+} from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { Dealer, Subscriber } from 'zeromq';
 
@@ -68,7 +78,12 @@ export class ControlClient {
     return new Promise<Result<O>>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#take(id);
-        reject(new NyxError('SUPERVISOR_TIMEOUT', { expected: `an answer to '${op}' within ${seconds} s`, got: 'none' }));
+        reject(
+          new NyxError('SUPERVISOR_TIMEOUT', {
+            expected: `an answer to '${op}' within ${seconds} s`,
+            got: 'none',
+          }),
+        );
       }, seconds * 1000);
       this.#waiting.set(id, { op, resolve: resolve as (r: unknown) => void, reject, timer });
       dealer.send(encodeRequest(id, op, args)).catch((e) => this.#take(id)?.reject(e));
@@ -100,6 +115,7 @@ export class ControlClient {
   close(): void {
     this.#dealer?.close();
     this.#dealer = undefined;
-    for (const id of this.#waiting.keys()) this.#take(id)?.reject(new NyxError('SUPERVISOR_DIED', { got: 'the connection was closed' }));
+    for (const id of this.#waiting.keys())
+      this.#take(id)?.reject(new NyxError('SUPERVISOR_DIED', { got: 'the connection was closed' }));
   }
 }

@@ -33,16 +33,27 @@ export const execIn = (dir: string, command: string, options: ExecOptions = {}):
       socket.destroy();
       f();
     };
-    const lost = (got: string): void => settle(() => reject(new NyxError('SUPERVISOR_DIED', { expected: 'the end of the command', got })));
+    const lost = (got: string): void =>
+      settle(() => reject(new NyxError('SUPERVISOR_DIED', { expected: 'the end of the command', got })));
     socket.on('error', (e) => lost(e.message));
     socket.on('close', () => lost('the connection was closed'));
     socket.on('data', (bytes) => {
       try {
         for (const { kind, payload } of frames.feed(bytes)) {
-          if (kind === ExecFrame.stdout) options.onStdout ? options.onStdout(payload) : out.push(Buffer.from(payload));
-          else if (kind === ExecFrame.stderr) options.onStderr ? options.onStderr(payload) : err.push(Buffer.from(payload));
-          else if (kind === ExecFrame.exit) settle(() => resolve({ status: payload.readUInt32LE(0), stdout: Buffer.concat(out), stderr: Buffer.concat(err) }));
-          else if (kind === ExecFrame.error) settle(() => reject(errorFromWire(JSON.parse(payload.toString()))));
+          if (kind === ExecFrame.stdout)
+            options.onStdout ? options.onStdout(payload) : out.push(Buffer.from(payload));
+          else if (kind === ExecFrame.stderr)
+            options.onStderr ? options.onStderr(payload) : err.push(Buffer.from(payload));
+          else if (kind === ExecFrame.exit)
+            settle(() =>
+              resolve({
+                status: payload.readUInt32LE(0),
+                stdout: Buffer.concat(out),
+                stderr: Buffer.concat(err),
+              }),
+            );
+          else if (kind === ExecFrame.error)
+            settle(() => reject(errorFromWire(JSON.parse(payload.toString()))));
         }
       } catch (e) {
         settle(() => reject(e));

@@ -16,10 +16,19 @@ export const imageError = (e: unknown): unknown => {
 };
 
 /** @param dir the machine's run directory: an image's data disk lives and dies with it */
-export const resolveImage = async (spec: VmSpec, dir: string, progress: (message: string) => void): Promise<VmSpec> => {
+export const resolveImage = async (
+  spec: VmSpec,
+  dir: string,
+  progress: (message: string) => void,
+): Promise<VmSpec> => {
   if (spec.bios === 'seabios') {
     const bios = seabiosPaths.find((p) => existsSync(p));
-    if (!bios) throw new NyxError('FILE_MISSING', { expected: `SeaBIOS at ${seabiosPaths.join(' or ')}`, got: 'neither', hint: 'Install the package seabios, or give the path of an image with --bios.' });
+    if (!bios)
+      throw new NyxError('FILE_MISSING', {
+        expected: `SeaBIOS at ${seabiosPaths.join(' or ')}`,
+        got: 'neither',
+        hint: 'Install the package seabios, or give the path of an image with --bios.',
+      });
     return { ...spec, bios };
   }
   if (spec.image === undefined) return spec;
@@ -34,7 +43,14 @@ export const resolveImage = async (spec: VmSpec, dir: string, progress: (message
       disks = [{ path, readonly: false }];
     }
     const { image: _, ...rest } = spec;
-    return { ...rest, kernel: image.vmlinux, initrd: image.initrd, append: [image.cmdline, spec.append].filter(Boolean).join(' '), agent: true, disks };
+    return {
+      ...rest,
+      kernel: image.vmlinux,
+      initrd: image.initrd,
+      append: [image.cmdline, spec.append].filter(Boolean).join(' '),
+      agent: true,
+      disks,
+    };
   } catch (e) {
     throw imageError(e);
   }

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { VmState } from '@nyx/protocol/control';
 import { errorFromWire, NyxError, type WireError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
-import { claim, files, freeName, list, runRoot, type RunResult, writeJson } from './rundir.ts';
+import { claim, files, freeName, list, type RunResult, runRoot, writeJson } from './rundir.ts';
 
 const nyxdBundle = (): string => {
   if (process.env.NYX_NYXD) return process.env.NYX_NYXD;
@@ -15,7 +15,11 @@ const nyxdBundle = (): string => {
   for (let folder = here; ; folder = dirname(folder)) {
     const path = join(folder, 'services/supervisor/dist/nyxd.cjs');
     if (existsSync(path)) return path;
-    if (folder === dirname(folder)) throw new NyxError('NOT_BUILT', { expected: 'services/supervisor/dist/nyxd.cjs', got: `nothing above ${here}` });
+    if (folder === dirname(folder))
+      throw new NyxError('NOT_BUILT', {
+        expected: 'services/supervisor/dist/nyxd.cjs',
+        got: `nothing above ${here}`,
+      });
   }
 };
 
@@ -56,12 +60,20 @@ const checkDisks = (spec: VmSpec): void => {
     }
     for (const theirs of other.disks ?? [])
       for (const ours of spec.disks)
-        if (ours.path === theirs.path && !(ours.readonly && theirs.readonly)) throw new NyxError('FILE_IN_USE', { expected: 'a disk of this machine alone', got: `${ours.path} (used by '${info.name}')` });
+        if (ours.path === theirs.path && !(ours.readonly && theirs.readonly))
+          throw new NyxError('FILE_IN_USE', {
+            expected: 'a disk of this machine alone',
+            got: `${ours.path} (used by '${info.name}')`,
+          });
   }
 };
 
 /** Claims a run directory; `prepare` may put files into it before nyxd starts. */
-export const launch = async (spec: VmSpec, base: string, prepare?: (dir: string, spec: VmSpec) => Promise<VmSpec>): Promise<Launched> => {
+export const launch = async (
+  spec: VmSpec,
+  base: string,
+  prepare?: (dir: string, spec: VmSpec) => Promise<VmSpec>,
+): Promise<Launched> => {
   const bundle = nyxdBundle();
   const root = runRoot();
   let full = absolute(spec, base);
@@ -79,7 +91,11 @@ export const launch = async (spec: VmSpec, base: string, prepare?: (dir: string,
     detached: true,
     cwd: '/',
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-    env: { PATH: process.env.PATH ?? '/usr/bin:/bin', HOME: process.env.HOME ?? '/', ...(process.env.XDG_RUNTIME_DIR ? { XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR } : {}) },
+    env: {
+      PATH: process.env.PATH ?? '/usr/bin:/bin',
+      HOME: process.env.HOME ?? '/',
+      ...(process.env.XDG_RUNTIME_DIR ? { XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR } : {}),
+    },
   });
   return follow(name, dir, child.pid ?? 0, child.stdio[3] as Readable, () => child.unref());
 };
@@ -107,8 +123,17 @@ const follow = (name: string, dir: string, pid: number, pipe: Readable, unref: (
     });
     pipe.on('error', () => {});
     pipe.on('close', () => {
-      const error = final?.error ? errorFromWire(final.error) : final ? undefined : new NyxError('SUPERVISOR_DIED', { expected: 'a word of how the machine ended', got: reasonIn(dir) });
-      notRunning!(error ?? new NyxError('VM_STATE', { expected: 'a machine that runs', got: 'it stopped at once' }));
+      const error = final?.error
+        ? errorFromWire(final.error)
+        : final
+          ? undefined
+          : new NyxError('SUPERVISOR_DIED', {
+              expected: 'a word of how the machine ended',
+              got: reasonIn(dir),
+            });
+      notRunning!(
+        error ?? new NyxError('VM_STATE', { expected: 'a machine that runs', got: 'it stopped at once' }),
+      );
       if (error) reject(error);
       else resolve();
     });

@@ -4,7 +4,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { NyxError } from '@nyx/protocol/errors';
 import { expect, test } from 'vitest';
-import { claim, files, find, freeName, identify, inspect, isAlive, list, runRoot, writeJson } from './rundir.ts';
+import {
+  claim,
+  files,
+  find,
+  freeName,
+  identify,
+  inspect,
+  isAlive,
+  list,
+  runRoot,
+  writeJson,
+} from './rundir.ts';
 
 const fresh = (): string => runRoot({ XDG_RUNTIME_DIR: mkdtempSync(join(tmpdir(), 'nyx-run-')) });
 const code = (f: () => unknown): string => {
@@ -39,7 +50,10 @@ test('a dead supervisor with living children is orphaned, a failed machine is ke
   const root = fresh();
   const child = spawn('sleep', ['60']);
   const orphan = claim('orphan', root);
-  writeJson(join(orphan, files.pids), [{ role: 'nyxd', pid: 999_999_999, start: 1 }, identify('nyx-vcpu', child.pid!)]);
+  writeJson(join(orphan, files.pids), [
+    { role: 'nyxd', pid: 999_999_999, start: 1 },
+    identify('nyx-vcpu', child.pid!),
+  ]);
   const failed = claim('failed', root);
   writeJson(join(failed, files.pids), []);
   writeJson(join(failed, files.result), { state: 'failed', at: 1, error: { code: 'VCPU_DIED' } });

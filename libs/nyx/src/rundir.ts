@@ -80,7 +80,10 @@ export const runRoot = (env: NodeJS.ProcessEnv = process.env): string => {
   }
   const s = lstatSync(root);
   if (!s.isDirectory() || s.uid !== uid() || (s.mode & 0o077) !== 0)
-    throw new NyxError('RUN_DIR_UNSAFE', { expected: `${root}: a directory of user ${uid()} with mode 0700`, got: `user ${s.uid}, mode ${(s.mode & 0o777).toString(8)}` });
+    throw new NyxError('RUN_DIR_UNSAFE', {
+      expected: `${root}: a directory of user ${uid()} with mode 0700`,
+      got: `user ${s.uid}, mode ${(s.mode & 0o777).toString(8)}`,
+    });
   return root;
 };
 
@@ -131,9 +134,15 @@ const maxSocketPath = 107;
  */
 export const claim = (name: string, root = runRoot()): string => {
   const dir = join(root, name);
-  const longest = join(dir, sockets.control.length > sockets.console.length ? sockets.control : sockets.console);
+  const longest = join(
+    dir,
+    sockets.control.length > sockets.console.length ? sockets.control : sockets.console,
+  );
   if (Buffer.byteLength(longest) > maxSocketPath)
-    throw new NyxError('PATH_TOO_LONG', { expected: `at most ${maxSocketPath} bytes`, got: `${longest} (${Buffer.byteLength(longest)})` });
+    throw new NyxError('PATH_TOO_LONG', {
+      expected: `at most ${maxSocketPath} bytes`,
+      got: `${longest} (${Buffer.byteLength(longest)})`,
+    });
   for (let tries = 0; ; tries++) {
     try {
       mkdirSync(dir, { mode: 0o700 });
@@ -143,14 +152,19 @@ export const claim = (name: string, root = runRoot()): string => {
       if ((e as NodeJS.ErrnoException).code !== 'EEXIST' || tries > 2) throw e;
     }
     const info = inspect(dir, name);
-    if (info && info.kind !== 'ended') throw new NyxError('VM_EXISTS', { expected: 'a free name', got: `'${name}' (${info.kind})` });
+    if (info && info.kind !== 'ended')
+      throw new NyxError('VM_EXISTS', { expected: 'a free name', got: `'${name}' (${info.kind})` });
     rmSync(dir, { recursive: true, force: true });
   }
 };
 
 /** The first of base, base-2, base-3 ... that no machine has. */
 export const freeName = (base: string, root = runRoot()): string => {
-  const taken = new Set(list(root).filter((i) => i.kind !== 'ended').map((i) => i.name));
+  const taken = new Set(
+    list(root)
+      .filter((i) => i.kind !== 'ended')
+      .map((i) => i.name),
+  );
   for (let n = 1; ; n++) {
     const name = n === 1 ? base : `${base}-${n}`;
     if (!taken.has(name)) return name;
@@ -162,11 +176,18 @@ export const find = (name: string | undefined, root = runRoot()): RunInfo => {
   const all = list(root);
   if (name !== undefined) {
     const info = all.find((i) => i.name === name);
-    if (!info) throw new NyxError('VM_UNKNOWN', { expected: all.length ? `one of ${all.map((i) => i.name).join(', ')}` : 'a machine that runs', got: `'${name}'` });
+    if (!info)
+      throw new NyxError('VM_UNKNOWN', {
+        expected: all.length ? `one of ${all.map((i) => i.name).join(', ')}` : 'a machine that runs',
+        got: `'${name}'`,
+      });
     return info;
   }
   const live = all.filter((i) => i.kind !== 'ended');
   if (live.length === 1) return live[0]!;
   if (live.length === 0) throw new NyxError('VM_UNKNOWN', { expected: 'a machine that runs', got: 'none' });
-  throw new NyxError('VM_AMBIGUOUS', { expected: `one of ${live.map((i) => i.name).join(', ')}`, got: 'no name' });
+  throw new NyxError('VM_AMBIGUOUS', {
+    expected: `one of ${live.map((i) => i.name).join(', ')}`,
+    got: 'no name',
+  });
 };

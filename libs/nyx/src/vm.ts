@@ -63,15 +63,24 @@ export class Vm {
   /** As `start`, but does not wait: `launched.running` tells. */
   static async launch(spec: VmSpecInput | VmSpec, options: StartOptions = {}): Promise<Vm> {
     const checked = parseSpec(spec);
-    const l = await launch(checked, options.base ?? process.cwd(), (dir, s) => resolveImage(s, dir, options.onProgress ?? (() => {})));
+    const l = await launch(checked, options.base ?? process.cwd(), (dir, s) =>
+      resolveImage(s, dir, options.onProgress ?? (() => {})),
+    );
     return new Vm(l.name, l.dir, l);
   }
 
   /** A machine that runs already. @throws NyxError VM_UNKNOWN, VM_AMBIGUOUS; VM_STATE when its supervisor is gone */
   static connect(name?: string): Vm {
     const info = find(name);
-    if (info.kind === 'ended') throw info.result?.error ? errorFromWire(info.result.error) : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
-    if (info.kind === 'orphaned') throw new NyxError('SUPERVISOR_DIED', { got: `'${info.name}': its guest still runs`, hint: `nyx stop --force ${info.name} ends it.` });
+    if (info.kind === 'ended')
+      throw info.result?.error
+        ? errorFromWire(info.result.error)
+        : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
+    if (info.kind === 'orphaned')
+      throw new NyxError('SUPERVISOR_DIED', {
+        got: `'${info.name}': its guest still runs`,
+        hint: `nyx stop --force ${info.name} ends it.`,
+      });
     return new Vm(info.name, info.dir, undefined);
   }
 
@@ -109,7 +118,9 @@ export class Vm {
   console(): Promise<Socket> {
     return new Promise((resolve, reject) => {
       const socket = connect(join(this.dir, sockets.console));
-      socket.once('error', (e) => reject(new NyxError('SUPERVISOR_DIED', { expected: 'a console', got: e.message })));
+      socket.once('error', (e) =>
+        reject(new NyxError('SUPERVISOR_DIED', { expected: 'a console', got: e.message })),
+      );
       socket.once('connect', () => {
         socket.removeAllListeners('error');
         resolve(socket);

@@ -1,7 +1,17 @@
 import fc from 'fast-check';
 import { pack } from 'msgpackr';
 import { describe, expect, test } from 'vitest';
-import { decodeEvent, decodeReply, decodeRequest, decodeResult, encodeEvent, encodeFrame, encodeReply, encodeRequest, FrameReader } from './control.ts';
+import {
+  decodeEvent,
+  decodeReply,
+  decodeRequest,
+  decodeResult,
+  encodeEvent,
+  encodeFrame,
+  encodeReply,
+  encodeRequest,
+  FrameReader,
+} from './control.ts';
 import { errorFromWire, errors, NyxError } from './errors.ts';
 
 const code = (f: () => unknown): string => {
@@ -16,7 +26,11 @@ const code = (f: () => unknown): string => {
 
 describe('control messages', () => {
   test('round trips', () => {
-    expect(decodeRequest(encodeRequest(7, 'stop', { timeout: 3 }))).toEqual({ id: 7, op: 'stop', args: { timeout: 3 } });
+    expect(decodeRequest(encodeRequest(7, 'stop', { timeout: 3 }))).toEqual({
+      id: 7,
+      op: 'stop',
+      args: { timeout: 3 },
+    });
     const reply = decodeReply(encodeReply(7, { result: { forced: true } }));
     expect(decodeResult('stop', reply.result)).toEqual({ forced: true });
     const event = { type: 'death', at: 1, process: 'disk0', pid: 5, reason: 'killed by SIGKILL' } as const;
@@ -42,7 +56,9 @@ describe('control messages', () => {
     [{ v: 1, id: 1, op: 'kill', args: { target: 'x'.repeat(100) } }, 'PROTOCOL_INVALID'],
     [{ v: 1, id: -1, op: 'status', args: {} }, 'PROTOCOL_INVALID'],
     [[1, 2, 3], 'PROTOCOL_INVALID'],
-  ])('%j is refused as %s', (message, expected) => expect(code(() => decodeRequest(pack(message)))).toBe(expected));
+  ])('%j is refused as %s', (message, expected) =>
+    expect(code(() => decodeRequest(pack(message)))).toBe(expected),
+  );
 
   test('a refusal carries the id of its request', () => {
     try {
@@ -54,15 +70,22 @@ describe('control messages', () => {
   });
 
   test('frames come out whole however they are cut', () => {
-    const frames = [encodeFrame(1, Buffer.from('hello')), encodeFrame(2, Buffer.alloc(0)), encodeFrame(3, Buffer.from([1, 0, 0, 0]))];
+    const frames = [
+      encodeFrame(1, Buffer.from('hello')),
+      encodeFrame(2, Buffer.alloc(0)),
+      encodeFrame(3, Buffer.from([1, 0, 0, 0])),
+    ];
     const all = Buffer.concat(frames);
     for (let cut = 1; cut <= all.length; cut++) {
       const reader = new FrameReader();
       const got = [];
-      for (let at = 0; at < all.length; at += cut) for (const f of reader.feed(all.subarray(at, at + cut))) got.push(encodeFrame(f.kind, f.payload));
+      for (let at = 0; at < all.length; at += cut)
+        for (const f of reader.feed(all.subarray(at, at + cut))) got.push(encodeFrame(f.kind, f.payload));
       expect(got).toEqual(frames);
     }
-    expect(code(() => [...new FrameReader().feed(Buffer.from([1, 255, 255, 255, 255]))])).toBe('PROTOCOL_INVALID');
+    expect(code(() => [...new FrameReader().feed(Buffer.from([1, 255, 255, 255, 255]))])).toBe(
+      'PROTOCOL_INVALID',
+    );
   });
 });
 
@@ -70,7 +93,13 @@ describe('errors', () => {
   test('survive the wire', () => {
     const e = new NyxError('FILE_MISSING', { expected: 'a disk', got: '/x' });
     const back = errorFromWire(e.toJSON());
-    expect([back.code, back.expected, back.got, back.hint, back.exit]).toEqual([e.code, e.expected, e.got, e.hint, e.exit]);
+    expect([back.code, back.expected, back.got, back.hint, back.exit]).toEqual([
+      e.code,
+      e.expected,
+      e.got,
+      e.hint,
+      e.exit,
+    ]);
   });
   test('every one says what to do', () => {
     for (const [name, e] of Object.entries(errors)) {

@@ -27,7 +27,16 @@ export const sockets = {
   exec: 'exec.sock',
 } as const;
 
-export const vmStates = ['created', 'starting', 'running', 'paused', 'resetting', 'stopping', 'stopped', 'failed'] as const;
+export const vmStates = [
+  'created',
+  'starting',
+  'running',
+  'paused',
+  'resetting',
+  'stopping',
+  'stopped',
+  'failed',
+] as const;
 export type VmState = (typeof vmStates)[number];
 
 export const processStates = ['starting', 'serving', 'dead', 'backoff', 'isolated', 'stopped'] as const;
@@ -35,7 +44,12 @@ export type ProcessState = (typeof processStates)[number];
 
 const count = z.number().check(z.nonnegative());
 const VmStateName = z.enum(vmStates);
-const WireErrorSchema = z.object({ code: z.string(), expected: z.optional(z.string()), got: z.optional(z.string()), hint: z.optional(z.string()) });
+const WireErrorSchema = z.object({
+  code: z.string(),
+  expected: z.optional(z.string()),
+  got: z.optional(z.string()),
+  hint: z.optional(z.string()),
+});
 
 /** How a recovery went. Times are nanoseconds. */
 const Recovered = z.object({
@@ -71,7 +85,14 @@ const VcpuStatus = z.object({
   state: z.enum(vcpuStates),
   instructions: count,
   instructionsPerSecond: count,
-  exits: z.object({ sync: count, posted: count, shadow: count, counter: count, unclaimed: count, halt: count }),
+  exits: z.object({
+    sync: count,
+    posted: count,
+    shadow: count,
+    counter: count,
+    unclaimed: count,
+    halt: count,
+  }),
   exitsPerSecond: count,
   interrupts: count,
   waitNs: count,
@@ -112,9 +133,15 @@ export const requests = {
   resume: { args: Nothing, result: Nothing },
   reset: { args: Nothing, result: Nothing },
   /** Power button; after `timeout` seconds (0: at once) the processes are ended. Answers when the machine has stopped. */
-  stop: { args: z.object({ timeout: z.number().check(z.gte(0), z.lte(3600)) }), result: z.object({ forced: z.boolean() }) },
+  stop: {
+    args: z.object({ timeout: z.number().check(z.gte(0), z.lte(3600)) }),
+    result: z.object({ forced: z.boolean() }),
+  },
   /** SIGKILL to the process of that device (or of that name). */
-  kill: { args: z.object({ target: z.string().check(z.maxLength(64)) }), result: z.object({ process: z.string(), pid: count }) },
+  kill: {
+    args: z.object({ target: z.string().check(z.maxLength(64)) }),
+    result: z.object({ process: z.string(), pid: count }),
+  },
 } as const;
 
 export type Op = keyof typeof requests;
@@ -122,19 +149,35 @@ export type Args<O extends Op> = z.input<(typeof requests)[O]['args']>;
 export type Result<O extends Op> = z.output<(typeof requests)[O]['result']>;
 
 export const VmEvent = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('state'), at: count, from: VmStateName, to: VmStateName, error: z.optional(WireErrorSchema) }),
+  z.object({
+    type: z.literal('state'),
+    at: count,
+    from: VmStateName,
+    to: VmStateName,
+    error: z.optional(WireErrorSchema),
+  }),
   z.object({ type: z.literal('death'), at: count, process: z.string(), pid: count, reason: z.string() }),
   z.object({ type: z.literal('recovered'), at: count, recovery: Recovered }),
   z.object({ type: z.literal('isolated'), at: count, process: z.string(), error: WireErrorSchema }),
   /** A vCPU has waited for that process for `ns`; with `over`, that wait has ended. */
   z.object({ type: z.literal('wait'), at: count, process: z.string(), ns: count, over: z.boolean() }),
-  z.object({ type: z.literal('machine'), at: count, event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'tripleFault']), vcpu: count }),
+  z.object({
+    type: z.literal('machine'),
+    at: count,
+    event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'tripleFault']),
+    vcpu: count,
+  }),
   z.object({ type: z.literal('agent'), at: count }),
 ]);
 export type VmEvent = z.output<typeof VmEvent>;
 
 const Request = z.object({ v: z.number(), id: count, op: z.string(), args: z.unknown() });
-const Reply = z.object({ v: z.number(), id: count, result: z.optional(z.unknown()), error: z.optional(WireErrorSchema) });
+const Reply = z.object({
+  v: z.number(),
+  id: count,
+  result: z.optional(z.unknown()),
+  error: z.optional(WireErrorSchema),
+});
 const EventMessage = z.object({ v: z.number(), event: z.unknown() });
 
 // Records off: plain maps, readable by any msgpack library.
@@ -142,7 +185,10 @@ const packr = new Packr({ useRecords: false });
 
 const unpack = (bytes: Uint8Array): unknown => {
   if (bytes.length > controlWire.maxBytes)
-    throw new NyxError('PROTOCOL_INVALID', { expected: `at most ${controlWire.maxBytes} bytes`, got: `${bytes.length} bytes` });
+    throw new NyxError('PROTOCOL_INVALID', {
+      expected: `at most ${controlWire.maxBytes} bytes`,
+      got: `${bytes.length} bytes`,
+    });
   try {
     return packr.unpack(bytes as Buffer);
   } catch (e) {
@@ -154,21 +200,33 @@ const checked = <S extends z.ZodMiniType>(schema: S, value: unknown, what: strin
   const r = schema.safeParse(value);
   if (r.success) return r.data;
   const issue = r.error.issues[0]!;
-  throw new NyxError('PROTOCOL_INVALID', { expected: `${what}: ${issue.message}`, got: `at '${issue.path.join('.')}'` });
+  throw new NyxError('PROTOCOL_INVALID', {
+    expected: `${what}: ${issue.message}`,
+    got: `at '${issue.path.join('.')}'`,
+  });
 };
 
 const sameVersion = (v: number): void => {
-  if (v !== controlWire.version) throw new NyxError('PROTOCOL_VERSION', { expected: `version ${controlWire.version}`, got: `version ${v}` });
+  if (v !== controlWire.version)
+    throw new NyxError('PROTOCOL_VERSION', {
+      expected: `version ${controlWire.version}`,
+      got: `version ${v}`,
+    });
 };
 
-export const encodeRequest = <O extends Op>(id: number, op: O, args: Args<O>): Buffer => packr.pack({ v: controlWire.version, id, op, args });
+export const encodeRequest = <O extends Op>(id: number, op: O, args: Args<O>): Buffer =>
+  packr.pack({ v: controlWire.version, id, op, args });
 
 /** @throws NyxError PROTOCOL_*; `id` of the error is that of the request where it could be read, else 0. */
 export const decodeRequest = (bytes: Uint8Array): { id: number; op: Op; args: unknown } => {
   const m = checked(Request, unpack(bytes), 'request');
   try {
     sameVersion(m.v);
-    if (!Object.hasOwn(requests, m.op)) throw new NyxError('PROTOCOL_INVALID', { expected: `one of ${Object.keys(requests).join(', ')}`, got: `op '${m.op}'` });
+    if (!Object.hasOwn(requests, m.op))
+      throw new NyxError('PROTOCOL_INVALID', {
+        expected: `one of ${Object.keys(requests).join(', ')}`,
+        got: `op '${m.op}'`,
+      });
     const op = m.op as Op;
     return { id: m.id, op, args: checked(requests[op].args, m.args, op) };
   } catch (e) {
@@ -176,7 +234,8 @@ export const decodeRequest = (bytes: Uint8Array): { id: number; op: Op; args: un
   }
 };
 
-export const encodeReply = (id: number, outcome: { result: unknown } | { error: WireError }): Buffer => packr.pack({ v: controlWire.version, id, ...outcome });
+export const encodeReply = (id: number, outcome: { result: unknown } | { error: WireError }): Buffer =>
+  packr.pack({ v: controlWire.version, id, ...outcome });
 
 /** The id of a reply, and its raw outcome; `decodeResult` validates it for the request it belongs to. */
 export const decodeReply = (bytes: Uint8Array): { id: number; result?: unknown; error?: WireError } => {
@@ -184,7 +243,8 @@ export const decodeReply = (bytes: Uint8Array): { id: number; result?: unknown; 
   sameVersion(m.v);
   return { id: m.id, result: m.result, ...(m.error ? { error: m.error as WireError } : {}) };
 };
-export const decodeResult = <O extends Op>(op: O, result: unknown): Result<O> => checked(requests[op].result, result, `result of ${op}`) as Result<O>;
+export const decodeResult = <O extends Op>(op: O, result: unknown): Result<O> =>
+  checked(requests[op].result, result, `result of ${op}`) as Result<O>;
 
 export const encodeEvent = (event: VmEvent): Buffer => packr.pack({ v: controlWire.version, event });
 export const decodeEvent = (bytes: Uint8Array): VmEvent => {
@@ -198,7 +258,11 @@ export const decodeEvent = (bytes: Uint8Array): VmEvent => {
  * kind u8, length u32 (little-endian), payload. Payload of exit: the status as u32; of error: JSON of a WireError.
  */
 export const ExecFrame = { stdout: 1, stderr: 2, exit: 3, error: 4 } as const;
-export const ExecAsk = z.strictObject({ v: z.literal(controlWire.version), command: z.string().check(z.minLength(1)), timeout: z.number().check(z.positive(), z.lte(86_400)) });
+export const ExecAsk = z.strictObject({
+  v: z.literal(controlWire.version),
+  command: z.string().check(z.minLength(1)),
+  timeout: z.number().check(z.positive(), z.lte(86_400)),
+});
 
 export const encodeFrame = (kind: number, payload: Uint8Array): Buffer => {
   const frame = Buffer.allocUnsafe(5 + payload.length);
@@ -215,7 +279,11 @@ export class FrameReader {
     this.#held = this.#held.length ? Buffer.concat([this.#held, bytes]) : bytes;
     while (this.#held.length >= 5) {
       const length = this.#held.readUInt32LE(1);
-      if (length > controlWire.maxBytes) throw new NyxError('PROTOCOL_INVALID', { expected: `frames of at most ${controlWire.maxBytes} bytes`, got: `${length}` });
+      if (length > controlWire.maxBytes)
+        throw new NyxError('PROTOCOL_INVALID', {
+          expected: `frames of at most ${controlWire.maxBytes} bytes`,
+          got: `${length}`,
+        });
       if (this.#held.length < 5 + length) return;
       const kind = this.#held[0]!;
       const payload = this.#held.subarray(5, 5 + length);
@@ -227,4 +295,9 @@ export class FrameReader {
 
 /** For replies to messages that could not be understood. */
 export const wireErrorOf = (e: unknown): WireError =>
-  e instanceof NyxError ? e.toJSON() : { code: isErrorCode((e as { code?: unknown })?.code) ? (e as { code: string }).code : 'HOST_ERROR', got: String((e as Error)?.message ?? e) };
+  e instanceof NyxError
+    ? e.toJSON()
+    : {
+        code: isErrorCode((e as { code?: unknown })?.code) ? (e as { code: string }).code : 'HOST_ERROR',
+        got: String((e as Error)?.message ?? e),
+      };

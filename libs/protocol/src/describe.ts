@@ -2,7 +2,7 @@
  * Builds the binary machine description (machine.ts) from plain objects. Descriptors are given as they are in this
  * process; the builder numbers them in the order in which they are first named.
  */
-import { Memory, type Struct, type View, view } from "@nyx/layout";
+import { Memory, type Struct, type View, view } from '@nyx/layout';
 import {
   Accel,
   MachineDevice,
@@ -14,7 +14,7 @@ import {
   MachineRoute,
   machine,
   RouteKind,
-} from "./machine.ts";
+} from './machine.ts';
 
 /** State of the boot CPU (libs/boot makes it); what the mode does not use stays 0. */
 export interface BootState {
@@ -87,13 +87,13 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
   const limit = (what: string, n: number, max: number): void => {
     if (!(n >= 0 && n <= max)) throw new RangeError(`${n} ${what}, at most ${max}`);
   };
-  limit("cpus", d.cpus, machine.maxCpus);
-  limit("processes", d.processes.length, machine.maxProcesses);
-  limit("devices", d.devices.length, machine.maxDevices);
+  limit('cpus', d.cpus, machine.maxCpus);
+  limit('processes', d.processes.length, machine.maxProcesses);
+  limit('devices', d.devices.length, machine.maxDevices);
 
   const processes = d.processes.map((p) => p.name);
   const devices = d.devices.map((p) => p.name);
-  const device = (name: string): number => index(devices, name, "device");
+  const device = (name: string): number => index(devices, name, 'device');
 
   const total = [
     [MachineMemory, d.memories],
@@ -160,7 +160,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
   });
   put(MachineDevice, d.devices.length, (v, i) => {
     const p = d.devices[i]!;
-    v.process = index(processes, p.process, "process");
+    v.process = index(processes, p.process, 'process');
     v.index = p.index;
     v.stateFd = fd(p.state);
     v.irqBase = p.irqBase;

@@ -21,201 +21,201 @@ const timeout = 124;
 export const errors = {
   USAGE: {
     exit: usage,
-    text: "The command line is wrong",
-    hint: "Run the command with --help; it has examples.",
+    text: 'The command line is wrong',
+    hint: 'Run the command with --help; it has examples.',
   },
   SPEC_UNKNOWN_KEY: {
     exit: usage,
-    text: "The machine file has a key that does not exist",
-    hint: "Correct the key; docs/machine-file.md lists all keys.",
+    text: 'The machine file has a key that does not exist',
+    hint: 'Correct the key; docs/machine-file.md lists all keys.',
   },
   SPEC_INVALID: {
     exit: usage,
-    text: "The machine file has a value that is not legal",
-    hint: "Correct the value.",
+    text: 'The machine file has a value that is not legal',
+    hint: 'Correct the value.',
   },
-  SPEC_SYNTAX: { exit: usage, text: "The machine file is not YAML", hint: "Correct the line." },
+  SPEC_SYNTAX: { exit: usage, text: 'The machine file is not YAML', hint: 'Correct the line.' },
   NAME_INVALID: {
     exit: usage,
-    text: "The name cannot be used",
-    hint: "Use 1 to 40 letters, digits, - or _, beginning with a letter or digit.",
+    text: 'The name cannot be used',
+    hint: 'Use 1 to 40 letters, digits, - or _, beginning with a letter or digit.',
   },
-  NOT_AVAILABLE: { exit: usage, text: "This version cannot do that yet", hint: "Leave the option out." },
+  NOT_AVAILABLE: { exit: usage, text: 'This version cannot do that yet', hint: 'Leave the option out.' },
   COMMAND_TOO_LONG: {
     exit: usage,
-    text: "The command is too long for the channel",
-    hint: "Put a script on a disk and run that.",
+    text: 'The command is too long for the channel',
+    hint: 'Put a script on a disk and run that.',
   },
 
   FILE_MISSING: {
     exit: noInput,
-    text: "A file does not exist",
-    hint: "Check the path; relative paths count from the current directory, in a machine file from its directory.",
+    text: 'A file does not exist',
+    hint: 'Check the path; relative paths count from the current directory, in a machine file from its directory.',
   },
   FILE_DENIED: {
     exit: denied,
-    text: "A file may not be opened",
-    hint: "Change its owner or mode (chmod, chown), or ask for less: `readonly` for a disk.",
+    text: 'A file may not be opened',
+    hint: 'Change its owner or mode (chmod, chown), or ask for less: `readonly` for a disk.',
   },
   FILE_KIND: {
     exit: noInput,
-    text: "A path is not the kind of file that is needed",
-    hint: "Give a regular file or a block device.",
+    text: 'A path is not the kind of file that is needed',
+    hint: 'Give a regular file or a block device.',
   },
   FILE_IN_USE: {
     exit: noInput,
-    text: "A disk is in use by another machine",
-    hint: "Stop that machine, or use a copy of the disk.",
+    text: 'A disk is in use by another machine',
+    hint: 'Stop that machine, or use a copy of the disk.',
   },
   KERNEL_INVALID: {
     exit: data,
-    text: "The kernel cannot be booted",
-    hint: "Give a bzImage (vmlinuz) of x86-64 or an ELF with a PVH note.",
+    text: 'The kernel cannot be booted',
+    hint: 'Give a bzImage (vmlinuz) of x86-64 or an ELF with a PVH note.',
   },
   INITRD_INVALID: {
     exit: data,
-    text: "The initrd is damaged or not an initramfs",
-    hint: "Make it anew, or download it again: it may be cut short.",
+    text: 'The initrd is damaged or not an initramfs',
+    hint: 'Make it anew, or download it again: it may be cut short.',
   },
   DISK_INVALID: {
     exit: data,
-    text: "The disk image cannot be used",
-    hint: "Raw images are a multiple of 512 bytes; `truncate -s %512 FILE` rounds up.",
+    text: 'The disk image cannot be used',
+    hint: 'Raw images are a multiple of 512 bytes; `truncate -s %512 FILE` rounds up.',
   },
   IMAGE_UNKNOWN: {
     exit: noInput,
-    text: "There is no such image",
-    hint: "`nyx image ls` lists the images; `--kernel` boots a kernel of your own.",
+    text: 'There is no such image',
+    hint: '`nyx image ls` lists the images; `--kernel` boots a kernel of your own.',
   },
   MEMORY_TOO_LARGE: {
     exit: host,
-    text: "The machine needs more memory than the host has",
-    hint: "Ask for less with --memory, or free memory on the host.",
+    text: 'The machine needs more memory than the host has',
+    hint: 'Ask for less with --memory, or free memory on the host.',
   },
   MEMORY_TOO_SMALL: {
     exit: data,
-    text: "Kernel and initrd do not fit into the memory",
-    hint: "Ask for more with --memory.",
+    text: 'Kernel and initrd do not fit into the memory',
+    hint: 'Ask for more with --memory.',
   },
   ACCEL_UNAVAILABLE: {
     exit: host,
-    text: "The accelerator does not work on this host",
-    hint: "Use --accel soft, or auto to let Nyx measure.",
+    text: 'The accelerator does not work on this host',
+    hint: 'Use --accel soft, or auto to let Nyx measure.',
   },
-  NOT_BUILT: { exit: host, text: "A part of Nyx is not built", hint: "Run `npm run build` in the project." },
+  NOT_BUILT: { exit: host, text: 'A part of Nyx is not built', hint: 'Run `npm run build` in the project.' },
   HOST_ERROR: {
     exit: host,
-    text: "The host refused something that Nyx needs",
-    hint: "Look at the reason given; `nyx logs` may tell more.",
+    text: 'The host refused something that Nyx needs',
+    hint: 'Look at the reason given; `nyx logs` may tell more.',
   },
   PATH_TOO_LONG: {
     exit: host,
-    text: "The run directory has too long a path for sockets",
-    hint: "Set XDG_RUNTIME_DIR to a shorter one, or give a shorter --name.",
+    text: 'The run directory has too long a path for sockets',
+    hint: 'Set XDG_RUNTIME_DIR to a shorter one, or give a shorter --name.',
   },
   RUN_DIR_UNSAFE: {
     exit: denied,
-    text: "The run directory belongs to somebody else",
-    hint: "Set XDG_RUNTIME_DIR to a directory of your own with mode 0700.",
+    text: 'The run directory belongs to somebody else',
+    hint: 'Set XDG_RUNTIME_DIR to a directory of your own with mode 0700.',
   },
 
   VM_EXISTS: {
     exit: unavailable,
-    text: "A machine of this name is running",
-    hint: "Choose another --name, or stop it: nyx stop NAME.",
+    text: 'A machine of this name is running',
+    hint: 'Choose another --name, or stop it: nyx stop NAME.',
   },
-  VM_UNKNOWN: { exit: unavailable, text: "There is no such machine", hint: "`nyx ps` lists the machines." },
+  VM_UNKNOWN: { exit: unavailable, text: 'There is no such machine', hint: '`nyx ps` lists the machines.' },
   VM_AMBIGUOUS: {
     exit: usage,
-    text: "More than one machine is running",
-    hint: "Say which: `nyx ps` lists them.",
+    text: 'More than one machine is running',
+    hint: 'Say which: `nyx ps` lists them.',
   },
   VM_STATE: {
     exit: unavailable,
-    text: "The machine cannot do that in its state",
-    hint: "`nyx status` tells the state.",
+    text: 'The machine cannot do that in its state',
+    hint: '`nyx status` tells the state.',
   },
   DEVICE_UNKNOWN: {
     exit: usage,
-    text: "The machine has no such device",
-    hint: "`nyx status` lists devices and processes.",
+    text: 'The machine has no such device',
+    hint: '`nyx status` lists devices and processes.',
   },
 
   SUPERVISOR_DIED: {
     exit: software,
-    text: "The supervisor ended unexpectedly",
-    hint: "Look at nyxd.log in the run directory, and report it.",
+    text: 'The supervisor ended unexpectedly',
+    hint: 'Look at nyxd.log in the run directory, and report it.',
   },
   SUPERVISOR_TIMEOUT: {
     exit: timeout,
-    text: "The supervisor does not answer",
-    hint: "Look at nyxd.log in the run directory; nyx stop --force ends the machine.",
+    text: 'The supervisor does not answer',
+    hint: 'Look at nyxd.log in the run directory; nyx stop --force ends the machine.',
   },
   PROTOCOL_VERSION: {
     exit: software,
-    text: "Supervisor and client speak different versions",
-    hint: "Use the `nyx` that started the machine, or restart the machine.",
+    text: 'Supervisor and client speak different versions',
+    hint: 'Use the `nyx` that started the machine, or restart the machine.',
   },
   PROTOCOL_INVALID: {
     exit: software,
-    text: "A control message is malformed",
-    hint: "Report it, with both versions.",
+    text: 'A control message is malformed',
+    hint: 'Report it, with both versions.',
   },
   DEVICE_SILENT: {
     exit: software,
-    text: "A device process never answered",
-    hint: "Look at its log: nyx logs NAME.",
+    text: 'A device process never answered',
+    hint: 'Look at its log: nyx logs NAME.',
   },
   DEVICE_FAILED: {
     exit: software,
-    text: "A device process could not start",
-    hint: "The reason is above; more may be in: nyx logs NAME.",
+    text: 'A device process could not start',
+    hint: 'The reason is above; more may be in: nyx logs NAME.',
   },
   DEVICE_CRASH_LOOP: {
     exit: software,
-    text: "A device process keeps dying",
-    hint: "It is isolated, the machine runs on without it. nyx logs NAME shows why; nyx reset gives it another chance.",
+    text: 'A device process keeps dying',
+    hint: 'It is isolated, the machine runs on without it. nyx logs NAME shows why; nyx reset gives it another chance.',
   },
   VCPU_REJECTED: {
     exit: software,
-    text: "The vCPU process refused the machine",
-    hint: "Report it: the supervisor described something that it should not.",
+    text: 'The vCPU process refused the machine',
+    hint: 'Report it: the supervisor described something that it should not.',
   },
   VCPU_DIED: {
     exit: software,
-    text: "The vCPU process ended unexpectedly",
-    hint: "Look at nyx-vcpu.log in the run directory.",
+    text: 'The vCPU process ended unexpectedly',
+    hint: 'Look at nyx-vcpu.log in the run directory.',
   },
   VCPU_ERROR: {
     exit: software,
-    text: "The accelerator cannot go on",
-    hint: "Try --accel soft, which implements what a partial KVM lacks.",
+    text: 'The accelerator cannot go on',
+    hint: 'Try --accel soft, which implements what a partial KVM lacks.',
   },
   GUEST_FAILED: {
     exit: software,
-    text: "The guest crashed",
-    hint: "Look at its console: nyx logs NAME --console.",
+    text: 'The guest crashed',
+    hint: 'Look at its console: nyx logs NAME --console.',
   },
 
   EXEC_NO_AGENT: {
     exit: unavailable,
-    text: "The guest has nothing that runs commands",
-    hint: "Use the default image, or start libs/protocol agentScript in your guest and pass nyx.agent=1.",
+    text: 'The guest has nothing that runs commands',
+    hint: 'Use the default image, or start libs/protocol agentScript in your guest and pass nyx.agent=1.',
   },
   EXEC_TIMEOUT: {
     exit: timeout,
-    text: "The command did not end in time",
-    hint: "Give more time with --timeout.",
+    text: 'The command did not end in time',
+    hint: 'Give more time with --timeout.',
   },
   EXEC_LOST: {
     exit: software,
-    text: "Output of the command was lost",
-    hint: "Redirect large output to a disk.",
+    text: 'Output of the command was lost',
+    hint: 'Redirect large output to a disk.',
   },
   STOP_TIMEOUT: {
     exit: timeout,
-    text: "The guest did not power off in time",
-    hint: "nyx stop --force ends it at once.",
+    text: 'The guest did not power off in time',
+    hint: 'nyx stop --force ends it at once.',
   },
 } as const satisfies Record<string, Entry>;
 
@@ -230,7 +230,7 @@ export interface ErrorDetail {
 
 /** An error with a code of the table above. It travels over the control plane as `toJSON`. */
 export class NyxError extends Error {
-  override readonly name = "NyxError";
+  override readonly name = 'NyxError';
   readonly exit: number;
   readonly expected: string | undefined;
   readonly got: string | undefined;
@@ -263,7 +263,7 @@ export class NyxError extends Error {
     if (this.expected) lines.push(`  expected  ${this.expected}`);
     if (this.got) lines.push(`  got       ${this.got}`);
     lines.push(`  to do     ${this.hint}`);
-    return lines.join("\n");
+    return lines.join('\n');
   }
 }
 
@@ -275,18 +275,18 @@ export interface WireError {
 }
 
 export const isErrorCode = (code: unknown): code is ErrorCode =>
-  typeof code === "string" && Object.hasOwn(errors, code);
+  typeof code === 'string' && Object.hasOwn(errors, code);
 
 /** The error that came over the wire; one with an unknown code (a newer peer) keeps its words. */
 export const errorFromWire = (wire: WireError): NyxError => {
   const { code, ...detail } = wire;
   return isErrorCode(code)
     ? new NyxError(code, detail)
-    : new NyxError("PROTOCOL_INVALID", { ...detail, got: `${code}: ${detail.got ?? ""}` });
+    : new NyxError('PROTOCOL_INVALID', { ...detail, got: `${code}: ${detail.got ?? ''}` });
 };
 
 /** Any thrown thing as a coded error. Codes of other libraries (ENOENT, RING_...) are told in `got`. */
-export const asNyxError = (thrown: unknown, fallback: ErrorCode = "HOST_ERROR"): NyxError => {
+export const asNyxError = (thrown: unknown, fallback: ErrorCode = 'HOST_ERROR'): NyxError => {
   if (thrown instanceof NyxError) return thrown;
   const e = thrown as {
     code?: unknown;
@@ -297,11 +297,11 @@ export const asNyxError = (thrown: unknown, fallback: ErrorCode = "HOST_ERROR"):
   };
   const text = String(e?.message ?? thrown);
   if (isErrorCode(e?.code)) {
-    const detail: ErrorDetail = { got: typeof e.got === "string" ? e.got : text };
-    if (typeof e.expected === "string") detail.expected = e.expected;
-    if (typeof e.hint === "string") detail.hint = e.hint;
+    const detail: ErrorDetail = { got: typeof e.got === 'string' ? e.got : text };
+    if (typeof e.expected === 'string') detail.expected = e.expected;
+    if (typeof e.hint === 'string') detail.hint = e.hint;
     return new NyxError(e.code, detail, { cause: thrown });
   }
-  const got = typeof e?.code === "string" && !text.includes(e.code) ? `${e.code}: ${text}` : text;
+  const got = typeof e?.code === 'string' && !text.includes(e.code) ? `${e.code}: ${text}` : text;
   return new NyxError(fallback, { got }, { cause: thrown });
 };

@@ -18,10 +18,10 @@
 
 export const execWire = {
   /** Kernel parameter that asks for the agent. */
-  parameter: "nyx.agent=1",
+  parameter: 'nyx.agent=1',
   /** Longest command, bytes: a tty keeps 64 KiB at most for a reader that is late. */
   maxCommand: 16 * 1024,
-  ready: "\x1eNYX-READY\n",
+  ready: '\x1eNYX-READY\n',
 } as const;
 
 /** The guest's side: POSIX shell, needs stty, base64, cat (busybox has them). Endless; start it with `&`. */
@@ -46,7 +46,7 @@ done
 
 /** The line that asks the agent to run `command`. */
 export const execRequest = (nonce: string, command: string): Buffer =>
-  Buffer.from(`NYX-RUN ${nonce} ${Buffer.from(command).toString("base64")}\n`);
+  Buffer.from(`NYX-RUN ${nonce} ${Buffer.from(command).toString('base64')}\n`);
 
 export interface ExecSink {
   stdout(bytes: Buffer): void;
@@ -61,8 +61,8 @@ const longestMark = 64;
 /** Takes the guest's byte stream apart for one command. Bytes before its BEGIN mark are dropped. */
 export class ExecParser {
   #held: Buffer = Buffer.alloc(0);
-  #phase: "before" | "stdout" | "stderr" | "done" = "before";
-  readonly #marks: Record<"before" | "stdout", string>;
+  #phase: 'before' | 'stdout' | 'stderr' | 'done' = 'before';
+  readonly #marks: Record<'before' | 'stdout', string>;
   readonly #end: RegExp;
 
   constructor(
@@ -74,13 +74,13 @@ export class ExecParser {
   }
 
   get done(): boolean {
-    return this.#phase === "done";
+    return this.#phase === 'done';
   }
 
   feed(bytes: Buffer): void {
     let data = this.#held.length ? Buffer.concat([this.#held, bytes]) : bytes;
     this.#held = Buffer.alloc(0);
-    while (data.length > 0 && this.#phase !== "done") {
+    while (data.length > 0 && this.#phase !== 'done') {
       const at = data.indexOf(RS);
       if (at < 0) {
         this.#emit(data);
@@ -103,21 +103,21 @@ export class ExecParser {
 
   /** Bytes of the mark at the start of `data`; 0: it is none; -1: more bytes are needed to tell. */
   #mark(data: Buffer): number {
-    const head = data.toString("latin1", 0, longestMark);
-    if (this.#phase === "stderr") {
+    const head = data.toString('latin1', 0, longestMark);
+    if (this.#phase === 'stderr') {
       const found = this.#end.exec(head);
       if (found) {
-        this.#phase = "done";
+        this.#phase = 'done';
         this.sink.end(Number(found[1]) & 255);
         return found[0].length;
       }
-      return head.length < longestMark && !head.includes("\n") && this.#couldBe("\x1eNYX-END ", head)
+      return head.length < longestMark && !head.includes('\n') && this.#couldBe('\x1eNYX-END ', head)
         ? -1
         : 0;
     }
-    const mark = this.#marks[this.#phase as "before" | "stdout"];
+    const mark = this.#marks[this.#phase as 'before' | 'stdout'];
     if (head.startsWith(mark)) {
-      this.#phase = this.#phase === "before" ? "stdout" : "stderr";
+      this.#phase = this.#phase === 'before' ? 'stdout' : 'stderr';
       return mark.length;
     }
     return mark.startsWith(head) ? -1 : 0;
@@ -129,7 +129,7 @@ export class ExecParser {
 
   #emit(bytes: Buffer): void {
     if (bytes.length === 0) return;
-    if (this.#phase === "stdout") this.sink.stdout(bytes);
-    else if (this.#phase === "stderr") this.sink.stderr(bytes);
+    if (this.#phase === 'stdout') this.sink.stdout(bytes);
+    else if (this.#phase === 'stderr') this.sink.stderr(bytes);
   }
 }

@@ -3,7 +3,7 @@
  * A description is: MachineHeader, then the tables it counts, in the order of its fields, without gaps.
  * File descriptors travel beside it (SCM_RIGHTS) and are named by their index.
  */
-import { array, emitCpp, pad, struct, u8, u16, u32, u64 } from "@nyx/layout";
+import { array, emitCpp, pad, struct, u8, u16, u32, u64 } from '@nyx/layout';
 
 export const machine = {
   /** 'NYXM' */
@@ -30,26 +30,26 @@ export const BootMode = {
 export const RouteKind = { none: 0, gsi: 1, msi: 2, extint: 3, nmi: 4 } as const;
 
 export const MachineHeader = struct(
-  "MachineHeader",
+  'MachineHeader',
   {
     magic: u32(),
     version: u32(),
-    bytes: u32("of the whole description"),
-    fds: u32("descriptors that come with it"),
-    accel: u8("Accel"),
-    bootMode: u8("BootMode"),
-    cpus: u16("1..64"),
+    bytes: u32('of the whole description'),
+    fds: u32('descriptors that come with it'),
+    accel: u8('Accel'),
+    bootMode: u8('BootMode'),
+    cpus: u16('1..64'),
     vmPageFd: u16(),
-    picDevice: u16("device that answers intAck; 0xffff: none"),
-    ioapicDevice: u16("device that gets eoi and line; 0xffff: none"),
-    flags: u16("bit 0: start paused"),
+    picDevice: u16('device that answers intAck; 0xffff: none'),
+    ioapicDevice: u16('device that gets eoi and line; 0xffff: none'),
+    flags: u16('bit 0: start paused'),
     memories: u16(),
     processes: u16(),
     devices: u16(),
     ranges: u16(),
     routes: u16(),
     functions: u16(),
-    wallClock: u64("UTC seconds at guest ns 0; 0: now"),
+    wallClock: u64('UTC seconds at guest ns 0; 0: now'),
     rip: u64(),
     rsp: u64(),
     rsi: u64(),
@@ -67,13 +67,13 @@ export const MachineHeader = struct(
 
 /** Guest-physical memory. Regions do not overlap. */
 export const MachineMemory = struct(
-  "MachineMemory",
+  'MachineMemory',
   {
     gpa: u64(),
-    size: u64("bytes, multiple of 4096"),
+    size: u64('bytes, multiple of 4096'),
     fdOffset: u64(),
     fd: u16(),
-    flags: u16("bit 0: read-only (ROM: writes are dropped)"),
+    flags: u16('bit 0: read-only (ROM: writes are dropped)'),
     pad0: pad(4),
   },
   { bytes: 32 },
@@ -81,50 +81,50 @@ export const MachineMemory = struct(
 
 /** A device process: what it shares with the vCPU process. */
 export const MachineProcess = struct(
-  "MachineProcess",
+  'MachineProcess',
   {
     ringFd: u16(),
-    kickFd: u16("eventfd to wake the process"),
+    kickFd: u16('eventfd to wake the process'),
     irqPageFd: u16(),
-    irqEventFd: u16("eventfd by which it reports interrupt changes"),
-    name: array("u8", 24, "NUL-padded"),
+    irqEventFd: u16('eventfd by which it reports interrupt changes'),
+    name: array('u8', 24, 'NUL-padded'),
   },
   { bytes: 32 },
 );
 
 export const MachineDevice = struct(
-  "MachineDevice",
+  'MachineDevice',
   {
     process: u16(),
-    index: u16("index within its process: ExitSlot.device"),
+    index: u16('index within its process: ExitSlot.device'),
     stateFd: u16(),
-    irqBase: u16("first entry in the irq page of its process"),
+    irqBase: u16('first entry in the irq page of its process'),
     irqCount: u16(),
     flags: u16(),
     pad0: pad(4),
-    name: array("u8", 16, "NUL-padded"),
+    name: array('u8', 16, 'NUL-padded'),
   },
   { bytes: 32 },
 );
 
 /** A range that belongs to a device for good. BARs are not here: devices publish them (wire.Range). */
 export const MachineRange = struct(
-  "MachineRange",
-  { space: u8("Space"), region: u8(), device: u16(), pad0: pad(4), base: u64(), length: u64() },
+  'MachineRange',
+  { space: u8('Space'), region: u8(), device: u16(), pad0: pad(4), base: u64(), length: u64() },
   { bytes: 24 },
 );
 
 /** What entry `entry` (0..irqCount-1) of a device's interrupts means. */
 export const MachineRoute = struct(
-  "MachineRoute",
-  { device: u16(), entry: u16(), kind: u8("RouteKind"), pad0: pad(3), gsi: u32() },
+  'MachineRoute',
+  { device: u16(), entry: u16(), kind: u8('RouteKind'), pad0: pad(3), gsi: u32() },
   { bytes: 12 },
 );
 
 /** Who answers the configuration space of a PCI function (bus << 8 | device << 3 | function). */
 export const MachineFunction = struct(
-  "MachineFunction",
-  { bdf: u16(), device: u16(), region: u16("function index of the device"), pad0: pad(2) },
+  'MachineFunction',
+  { bdf: u16(), device: u16(), region: u16('function index of the device'), pad0: pad(2) },
   { bytes: 8 },
 );
 
@@ -184,8 +184,8 @@ export const VcpuError = {
 
 /** Every message on the control socket (SOCK_SEQPACKET) begins so; `length` bytes of payload follow. */
 export const ControlMessage = struct(
-  "ControlMessage",
-  { op: u32("ControlOp or ControlEvent"), length: u32(), a: u64(), b: u64(), c: u64() },
+  'ControlMessage',
+  { op: u32('ControlOp or ControlEvent'), length: u32(), a: u64(), b: u64(), c: u64() },
   { bytes: 32 },
 );
 
@@ -202,8 +202,8 @@ export const machineStructs = [
 
 export const machineHeader = (): string =>
   emitCpp({
-    namespace: "nyx::machine",
-    source: "libs/protocol/src/machine.ts",
+    namespace: 'nyx::machine',
+    source: 'libs/protocol/src/machine.ts',
     constants: machine,
     enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent, VcpuError },
     structs: machineStructs,

@@ -21,7 +21,7 @@ export interface RoleDevice {
 }
 
 export interface Role {
-  type: "role";
+  type: 'role';
   version: 1;
   vm: string;
   process: string;
@@ -41,13 +41,13 @@ export interface Role {
 
 /** Device process to supervisor. */
 export type RoleReply =
-  | { type: "ready"; pid: number }
+  | { type: 'ready'; pid: number }
   | {
-      type: "serving";
+      type: 'serving';
       process: string;
       epoch: number;
       attachNs: number;
       republished: number;
       repaired: string[];
     }
-  | { type: "failed"; process: string; code: string; message: string };
+  | { type: 'failed'; process: string; code: string; message: string };

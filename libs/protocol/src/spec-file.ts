@@ -9,7 +9,8 @@ export const parseSpecText = (text: string, from: string): VmSpec => {
   try {
     value = parse(text);
   } catch (e) {
-    if (e instanceof YAMLParseError) throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
+    if (e instanceof YAMLParseError)
+      throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
     throw e;
   }
   return parseSpec(value, from);

@@ -14,7 +14,10 @@ const error = (f: () => unknown): NyxError => {
 
 describe('the machine file', () => {
   test('defaults', () => {
-    const s = parseSpecText('kernel: /boot/vmlinuz\ndisks:\n  - a.img\n  - { path: b.img, readonly: true }\nmemory: 1.5G\n', 'vm.yaml');
+    const s = parseSpecText(
+      'kernel: /boot/vmlinuz\ndisks:\n  - a.img\n  - { path: b.img, readonly: true }\nmemory: 1.5G\n',
+      'vm.yaml',
+    );
     expect(s).toMatchObject({ kernel: '/boot/vmlinuz', memory: 1536 * 2 ** 20, cpus: 1, accel: 'auto' });
     expect(s.disks).toEqual([
       { path: 'a.img', readonly: false },
@@ -68,7 +71,15 @@ describe('the machine file', () => {
 });
 
 test('sizes', () => {
-  expect(['512M', '4GiB', '4gb', '1.5 G', '4096', 4096, '2T'].map(parseSize)).toEqual([2 ** 29, 2 ** 32, 2 ** 32, 1.5 * 2 ** 30, 4096, 4096, 2 ** 41]);
+  expect(['512M', '4GiB', '4gb', '1.5 G', '4096', 4096, '2T'].map(parseSize)).toEqual([
+    2 ** 29,
+    2 ** 32,
+    2 ** 32,
+    1.5 * 2 ** 30,
+    4096,
+    4096,
+    2 ** 41,
+  ]);
   expect(['', 'M', '-1', '1.0001', '1e3', '4X', '0x10'].map(parseSize)).toEqual(Array(7).fill(undefined));
 });
 

@@ -2,9 +2,10 @@
  * What a machine is, as a user writes it: the schema of the YAML file, of the builder's result and of what nyxd is
  * given. One schema; keys that it does not know are errors, told with the nearest key that exists.
  */
-import en from 'zod/v4/locales/en.js';
+
 // The mini build: the whole one takes 60 to 100 ms to load, a third of a machine's start.
 import * as z from 'zod/mini';
+import en from 'zod/v4/locales/en.js';
 import { NyxError } from './errors.ts';
 
 z.config(en());
@@ -29,9 +30,14 @@ const size = z.pipe(
     return z.NEVER;
   }),
 );
-const memory = z.pipe(size, z.number().check(z.gte(16 * MiB, 'expected at least 16M'), z.multipleOf(MiB, 'expected whole MiB')));
+const memory = z.pipe(
+  size,
+  z.number().check(z.gte(16 * MiB, 'expected at least 16M'), z.multipleOf(MiB, 'expected whole MiB')),
+);
 
-const name = z.string().check(z.regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/, 'expected 1 to 40 letters, digits, - or _'));
+const name = z
+  .string()
+  .check(z.regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$/, 'expected 1 to 40 letters, digits, - or _'));
 const path = z.string().check(z.minLength(1));
 const seconds = (usual: number) => z._default(z.number().check(z.positive(), z.lte(86_400)), usual);
 
@@ -98,30 +104,41 @@ export type Recovery = VmSpec['recovery'];
 
 /** Number of edits (insert, drop, change, swap) between two words. */
 export const distance = (a: string, b: string): number => {
-  const d = Array.from({ length: a.length + 1 }, (_, i) => Array.from({ length: b.length + 1 }, (_, j) => (i ? (j ? 0 : i) : j)));
+  const d = Array.from({ length: a.length + 1 }, (_, i) =>
+    Array.from({ length: b.length + 1 }, (_, j) => (i ? (j ? 0 : i) : j)),
+  );
   for (let i = 1; i <= a.length; i++)
     for (let j = 1; j <= b.length; j++) {
       const change = a[i - 1] === b[j - 1] ? 0 : 1;
       let best = Math.min(d[i - 1]![j]! + 1, d[i]![j - 1]! + 1, d[i - 1]![j - 1]! + change);
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) best = Math.min(best, d[i - 2]![j - 2]! + 1);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        best = Math.min(best, d[i - 2]![j - 2]! + 1);
       d[i]![j] = best;
     }
   return d[a.length]![b.length]!;
 };
 
 export const nearest = (word: string, among: readonly string[]): string | undefined =>
-  [...among].sort((a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()))[0];
+  [...among].sort(
+    (a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()),
+  )[0];
 
 const keysAt = (where: readonly PropertyKey[]): string[] =>
   Object.keys(where[0] === 'recovery' ? Recovery.shape : where[0] === 'disks' ? Disk.shape : VmSpec.shape);
 
-const dotted = (where: readonly PropertyKey[]): string => where.map((p) => (typeof p === 'number' ? `[${p}]` : `.${String(p)}`)).join('').replace(/^\./, '');
+const dotted = (where: readonly PropertyKey[]): string =>
+  where
+    .map((p) => (typeof p === 'number' ? `[${p}]` : `.${String(p)}`))
+    .join('')
+    .replace(/^\./, '');
 
 /** Unions hide what is wrong inside; the issues of the branch that came furthest are the ones to tell. */
 const deepest = (issue: z.core.$ZodIssue): z.core.$ZodIssue => {
   if (issue.code !== 'invalid_union') return issue;
   const inner = issue.errors.flat().map(deepest);
-  const best = inner.find((i) => i.code === 'unrecognized_keys') ?? inner.sort((a, b) => b.path.length - a.path.length)[0];
+  const best =
+    inner.find((i) => i.code === 'unrecognized_keys') ??
+    inner.sort((a, b) => b.path.length - a.path.length)[0];
   return best ? ({ ...best, path: [...issue.path, ...best.path] } as z.core.$ZodIssue) : issue;
 };
 
@@ -134,9 +151,21 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
   if (result.success) {
     const s = result.data;
     const sources = [s.image, s.kernel, s.bios].filter((x) => x !== undefined).length;
-    if (sources === 0) throw new NyxError('SPEC_INVALID', { expected: 'something to boot: image, kernel or bios', got: `${from} has none of them` });
-    if (s.image !== undefined && sources > 1) throw new NyxError('SPEC_INVALID', { expected: 'either an image, or a kernel or bios of your own', got: `${from} has both` });
-    if (s.initrd !== undefined && s.kernel === undefined) throw new NyxError('SPEC_INVALID', { expected: 'a kernel with the initrd', got: `${from} has only an initrd` });
+    if (sources === 0)
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'something to boot: image, kernel or bios',
+        got: `${from} has none of them`,
+      });
+    if (s.image !== undefined && sources > 1)
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'either an image, or a kernel or bios of your own',
+        got: `${from} has both`,
+      });
+    if (s.initrd !== undefined && s.kernel === undefined)
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'a kernel with the initrd',
+        got: `${from} has only an initrd`,
+      });
     return s;
   }
   const issue = deepest(result.error.issues[0]!);
@@ -151,7 +180,10 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
     });
   }
   const at = dotted(issue.path);
-  const given = issue.path.reduce<unknown>((v, p) => (v as Record<PropertyKey, unknown> | undefined)?.[p], value);
+  const given = issue.path.reduce<unknown>(
+    (v, p) => (v as Record<PropertyKey, unknown> | undefined)?.[p],
+    value,
+  );
   throw new NyxError('SPEC_INVALID', {
     expected: issue.message.replace(/^Invalid input: /, '').replace(/^expected /, ''),
     got: `${at || 'the whole'} = ${JSON.stringify(given)} in ${from}`,

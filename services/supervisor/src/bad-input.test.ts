@@ -1,6 +1,15 @@
 /** What the user does wrong is told by a code, with what was expected and what came; through the real command. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, openSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -44,17 +53,41 @@ describe('nyx run refuses', () => {
     ['a kernel that is none', ['--kernel', kernel], 65, 'KERNEL_INVALID', /kernel/],
     ['a kernel that is empty', ['--kernel', file('empty', '')], 65, 'KERNEL_INVALID', /empty/],
     ['a kernel that is missing', ['--kernel', join(dir, 'nope')], 66, 'FILE_MISSING', /nope \(ENOENT\)/],
-    ['a truncated initrd', ['--kernel', kernel, '--initrd', file('cut.cpio', cutCpio)], 65, 'INITRD_INVALID', /cut\.cpio/],
+    [
+      'a truncated initrd',
+      ['--kernel', kernel, '--initrd', file('cut.cpio', cutCpio)],
+      65,
+      'INITRD_INVALID',
+      /cut\.cpio/,
+    ],
     ['a missing disk', ['--bios', bios, '--disk', join(dir, 'gone.img')], 66, 'FILE_MISSING', /disk 0/],
     ['a directory as a disk', ['--bios', bios, '--disk', `${dir}:ro`], 66, 'FILE_KIND', /directory/],
-    ['a disk of half sectors', ['--bios', bios, '--disk', file('odd.img', 'x'.repeat(700))], 65, 'DISK_INVALID', /700 bytes/],
-    ['more memory than the host has', ['--bios', bios, '--memory', '64T'], 71, 'MEMORY_TOO_LARGE', /at most \d+ MiB/],
+    [
+      'a disk of half sectors',
+      ['--bios', bios, '--disk', file('odd.img', 'x'.repeat(700))],
+      65,
+      'DISK_INVALID',
+      /700 bytes/,
+    ],
+    [
+      'more memory than the host has',
+      ['--bios', bios, '--memory', '64T'],
+      71,
+      'MEMORY_TOO_LARGE',
+      /at most \d+ MiB/,
+    ],
     ['memory that is no size', ['--bios', bios, '--memory', 'much'], 64, 'SPEC_INVALID', /memory = "much"/],
     ['too many vCPUs', ['--bios', bios, '--cpus', '65'], 64, 'SPEC_INVALID', /cpus = 65/],
     ['firmware of a wrong size', ['--bios', file('small.bin', 'x')], 65, 'KERNEL_INVALID', /64 KiB/],
     ['nothing to boot', ['--memory', '1G'], 64, 'SPEC_INVALID', /something to boot/],
     ['an unknown image', ['windows'], 66, 'IMAGE_UNKNOWN', /windows/],
-    ['an unknown key', [file('a.yaml', 'kernel: x\nmemroy: 1G\n')], 64, 'SPEC_UNKNOWN_KEY', /Did you mean 'memory'/],
+    [
+      'an unknown key',
+      [file('a.yaml', 'kernel: x\nmemroy: 1G\n')],
+      64,
+      'SPEC_UNKNOWN_KEY',
+      /Did you mean 'memory'/,
+    ],
     ['a machine file that is missing', [join(dir, 'b.yaml')], 66, 'FILE_MISSING', /b\.yaml/],
   ];
   test.each(cases)('%s', (_, args, status, code, text) => {
@@ -90,7 +123,10 @@ describe('nyx run refuses', () => {
     const left = readdirSync(join(runDir, 'nyx'));
     // Only machines that came as far as starting processes are kept, for their logs.
     expect(left.length).toBeLessThanOrEqual(5);
-    const ps = spawnSync(process.execPath, [nyx, 'ps', '--json'], { encoding: 'utf8', env: { PATH: process.env.PATH, XDG_RUNTIME_DIR: runDir } });
+    const ps = spawnSync(process.execPath, [nyx, 'ps', '--json'], {
+      encoding: 'utf8',
+      env: { PATH: process.env.PATH, XDG_RUNTIME_DIR: runDir },
+    });
     for (const vm of JSON.parse(ps.stdout)) expect(vm.state).toBe('failed');
   });
 });
@@ -108,7 +144,13 @@ describe('preflight', () => {
   test('a gzip initrd that was cut', async () => {
     const whole = gzipSync(Buffer.alloc(100_000, 'nyx'));
     const path = file('cut.gz', whole);
-    const loader = (): BootLoader => new BootLoader(parseSpec({ kernel, initrd: path }), { disks: [], initrd: openSync(path, 'r') }, new ArrayBuffer(1 << 20), 1 << 20);
+    const loader = (): BootLoader =>
+      new BootLoader(
+        parseSpec({ kernel, initrd: path }),
+        { disks: [], initrd: openSync(path, 'r') },
+        new ArrayBuffer(1 << 20),
+        1 << 20,
+      );
     expect(await code(() => loader().verify())).toBe('none');
     truncateSync(path, whole.length - 20);
     expect(await code(() => loader().verify())).toBe('INITRD_INVALID');

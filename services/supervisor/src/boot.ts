@@ -2,7 +2,17 @@
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
-import { BootError, type BootPlan, checkInitrd, e820Map, GuestRam, loadFirmware, loadKernel, planReset, writeAcpi } from '@nyx/boot';
+import {
+  BootError,
+  type BootPlan,
+  checkInitrd,
+  e820Map,
+  GuestRam,
+  loadFirmware,
+  loadKernel,
+  planReset,
+  writeAcpi,
+} from '@nyx/boot';
 import { execWire } from '@nyx/protocol';
 import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -27,7 +37,11 @@ export const bootError = (e: unknown, paths: Partial<Record<ErrorCode, string | 
   if (!(e instanceof BootError)) return e;
   const code = kinds.find(([pattern]) => pattern.test(e.code))?.[1] ?? 'KERNEL_INVALID';
   const path = paths[code];
-  return new NyxError(code, { expected: e.expected, got: path ? `${path}: ${e.got}` : e.got, hint: e.advice }, { cause: e });
+  return new NyxError(
+    code,
+    { expected: e.expected, got: path ? `${path}: ${e.got}` : e.got, hint: e.advice },
+    { cause: e },
+  );
 };
 
 export class BootLoader {
@@ -55,7 +69,10 @@ export class BootLoader {
     const initrd = readWhole(this.files.initrd);
     if (initrd[0] !== 0x1f || initrd[1] !== 0x8b) return;
     await promisify(gunzip)(initrd).catch((e: Error) => {
-      throw new NyxError('INITRD_INVALID', { expected: 'a whole gzip file', got: `${this.spec.initrd}: ${e.message} after ${initrd.length} bytes` });
+      throw new NyxError('INITRD_INVALID', {
+        expected: 'a whole gzip file',
+        got: `${this.spec.initrd}: ${e.message} after ${initrd.length} bytes`,
+      });
     });
   }
 

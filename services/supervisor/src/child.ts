@@ -84,6 +84,8 @@ export class Child {
     this.#alive = false;
     this.#socket.close();
     const { exitCode, signalCode } = this.#process;
-    this.options.onDeath(signalCode ? `killed by ${signalCode}` : exitCode !== null ? `exited ${exitCode}` : 'ended');
+    this.options.onDeath(
+      signalCode ? `killed by ${signalCode}` : exitCode !== null ? `exited ${exitCode}` : 'ended',
+    );
   }
 }

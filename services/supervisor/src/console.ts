@@ -129,14 +129,17 @@ export class ConsoleServer {
   async close(): Promise<void> {
     this.#server.close();
     await Promise.all(
-      [...this.#clients].map((c) => new Promise<void>((done) => {
-        const patience = setTimeout(() => c.destroy(), 500);
-        c.once('close', () => {
-          clearTimeout(patience);
-          done();
-        });
-        c.end();
-      })),
+      [...this.#clients].map(
+        (c) =>
+          new Promise<void>((done) => {
+            const patience = setTimeout(() => c.destroy(), 500);
+            c.once('close', () => {
+              clearTimeout(patience);
+              done();
+            });
+            c.end();
+          }),
+      ),
     );
     await new Promise<void>((done) => this.#log.end(() => done()));
   }

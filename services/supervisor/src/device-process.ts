@@ -42,6 +42,7 @@ export class DeviceProcess {
   /** Why the present recovery runs, and since when (ns); undefined at the first start. */
   #recovering: { reason: string; since: number } | undefined;
   #reason: string | undefined;
+  #wished = false;
   #stopped = false;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
@@ -72,10 +73,14 @@ export class DeviceProcess {
     });
   }
 
-  /** Ends whoever is there; the successor starts. `reason` is what the report will say. */
+  /**
+   * Ends whoever is there; the successor starts. `reason` is what the report will say. Without one it is somebody's wish, which
+   * counts neither for the budget nor for the back-off.
+   */
   kill(reason?: string): number {
     const pid = this.pid;
     this.#reason = reason;
+    this.#wished = reason === undefined;
     this.#child?.child.kill();
     return pid;
   }
@@ -152,7 +157,10 @@ export class DeviceProcess {
   }
 
   #silent(): void {
-    const e = new NyxError('DEVICE_SILENT', { expected: `'${this.name}' to serve within ${this.rules.startTimeout} s`, got: 'no answer' });
+    const e = new NyxError('DEVICE_SILENT', {
+      expected: `'${this.name}' to serve within ${this.rules.startTimeout} s`,
+      got: 'no answer',
+    });
     this.error = e;
     this.kill('never answered');
   }
@@ -165,13 +173,21 @@ export class DeviceProcess {
     this.#reason = undefined;
     this.events.died(child.child.pid, reason);
     if (this.#first) {
-      this.#giveUp(this.error ?? new NyxError('DEVICE_FAILED', { got: `'${this.name}' ${reason} before it served` }));
+      this.#giveUp(
+        this.error ?? new NyxError('DEVICE_FAILED', { got: `'${this.name}' ${reason} before it served` }),
+      );
       return;
     }
     if (this.state === 'isolated') return;
-    const wait = this.#policy.died(Date.now());
+    const wait = this.#wished ? 0 : this.#policy.died(Date.now());
+    this.#wished = false;
     if (wait === undefined) {
-      this.#giveUp(new NyxError('DEVICE_CRASH_LOOP', { expected: `at most ${this.rules.budget} restarts in ${this.rules.window} s`, got: `'${this.name}' ${reason} again` }));
+      this.#giveUp(
+        new NyxError('DEVICE_CRASH_LOOP', {
+          expected: `at most ${this.rules.budget} restarts in ${this.rules.window} s`,
+          got: `'${this.name}' ${reason} again`,
+        }),
+      );
       return;
     }
     this.restarts++;

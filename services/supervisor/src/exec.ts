@@ -1,9 +1,9 @@
 /** Commands in the guest, one at a time, over COM2 (libs/protocol/src/exec.ts), and the socket that clients ask by. */
 import { randomBytes } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
-import { controlWire, encodeFrame, ExecAsk, ExecFrame, wireErrorOf } from '@nyx/protocol/control';
-import { NyxError } from '@nyx/protocol/errors';
 import { ExecParser, type ExecSink, execRequest, execWire } from '@nyx/protocol';
+import { controlWire, ExecAsk, ExecFrame, encodeFrame, wireErrorOf } from '@nyx/protocol/control';
+import { NyxError } from '@nyx/protocol/errors';
 
 interface Job {
   command: string;
@@ -34,7 +34,12 @@ export class ExecChannel {
   run(command: string, timeout: number, sink: Job['sink']): { cancel(): void } {
     const job: Job = { command, timeout, sink, gone: false };
     if (Buffer.byteLength(command) > execWire.maxCommand)
-      sink.error(new NyxError('COMMAND_TOO_LONG', { expected: `at most ${execWire.maxCommand} bytes`, got: `${Buffer.byteLength(command)}` }));
+      sink.error(
+        new NyxError('COMMAND_TOO_LONG', {
+          expected: `at most ${execWire.maxCommand} bytes`,
+          got: `${Buffer.byteLength(command)}`,
+        }),
+      );
     else {
       job.timer = setTimeout(() => this.#late(job), timeout * 1000);
       this.#queue.push(job);
@@ -50,7 +55,10 @@ export class ExecChannel {
 
   /** Bytes of COM2. */
   feed(bytes: Buffer, lost: number): void {
-    if (lost > 0 && this.#job) this.#finish((s) => s.error(new NyxError('EXEC_LOST', { expected: 'all output', got: `${lost} bytes too many at once` })));
+    if (lost > 0 && this.#job)
+      this.#finish((s) =>
+        s.error(new NyxError('EXEC_LOST', { expected: 'all output', got: `${lost} bytes too many at once` })),
+      );
     // READY may be cut anywhere; it also comes when the guest has started anew.
     const all = Buffer.concat([this.#tail, bytes]);
     const ready = all.includes(execWire.ready);
@@ -69,7 +77,8 @@ export class ExecChannel {
   reset(why: string): void {
     this.ready = false;
     this.#tail = Buffer.alloc(0);
-    if (this.#job) this.#finish((s) => s.error(new NyxError('EXEC_LOST', { expected: 'the command to end', got: why })));
+    if (this.#job)
+      this.#finish((s) => s.error(new NyxError('EXEC_LOST', { expected: 'the command to end', got: why })));
   }
 
   /** The machine ends: nobody waits any longer. */
@@ -77,7 +86,8 @@ export class ExecChannel {
     this.reset(why);
     for (const job of this.#queue.splice(0)) {
       clearTimeout(job.timer);
-      if (!job.gone) job.sink.error(new NyxError('EXEC_LOST', { expected: 'the command to start', got: why }));
+      if (!job.gone)
+        job.sink.error(new NyxError('EXEC_LOST', { expected: 'the command to start', got: why }));
     }
   }
 
@@ -112,7 +122,12 @@ export class ExecChannel {
     job.gone = true;
     // The command itself goes on in the guest; later ones wait for it.
     const code = this.ready || this.#job ? 'EXEC_TIMEOUT' : 'EXEC_NO_AGENT';
-    job.sink.error(new NyxError(code, { expected: `${code === 'EXEC_TIMEOUT' ? 'an end' : 'a guest that listens'} within ${job.timeout} s`, got: 'none' }));
+    job.sink.error(
+      new NyxError(code, {
+        expected: `${code === 'EXEC_TIMEOUT' ? 'an end' : 'a guest that listens'} within ${job.timeout} s`,
+        got: 'none',
+      }),
+    );
   }
 }
 
@@ -129,7 +144,10 @@ export const serveExec = (path: string, channel: ExecChannel): Server => {
     client.on('data', (bytes) => {
       if (job) return;
       asked += bytes.toString();
-      if (asked.length > 2 * execWire.maxCommand + 1024) fail(new NyxError('COMMAND_TOO_LONG', { expected: `at most ${execWire.maxCommand} bytes`, got: 'more' }));
+      if (asked.length > 2 * execWire.maxCommand + 1024)
+        fail(
+          new NyxError('COMMAND_TOO_LONG', { expected: `at most ${execWire.maxCommand} bytes`, got: 'more' }),
+        );
       if (!asked.includes('\n')) return;
       try {
         const ask = ExecAsk.parse(JSON.parse(asked));
@@ -144,7 +162,12 @@ export const serveExec = (path: string, channel: ExecChannel): Server => {
           error: fail,
         });
       } catch {
-        fail(new NyxError('PROTOCOL_INVALID', { expected: `a command of version ${controlWire.version}`, got: asked.slice(0, 80) }));
+        fail(
+          new NyxError('PROTOCOL_INVALID', {
+            expected: `a command of version ${controlWire.version}`,
+            got: asked.slice(0, 80),
+          }),
+        );
       }
     });
   });

@@ -10,7 +10,13 @@ export const fwCfgBlob = (spec: VmSpec): Uint8Array => {
   const items: Record<number, Uint8Array> = {};
   const files: { name: string; data: Uint8Array }[] = [];
   const menu = spec.bootMenu === undefined ? {} : { bootMenuMs: Math.round(spec.bootMenu * 1000) };
-  for (const item of fwCfgItems({ cpus: spec.cpus, ramBytes: spec.memory, hasDma: true, hasMouse: true, ...menu })) {
+  for (const item of fwCfgItems({
+    cpus: spec.cpus,
+    ramBytes: spec.memory,
+    hasDma: true,
+    hasMouse: true,
+    ...menu,
+  })) {
     if ('file' in item) files.push({ name: item.file, data: item.bytes });
     else if (!own.includes(item.key)) items[item.key] = item.bytes;
   }

@@ -21,68 +21,98 @@ const image: Image | undefined = await new ImageStore().build('debian').catch((e
   return undefined;
 });
 
-const spec = (name: string): VmSpecInput => ({ name, kernel: image!.vmlinux, initrd: image!.initrd, append: image!.cmdline, memory: '256M', accel: 'soft', agent: true });
+const spec = (name: string): VmSpecInput => ({
+  name,
+  kernel: image!.vmlinux,
+  initrd: image!.initrd,
+  append: image!.cmdline,
+  memory: '256M',
+  accel: 'soft',
+  agent: true,
+});
 const patience = { timeout: 120 };
 
 afterAll(async () => {
   for (const vm of list()) if (vm.kind === 'alive') await Vm.connect(vm.name).stop(0);
 });
 
-describe.runIf(image)('a Linux guest', () => {
-  test('is used, loses its platform process, is paused, starts anew, powers off', async () => {
-    const vm = await Vm.start(spec('g1'));
-    const events: VmEvent[] = [];
-    const listening = (async () => {
-      for await (const e of vm.events()) events.push(e);
-    })();
+describe.runIf(image)(
+  'a Linux guest',
+  () => {
+    test('is used, loses its platform process, is paused, starts anew, powers off', async () => {
+      const vm = await Vm.start(spec('g1'));
+      const events: VmEvent[] = [];
+      const listening = (async () => {
+        for await (const e of vm.events()) events.push(e);
+      })();
 
-    const first = await vm.exec('echo out; echo err >&2; exit 7', patience);
-    expect([first.status, first.stdout.toString(), first.stderr.toString()]).toEqual([7, 'out\n', 'err\n']);
+      const first = await vm.exec('echo out; echo err >&2; exit 7', patience);
+      expect([first.status, first.stdout.toString(), first.stderr.toString()]).toEqual([7, 'out\n', 'err\n']);
 
-    // Serial output is under way while the UART's process dies: no byte lost, none twice.
-    const count = vm.exec('seq 1 20000', patience);
-    await new Promise((r) => setTimeout(r, 300));
-    await vm.kill('com2');
-    expect((await count).stdout.toString()).toBe(Array.from({ length: 20_000 }, (_, i) => `${i + 1}\n`).join(''));
-    const status = await vm.status();
-    expect(status.processes[0]).toMatchObject({ name: 'platform', state: 'serving', restarts: 1 });
+      // Serial output is under way while the UART's process dies: no byte lost, none twice.
+      const count = vm.exec('seq 1 20000', patience);
+      await new Promise((r) => setTimeout(r, 300));
+      await vm.kill('com2');
+      expect((await count).stdout.toString()).toBe(
+        Array.from({ length: 20_000 }, (_, i) => `${i + 1}\n`).join(''),
+      );
+      const status = await vm.status();
+      expect(status.processes[0]).toMatchObject({ name: 'platform', state: 'serving', restarts: 1 });
 
-    await vm.pause();
-    const before = (await vm.status()).guestNs;
-    await new Promise((r) => setTimeout(r, 200));
-    expect((await vm.status()).guestNs).toBe(before);
-    await vm.resume();
+      await vm.pause();
+      const before = (await vm.status()).guestNs;
+      await new Promise((r) => setTimeout(r, 200));
+      expect((await vm.status()).guestNs).toBe(before);
+      await vm.resume();
 
-    await vm.exec('touch /tmp/before-reset', patience);
-    await vm.reset();
-    expect((await vm.exec('test -e /tmp/before-reset; echo $?', patience)).stdout.toString()).toBe('1\n');
+      await vm.exec('touch /tmp/before-reset', patience);
+      await vm.reset();
+      expect((await vm.exec('test -e /tmp/before-reset; echo $?', patience)).stdout.toString()).toBe('1\n');
 
-    expect(await vm.stop(60)).toEqual({ forced: false });
-    await vm.launched!.ended;
-    await listening;
-    const types = events.map((e) => (e.type === 'state' ? e.to : e.type === 'machine' ? e.event : e.type));
-    for (const t of ['death', 'recovered', 'paused', 'resetting', 'shutdown', 'stopped']) expect(types).toContain(t);
-    expect(list()).toEqual([]);
-  });
+      expect(await vm.stop(60)).toEqual({ forced: false });
+      await vm.launched!.ended;
+      await listening;
+      const types = events.map((e) => (e.type === 'state' ? e.to : e.type === 'machine' ? e.event : e.type));
+      for (const t of ['death', 'recovered', 'paused', 'resetting', 'shutdown', 'stopped'])
+        expect(types).toContain(t);
+      expect(list()).toEqual([]);
+    });
 
-  test('one command by `nyx run --exec`: output and status are the command\'s', () => {
-    const args = ['--kernel', image!.vmlinux, '--initrd', image!.initrd, '--append', image!.cmdline, '--memory', '256M', '--accel', 'soft'];
-    const r = spawnSync(process.execPath, [nyx, 'run', ...args, '--exec', 'cat /proc/sys/kernel/ostype; false'], { encoding: 'utf8', timeout: 120_000 });
-    expect([r.stdout, r.stderr, r.status]).toEqual(['Linux\n', '', 1]);
-    expect(list()).toEqual([]);
-  });
+    test("one command by `nyx run --exec`: output and status are the command's", () => {
+      const args = [
+        '--kernel',
+        image!.vmlinux,
+        '--initrd',
+        image!.initrd,
+        '--append',
+        image!.cmdline,
+        '--memory',
+        '256M',
+        '--accel',
+        'soft',
+      ];
+      const r = spawnSync(
+        process.execPath,
+        [nyx, 'run', ...args, '--exec', 'cat /proc/sys/kernel/ostype; false'],
+        { encoding: 'utf8', timeout: 120_000 },
+      );
+      expect([r.stdout, r.stderr, r.status]).toEqual(['Linux\n', '', 1]);
+      expect(list()).toEqual([]);
+    });
 
-  test('goes on when its supervisor is killed', async () => {
-    const vm = await Vm.start(spec('g3'));
-    await vm.exec('true', patience);
-    const { pid, vcpuPid } = await vm.status();
-    process.kill(pid, 'SIGKILL');
-    await vm.launched!.ended.catch((e) => expect(e.code).toBe('SUPERVISOR_DIED'));
-    // It still uses the CPU or sleeps; it is not gone.
-    process.kill(vcpuPid, 0);
-    expect(list()).toMatchObject([{ name: 'g3', kind: 'orphaned' }]);
-    const stop = spawnSync(process.execPath, [nyx, 'stop', 'g3', '--force'], { encoding: 'utf8' });
-    expect(stop.stdout).toBe("'g3' is gone.\n");
-    expect(list()).toEqual([]);
-  });
-}, 240_000);
+    test('goes on when its supervisor is killed', async () => {
+      const vm = await Vm.start(spec('g3'));
+      await vm.exec('true', patience);
+      const { pid, vcpuPid } = await vm.status();
+      process.kill(pid, 'SIGKILL');
+      await vm.launched!.ended.catch((e) => expect(e.code).toBe('SUPERVISOR_DIED'));
+      // It still uses the CPU or sleeps; it is not gone.
+      process.kill(vcpuPid, 0);
+      expect(list()).toMatchObject([{ name: 'g3', kind: 'orphaned' }]);
+      const stop = spawnSync(process.execPath, [nyx, 'stop', 'g3', '--force'], { encoding: 'utf8' });
+      expect(stop.stdout).toBe("'g3' is gone.\n");
+      expect(list()).toEqual([]);
+    });
+  },
+  240_000,
+);

@@ -51,7 +51,8 @@ export class Lifecycle {
   /** @throws NyxError VM_STATE when the way is not in the table. */
   go(to: VmState): void {
     const from = this.#state;
-    if (!this.can(to)) throw new NyxError('VM_STATE', { expected: `a state that may become ${to}`, got: from });
+    if (!this.can(to))
+      throw new NyxError('VM_STATE', { expected: `a state that may become ${to}`, got: from });
     this.#state = to;
     this.since = Date.now();
     this.#changed(from, to);
@@ -59,6 +60,7 @@ export class Lifecycle {
 
   /** @throws NyxError VM_STATE unless the state is one of these. */
   require(...states: VmState[]): void {
-    if (!states.includes(this.#state)) throw new NyxError('VM_STATE', { expected: states.join(' or '), got: this.#state });
+    if (!states.includes(this.#state))
+      throw new NyxError('VM_STATE', { expected: states.join(' or '), got: this.#state });
   }
 }

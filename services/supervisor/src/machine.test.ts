@@ -11,11 +11,27 @@ import { Machine } from './machine.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nyx-machine-'));
 const double = fileURLToPath(new URL('testing/double.cjs', import.meta.url));
-const behaviours = ['good', 'silent', 'crash', 'refuse', 'garbage', 'hang', 'loop', 'vcpu', 'vcpu-reject', 'vcpu-dies', 'vcpu-shutdown', 'vcpu-error'];
+const behaviours = [
+  'good',
+  'silent',
+  'crash',
+  'refuse',
+  'garbage',
+  'hang',
+  'loop',
+  'vcpu',
+  'vcpu-reject',
+  'vcpu-dies',
+  'vcpu-shutdown',
+  'vcpu-error',
+];
 for (const b of behaviours) symlinkSync(double, join(dir, `${b}.cjs`));
 // nyx-vcpu is a program of its own.
 for (const b of behaviours.filter((x) => x.startsWith('vcpu'))) {
-  writeFileSync(join(dir, b), `#!/bin/sh\nexec ${process.execPath} --preserve-symlinks-main ${join(dir, `${b}.cjs`)}\n`);
+  writeFileSync(
+    join(dir, b),
+    `#!/bin/sh\nexec ${process.execPath} --preserve-symlinks-main ${join(dir, `${b}.cjs`)}\n`,
+  );
   chmodSync(join(dir, b), 0o755);
 }
 writeFileSync(join(dir, 'bios'), Buffer.alloc(0x10000));
@@ -84,7 +100,16 @@ describe('a machine', () => {
     expect(machine.status()).toMatchObject({ state: 'running', resets: 1, memory: 16 * 2 ** 20 });
     expect(await machine.stop(0)).toBe(true);
     expect((await ended).state).toBe('stopped');
-    expect(events.flatMap((e) => (e.type === 'state' ? [e.to] : []))).toEqual(['starting', 'running', 'paused', 'running', 'resetting', 'running', 'stopping', 'stopped']);
+    expect(events.flatMap((e) => (e.type === 'state' ? [e.to] : []))).toEqual([
+      'starting',
+      'running',
+      'paused',
+      'running',
+      'resetting',
+      'running',
+      'stopping',
+      'stopped',
+    ]);
     // Nobody is left behind.
     await new Promise((r) => setTimeout(r, 100));
     for (const pid of pids.values()) expect(() => process.kill(pid, 0)).toThrow();

@@ -5,7 +5,7 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ControlEvent } from '@nyx/protocol';
-import { sockets, type Status, type VmEvent } from '@nyx/protocol/control';
+import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -73,10 +73,12 @@ export class Machine {
     this.#life = new Lifecycle((from, to) => this.#changed(from, to));
     this.#resources = new Resources(spec.cpus, spec.memory);
     const r = this.#resources;
-    files.disks.forEach((fd, i) => r.adopt(`disk${i}`, fd));
+    for (const [i, d] of files.disks.entries()) r.adopt(`disk${i}`, d.fd);
     r.event('powerButton');
     r.blob('fwcfg', fwCfgBlob(spec));
-    this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) => this.#consoles[0]!.write(b));
+    this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) =>
+      this.#consoles[0]!.write(b),
+    );
     this.#exec = new ExecChannel(
       (b) => this.#consoles[1]!.write(b),
       () => this.#emit({ type: 'agent', at: Date.now() }),
@@ -94,13 +96,21 @@ export class Machine {
     this.#loader = new BootLoader(spec, files, r.ram.buffer, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = new Spares(o.host);
-    const { processes, part } = planProcesses(o.name, wiring(spec), r);
+    const { processes, part } = planProcesses(
+      o.name,
+      wiring(
+        spec,
+        files.disks.map((d) => d.bytes),
+      ),
+      r,
+    );
     this.#part = part;
     this.#processes = processes.map(
       (plan) =>
         new DeviceProcess(plan, this.#spares, spec.recovery, {
           started: () => this.#pids(),
-          died: (pid, reason) => this.#emit({ type: 'death', at: Date.now(), process: plan.name, pid, reason }),
+          died: (pid, reason) =>
+            this.#emit({ type: 'death', at: Date.now(), process: plan.name, pid, reason }),
           recovered: (recovery) => {
             this.#vcpu?.replaced(plan.index);
             this.#emit({ type: 'recovered', at: Date.now(), recovery });
@@ -147,7 +157,11 @@ export class Machine {
       if (this.#life.state !== 'starting') return;
       const started = await vcpu.start();
       this.#mark('started');
-      o.log('info', 'the guest runs', { engine: this.#status.accel, kvmInstructionsPerSecond: ready.b, startedNs: started.a });
+      o.log('info', 'the guest runs', {
+        engine: this.#status.accel,
+        kvmInstructionsPerSecond: ready.b,
+        startedNs: started.a,
+      });
       if (this.#life.state === 'starting') this.#life.go('running');
       for (const p of new Set(this.#processes.map((p) => p.plan.service))) this.#spares.keep(p, 500);
     } catch (e) {
@@ -201,10 +215,15 @@ export class Machine {
 
   /** @throws NyxError DEVICE_UNKNOWN, VM_STATE */
   kill(target: string): { process: string; pid: number } {
-    const p = this.#processes.find((x) => x.name === target) ?? this.#processes.find((x) => x.plan.devices.some((d) => d.name === target));
+    const p =
+      this.#processes.find((x) => x.name === target) ??
+      this.#processes.find((x) => x.plan.devices.some((d) => d.name === target));
     if (!p) {
       const names = this.#processes.flatMap((x) => [x.name, ...x.plan.devices.map((d) => d.name)]);
-      throw new NyxError('DEVICE_UNKNOWN', { expected: `one of ${[...new Set(names)].join(', ')}`, got: `'${target}'` });
+      throw new NyxError('DEVICE_UNKNOWN', {
+        expected: `one of ${[...new Set(names)].join(', ')}`,
+        got: `'${target}'`,
+      });
     }
     const pid = p.kill();
     if (pid === 0) throw new NyxError('VM_STATE', { expected: `'${p.name}' to run`, got: p.state });
@@ -227,7 +246,10 @@ export class Machine {
       agent: this.#exec.ready,
       ...(this.#error ? { error: this.#error.toJSON() } : {}),
       milestones: this.#milestones,
-      vcpus: this.#status.vcpus(spec.cpus, this.#processes.map((p) => p.name)),
+      vcpus: this.#status.vcpus(
+        spec.cpus,
+        this.#processes.map((p) => p.name),
+      ),
       processes: this.#processes.map((p) => this.#status.process(p)),
     };
   }
@@ -236,8 +258,15 @@ export class Machine {
     const r = this.#resources;
     const { spec } = this.o;
     const memories = [{ gpa: 0, size: r.lowBytes, fd: r.ram.fd, fdOffset: 0 }];
-    if (r.ramBytes > r.lowBytes) memories.push({ gpa: 2 ** 32, size: r.ramBytes - r.lowBytes, fd: r.ram.fd, fdOffset: r.lowBytes });
-    const rom = payload.rom && { gpa: payload.rom.address, size: payload.rom.bytes.length, fd: r.blob('firmware', payload.rom.bytes).fd, fdOffset: 0, readonly: true };
+    if (r.ramBytes > r.lowBytes)
+      memories.push({ gpa: 2 ** 32, size: r.ramBytes - r.lowBytes, fd: r.ram.fd, fdOffset: r.lowBytes });
+    const rom = payload.rom && {
+      gpa: payload.rom.address,
+      size: payload.rom.bytes.length,
+      fd: r.blob('firmware', payload.rom.bytes).fd,
+      fdOffset: 0,
+      readonly: true,
+    };
     return describeMachine({
       accel: spec.accel,
       cpus: spec.cpus,
@@ -262,7 +291,10 @@ export class Machine {
         this.o.log('warn', 'triple fault', { vcpu: e.a, rip: `0x${e.b.toString(16)}` });
         if (this.o.spec.onTripleFault === 'reset') this.#guestReset();
         else if (this.o.spec.onTripleFault === 'stop') this.#stop();
-        else this.#fail(new NyxError('GUEST_FAILED', { got: `triple fault of vCPU ${e.a} at 0x${e.b.toString(16)}` }));
+        else
+          this.#fail(
+            new NyxError('GUEST_FAILED', { got: `triple fault of vCPU ${e.a} at 0x${e.b.toString(16)}` }),
+          );
         break;
       case ControlEvent.violation: {
         const p = this.#processes[e.a];
@@ -277,7 +309,9 @@ export class Machine {
         this.#emit({ type: 'wait', at, process: name(e.a), ns: e.b, over: e.op === ControlEvent.answered });
         break;
       case ControlEvent.internalError:
-        this.#fail(new NyxError('VCPU_ERROR', { got: `${e.text || `exit ${e.a}`} at 0x${e.b.toString(16)}` }));
+        this.#fail(
+          new NyxError('VCPU_ERROR', { got: `${e.text || `exit ${e.a}`} at 0x${e.b.toString(16)}` }),
+        );
         break;
       case ControlEvent.rejected:
         this.#fail(rejection(e.text));
@@ -289,7 +323,8 @@ export class Machine {
     if (!event) return;
     this.#emit({ type: 'machine', at: Date.now(), event, vcpu });
     if (event === 'shutdown') this.#stop();
-    else if (event === 'panic') this.#fail(new NyxError('GUEST_FAILED', { got: 'the guest reported a panic' }));
+    else if (event === 'panic')
+      this.#fail(new NyxError('GUEST_FAILED', { got: 'the guest reported a panic' }));
     else if (event === 'reset' && this.o.spec.onReset === 'stop') this.#stop();
     // There is no waking from S3 yet: a guest that suspends starts anew, as after a power loss in that state.
     else this.#guestReset();
@@ -315,7 +350,8 @@ export class Machine {
   #powerButton(): void {
     // The ACPI power button; a guest that runs our agent is asked by that as well, for it may have no ACPI daemon.
     this.#resources.signal('powerButton');
-    if (this.#exec.ready) this.#exec.run('nyx-poweroff || poweroff', 60, { stdout() {}, stderr() {}, end() {}, error() {} });
+    if (this.#exec.ready)
+      this.#exec.run('nyx-poweroff || poweroff', 60, { stdout() {}, stderr() {}, end() {}, error() {} });
   }
 
   #stop(): void {
@@ -350,11 +386,18 @@ export class Machine {
 
   #changed(from: Status['state'], to: Status['state']): void {
     this.o.log('info', `${from} -> ${to}`);
-    this.#emit({ type: 'state', at: Date.now(), from, to, ...(to === 'failed' && this.#error ? { error: this.#error.toJSON() } : {}) });
+    this.#emit({
+      type: 'state',
+      at: Date.now(),
+      from,
+      to,
+      ...(to === 'failed' && this.#error ? { error: this.#error.toJSON() } : {}),
+    });
   }
 
   #emit(e: VmEvent): void {
-    if (e.type !== 'state') this.o.log(e.type === 'death' || e.type === 'isolated' ? 'warn' : 'info', e.type, e);
+    if (e.type !== 'state')
+      this.o.log(e.type === 'death' || e.type === 'isolated' ? 'warn' : 'info', e.type, e);
     this.o.onEvent(e);
   }
 

@@ -7,11 +7,11 @@ import { basename, join } from 'node:path';
 import { Logs } from '@nyx/log';
 import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
 import type { VmState } from '@nyx/protocol/control';
-import { asNyxError, NyxError, type WireError } from '@nyx/protocol/errors';
+import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
 import { parseSpec } from '@nyx/protocol/spec';
 import { Machine } from './machine.ts';
 import { serviceBundle, vcpuProgram } from './paths.ts';
-import { ControlServer } from './server.ts';
+import type { ControlServer } from './server.ts';
 
 const reportFd = 3;
 
@@ -52,6 +52,7 @@ const main = async (dir: string): Promise<void> => {
 
   let machine: Machine;
   let server: ControlServer | undefined;
+  let isOpen = false;
   try {
     const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
     logs.setLevel(spec.logLevel);
@@ -68,9 +69,14 @@ const main = async (dir: string): Promise<void> => {
       log: (level, message, detail) => log[level](detail ?? {}, message),
       onEvent: (e) => {
         server?.publish(e);
-        if (e.type === 'state' && e.to === 'running' && e.from === 'starting') report({ state: 'running' });
+        if (isOpen && e.type === 'state' && e.to === 'running' && e.from === 'starting')
+          report({ state: 'running' });
       },
-      onPids: (pids) => writeJson(join(dir, files.pids), [identify('nyxd', process.pid), ...pids.map((p) => identify(p.role, p.pid))]),
+      onPids: (pids) =>
+        writeJson(join(dir, files.pids), [
+          identify('nyxd', process.pid),
+          ...pids.map((p) => identify(p.role, p.pid)),
+        ]),
       onEnd: (state, error) => {
         // The answer to the `stop` that ended us goes out first.
         setTimeout(async () => {
@@ -89,7 +95,10 @@ const main = async (dir: string): Promise<void> => {
     process.exit(error.exit);
   }
 
-  server = new ControlServer(dir, {
+  // Processes start while ZeroMQ loads.
+  const starting = machine.start();
+  const { ControlServer: Server } = await import('./server.ts');
+  server = new Server(dir, {
     status: () => machine.status(),
     pause: async () => {
       await machine.pause();
@@ -108,9 +117,11 @@ const main = async (dir: string): Promise<void> => {
   });
   process.on('SIGTERM', () => void machine.stop(10));
   process.on('SIGINT', () => {});
-  const opening = server.open().catch((e) => log.error({ err: e }, 'control sockets'));
-  await machine.start();
-  await opening;
+  await server.open().catch((e) => log.error({ err: e }, 'control sockets'));
+  // Clients may come now; the report of a guest that runs already waited for this.
+  isOpen = true;
+  if (machine.state === 'running') report({ state: 'running' });
+  await starting;
 };
 
 const closeReport = (): void => {

@@ -11,7 +11,8 @@ export const built = (path: string): string => {
   for (let folder = here; ; folder = dirname(folder)) {
     const candidate = join(folder, path);
     if (existsSync(candidate)) return candidate;
-    if (folder === dirname(folder)) throw new NyxError('NOT_BUILT', { expected: path, got: `nothing above ${here}` });
+    if (folder === dirname(folder))
+      throw new NyxError('NOT_BUILT', { expected: path, got: `nothing above ${here}` });
   }
 };
 

@@ -2,9 +2,10 @@
  * From the wiring table to what processes are told: the role of each device process, and the part of the machine
  * description that is about devices. Pure but for the descriptors that Resources makes.
  */
-import { Space } from '@nyx/ring/wire';
+
 import type { Role, RoleDevice } from '@nyx/protocol';
 import type { Description } from '@nyx/protocol/describe';
+import { Space } from '@nyx/ring/wire';
 import type { ProcessMemory, Resources } from './resources.ts';
 import { controllers, type DeviceLine } from './wiring.ts';
 
@@ -19,7 +20,10 @@ export interface ProcessPlan {
   fds: number[];
 }
 
-type DevicePart = Pick<Description, 'processes' | 'devices' | 'ranges' | 'routes' | 'functions' | 'pic' | 'ioapic'>;
+type DevicePart = Pick<
+  Description,
+  'processes' | 'devices' | 'ranges' | 'routes' | 'functions' | 'pic' | 'ioapic'
+>;
 
 /** Numbers descriptors in the order in which they are first named. */
 class Fds {
@@ -30,26 +34,51 @@ class Fds {
   }
 }
 
-const gsiOf = (route: string): number | undefined => (route.startsWith('line ') ? Number(route.slice(5)) : undefined);
+const gsiOf = (route: string): number | undefined =>
+  route.startsWith('line ') ? Number(route.slice(5)) : undefined;
 
 /** @throws RangeError when a line names a resource that was not made (a mistake in the table). */
-export function planProcesses(vm: string, lines: readonly DeviceLine[], r: Resources): { processes: ProcessPlan[]; part: DevicePart } {
+export function planProcesses(
+  vm: string,
+  lines: readonly DeviceLine[],
+  r: Resources,
+): { processes: ProcessPlan[]; part: DevicePart } {
   const groups = new Map<string, DeviceLine[]>();
   for (const line of lines) groups.set(line.process, [...(groups.get(line.process) ?? []), line]);
   const home = lines.find((l) => l.name === controllers.ioapic)?.process;
-  const part: DevicePart = { processes: [], devices: [], ranges: [], routes: [], functions: [], ...controllers };
+  const part: DevicePart = {
+    processes: [],
+    devices: [],
+    ranges: [],
+    routes: [],
+    functions: [],
+    ...controllers,
+  };
 
   const processes = [...groups].map(([name, devices], index): ProcessPlan => {
-    const memory = r.process(name, devices.reduce((n, d) => n + (d.irqs?.length ?? 0), 0));
+    const memory = r.process(
+      name,
+      devices.reduce((n, d) => n + (d.irqs?.length ?? 0), 0),
+    );
     const fds = new Fds();
-    part.processes.push({ name, ring: memory.ring.fd, kick: memory.kick, irqPage: memory.irqPage.fd, irqEvent: memory.irqEvent });
+    part.processes.push({
+      name,
+      ring: memory.ring.fd,
+      kick: memory.kick,
+      irqPage: memory.irqPage.fd,
+      irqEvent: memory.irqEvent,
+    });
     let irqBase = 0;
     const roleDevices = devices.map((d, i): RoleDevice => {
       const irqs = d.irqs ?? [];
       const state = r.block(d.name);
       part.devices.push({ name: d.name, process: name, index: i, state, irqBase, irqCount: irqs.length });
-      for (const [places, space] of [[d.pio, Space.pio], [d.mmio, Space.mmio]] as const)
-        for (const [base, length, region] of places ?? []) part.ranges.push({ device: d.name, space, region, base, length });
+      for (const [places, space] of [
+        [d.pio, Space.pio],
+        [d.mmio, Space.mmio],
+      ] as const)
+        for (const [base, length, region] of places ?? [])
+          part.ranges.push({ device: d.name, space, region, base, length });
       if (d.bdf !== undefined) part.functions.push({ bdf: d.bdf, device: d.name, region: 0 });
 
       const gsi: Record<string, number> = {};
@@ -66,7 +95,14 @@ export function planProcesses(vm: string, lines: readonly DeviceLine[], r: Resou
         if (fd === undefined) throw new RangeError(`${d.name} wants '${resource}', which was not made`);
         named[as] = fds.of(fd);
       }
-      const device: RoleDevice = { name: d.name, kind: d.kind, config: d.config ?? {}, state: fds.of(state), irqBase, fds: named };
+      const device: RoleDevice = {
+        name: d.name,
+        kind: d.kind,
+        config: d.config ?? {},
+        state: fds.of(state),
+        irqBase,
+        fds: named,
+      };
       if (Object.keys(gsi).length > 0) device.gsi = gsi;
       irqBase += irqs.length;
       return device;

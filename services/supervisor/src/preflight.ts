@@ -3,6 +3,13 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } fro
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 
+/** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
+const blockBytes = (rdev: number): number => {
+  const major = (rdev >>> 8) & 0xfff;
+  const minor = (rdev & 0xff) | ((rdev >>> 12) & 0xfff00);
+  return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * 512;
+};
+
 /** Opens a regular file (or block device). @throws NyxError FILE_MISSING, FILE_DENIED, FILE_KIND */
 export const openFile = (path: string, what: string, write = false): { fd: number; bytes: number } => {
   let fd: number;
@@ -12,15 +19,23 @@ export const openFile = (path: string, what: string, write = false): { fd: numbe
   } catch (e) {
     const code = (e as NodeJS.ErrnoException).code;
     const got = `${path} (${code})`;
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw new NyxError('FILE_MISSING', { expected: `a file for the ${what}`, got });
-    if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') throw new NyxError('FILE_DENIED', { expected: `leave to ${write ? 'read and write' : 'read'} the ${what}`, got });
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      throw new NyxError('FILE_MISSING', { expected: `a file for the ${what}`, got });
+    if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')
+      throw new NyxError('FILE_DENIED', {
+        expected: `leave to ${write ? 'read and write' : 'read'} the ${what}`,
+        got,
+      });
     throw new NyxError('FILE_KIND', { expected: `a file for the ${what}`, got });
   }
   const s = fstatSync(fd);
   if (s.isFile()) return { fd, bytes: s.size };
-  if (s.isBlockDevice()) return { fd, bytes: -1 };
+  if (s.isBlockDevice()) return { fd, bytes: blockBytes(s.rdev) };
   closeSync(fd);
-  throw new NyxError('FILE_KIND', { expected: `a regular file or a block device for the ${what}`, got: `${path} (${s.isDirectory() ? 'a directory' : 'something else'})` });
+  throw new NyxError('FILE_KIND', {
+    expected: `a regular file or a block device for the ${what}`,
+    got: `${path} (${s.isDirectory() ? 'a directory' : 'something else'})`,
+  });
 };
 
 /** Reads a whole file from the start, however its offset stands: boot files are read again at each reset. */
@@ -55,7 +70,10 @@ export interface HostMemory {
   total: number;
   available: number;
 }
-export const hostMemory = (): HostMemory => ({ total: Math.min(meminfo('MemTotal'), cgroupLimit()), available: meminfo('MemAvailable') });
+export const hostMemory = (): HostMemory => ({
+  total: Math.min(meminfo('MemTotal'), cgroupLimit()),
+  available: meminfo('MemAvailable'),
+});
 
 const mib = (n: number): string => `${Math.floor(n / 2 ** 20)} MiB`;
 
@@ -64,15 +82,23 @@ const mib = (n: number): string => `${Math.floor(n / 2 ** 20)} MiB`;
  * out of memory while its guest only zeroes pages. @throws NyxError MEMORY_TOO_LARGE
  */
 export const checkMemory = (bytes: number, host: HostMemory = hostMemory()): void => {
-  if (bytes > host.total) throw new NyxError('MEMORY_TOO_LARGE', { expected: `at most ${mib(host.total)}, what this host has`, got: mib(bytes) });
-  if (bytes > host.available) throw new NyxError('MEMORY_TOO_LARGE', { expected: `at most ${mib(host.available)}, what is free on this host`, got: mib(bytes) });
+  if (bytes > host.total)
+    throw new NyxError('MEMORY_TOO_LARGE', {
+      expected: `at most ${mib(host.total)}, what this host has`,
+      got: mib(bytes),
+    });
+  if (bytes > host.available)
+    throw new NyxError('MEMORY_TOO_LARGE', {
+      expected: `at most ${mib(host.available)}, what is free on this host`,
+      got: mib(bytes),
+    });
 };
 
 export interface OpenedFiles {
   kernel?: number;
   initrd?: number;
   bios?: number;
-  disks: number[];
+  disks: { fd: number; bytes: number }[];
 }
 
 /** Opens everything that the specification names. @throws NyxError FILE_*, DISK_INVALID, MEMORY_TOO_LARGE; nothing stays open then. */
@@ -91,8 +117,12 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     if (spec.bios !== undefined) files.bios = open(spec.bios, 'bios').fd;
     spec.disks.forEach((d, i) => {
       const f = open(d.path, `disk ${i}`, !d.readonly);
-      if (f.bytes >= 0 && (f.bytes === 0 || f.bytes % 512 !== 0)) throw new NyxError('DISK_INVALID', { expected: 'a raw image of whole sectors (512 bytes)', got: `${d.path}: ${f.bytes} bytes` });
-      files.disks.push(f.fd);
+      if (f.bytes === 0 || f.bytes % 512 !== 0)
+        throw new NyxError('DISK_INVALID', {
+          expected: 'a raw image of whole sectors (512 bytes)',
+          got: `${d.path}: ${f.bytes} bytes`,
+        });
+      files.disks.push(f);
     });
     return files;
   } catch (e) {

@@ -60,8 +60,10 @@ export class HangDetector {
     let stuck: string | undefined;
     v.rings.forEach((r, i) => {
       const seen = this.#tails[i];
-      if (gap || !seen || seen.tail !== r.tail || r.head === r.tail) this.#tails[i] = { tail: r.tail, since: now };
-      else if (now - seen.since >= this.timeout) stuck ??= `hangs: request ${r.tail + 1} of ring ${i} is not answered`;
+      if (gap || !seen || seen.tail !== r.tail || r.head === r.tail)
+        this.#tails[i] = { tail: r.tail, since: now };
+      else if (now - seen.since >= this.timeout)
+        stuck ??= `hangs: request ${r.tail + 1} of ring ${i} is not answered`;
     });
     if (now - this.#since >= this.timeout) return 'hangs: no heartbeat';
     return stuck;

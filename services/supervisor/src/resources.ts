@@ -2,7 +2,17 @@
 import { consoleWire, formatConsole } from '@nyx/device';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
 import { NyxError } from '@nyx/protocol/errors';
-import { defaultBlockBytes, formatIrqPage, formatPageMap, formatRings, formatVmPage, irqPageBytes, pageMapBytes, ringsBytes, vmPageBytes } from '@nyx/ring';
+import {
+  defaultBlockBytes,
+  formatIrqPage,
+  formatPageMap,
+  formatRings,
+  formatVmPage,
+  irqPageBytes,
+  pageMapBytes,
+  ringsBytes,
+  vmPageBytes,
+} from '@nyx/ring';
 
 /** A memfd and its mapping in this process. */
 export interface Shared {
@@ -38,7 +48,11 @@ export class Resources {
     try {
       this.ram = this.#shared('nyx-ram', ramBytes);
     } catch (e) {
-      throw new NyxError('MEMORY_TOO_LARGE', { expected: `${ramBytes / 2 ** 20} MiB of shared memory`, got: String((e as Error).message) }, { cause: e });
+      throw new NyxError(
+        'MEMORY_TOO_LARGE',
+        { expected: `${ramBytes / 2 ** 20} MiB of shared memory`, got: String((e as Error).message) },
+        { cause: e },
+      );
     }
     this.vmPage = this.#shared('nyx-vm', vmPageBytes);
     formatVmPage(this.vmPage.buffer, { cpus, wallClock: Math.floor(Date.now() / 1000) });

@@ -2,10 +2,10 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { execIn } from '@nyx/nyx/exec';
 import { ControlClient } from '@nyx/nyx/client';
+import { execIn } from '@nyx/nyx/exec';
 import { agentScript } from '@nyx/protocol';
-import { decodeReply, sockets, type Status, type VmEvent } from '@nyx/protocol/control';
+import { decodeReply, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
 import { pack } from 'msgpackr';
 import { afterAll, describe, expect, test } from 'vitest';
@@ -15,7 +15,20 @@ import { ControlServer } from './server.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nyx-server-'));
 const status: Status = {
-  name: 'x', state: 'running', since: 1, pid: 2, vcpuPid: 3, accel: 'soft', cpus: 1, memory: 2 ** 29, guestNs: 5, resets: 0, agent: false, milestones: { a: 1 }, vcpus: [], processes: [],
+  name: 'x',
+  state: 'running',
+  since: 1,
+  pid: 2,
+  vcpuPid: 3,
+  accel: 'soft',
+  cpus: 1,
+  memory: 2 ** 29,
+  guestNs: 5,
+  resets: 0,
+  agent: false,
+  milestones: { a: 1 },
+  vcpus: [],
+  processes: [],
 };
 
 describe('the control plane over its sockets', async () => {
@@ -41,7 +54,11 @@ describe('the control plane over its sockets', async () => {
     const stop = client.request('stop', { timeout: 0 });
     expect(await client.request('status', {})).toEqual(status);
     expect(await client.request('kill', { target: 'disk0' })).toEqual({ process: 'disk0', pid: 7 });
-    await expect(client.request('pause', {})).rejects.toMatchObject({ code: 'VM_STATE', expected: 'running', got: 'paused' });
+    await expect(client.request('pause', {})).rejects.toMatchObject({
+      code: 'VM_STATE',
+      expected: 'running',
+      got: 'paused',
+    });
     expect(await stop).toEqual({ forced: false });
   });
 
@@ -56,10 +73,19 @@ describe('the control plane over its sockets', async () => {
       await dealer.send(frames);
       return decodeReply((await dealer.receive()).at(-1) as Buffer);
     };
-    expect(await ask([Buffer.from([0xc1, 0xff])])).toMatchObject({ id: 0, error: { code: 'PROTOCOL_INVALID' } });
+    expect(await ask([Buffer.from([0xc1, 0xff])])).toMatchObject({
+      id: 0,
+      error: { code: 'PROTOCOL_INVALID' },
+    });
     expect(await ask([Buffer.alloc(0)])).toMatchObject({ error: { code: 'PROTOCOL_INVALID' } });
-    expect(await ask([pack({ v: 99, id: 5, op: 'status', args: {} })])).toMatchObject({ id: 5, error: { code: 'PROTOCOL_VERSION' } });
-    expect(await ask([pack({ v: 1, id: 6, op: 'status', args: {} })])).toMatchObject({ id: 6, result: { name: 'x' } });
+    expect(await ask([pack({ v: 99, id: 5, op: 'status', args: {} })])).toMatchObject({
+      id: 5,
+      error: { code: 'PROTOCOL_VERSION' },
+    });
+    expect(await ask([pack({ v: 1, id: 6, op: 'status', args: {} })])).toMatchObject({
+      id: 6,
+      result: { name: 'x' },
+    });
     dealer.close();
   });
 
@@ -80,7 +106,9 @@ describe('commands in the guest', () => {
   const file = join(dir, 'agent');
   writeFileSync(file, agentScript);
   const start = () => {
-    const guest = spawn('script', ['-qec', `sh ${file} /dev/tty ${dir}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'ignore'] });
+    const guest = spawn('script', ['-qec', `sh ${file} /dev/tty ${dir}`, '/dev/null'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
     const channel = new ExecChannel(
       (b) => guest.stdin.write(b),
       () => {},
@@ -96,7 +124,9 @@ describe('commands in the guest', () => {
   });
 
   test('output, status; side by side they take turns', async () => {
-    const results = await Promise.all(['echo one; exit 1', 'echo two >&2; exit 2', 'printf three'].map((c) => execIn(dir, c)));
+    const results = await Promise.all(
+      ['echo one; exit 1', 'echo two >&2; exit 2', 'printf three'].map((c) => execIn(dir, c)),
+    );
     expect(results.map((r) => [r.status, r.stdout.toString(), r.stderr.toString()])).toEqual([
       [1, 'one\n', ''],
       [2, '', 'two\n'],
@@ -110,15 +140,22 @@ describe('commands in the guest', () => {
   });
 
   test('one that takes too long is given up; the next one waits for it', async () => {
-    await expect(execIn(dir, 'sleep 0.5; echo late', { timeout: 0.1 })).rejects.toMatchObject({ code: 'EXEC_TIMEOUT' });
+    await expect(execIn(dir, 'sleep 0.5; echo late', { timeout: 0.1 })).rejects.toMatchObject({
+      code: 'EXEC_TIMEOUT',
+    });
     expect((await execIn(dir, 'echo next')).stdout.toString()).toBe('next\n');
   });
 
   test('too long a command, a guest without agent, a reset, lost bytes', async () => {
     await expect(execIn(dir, 'x'.repeat(20_000))).rejects.toMatchObject({ code: 'COMMAND_TOO_LONG' });
-    const deaf = new ExecChannel(() => {}, () => {});
+    const deaf = new ExecChannel(
+      () => {},
+      () => {},
+    );
     const outcome = (c: ExecChannel, timeout: number) =>
-      new Promise<NyxError>((resolve) => c.run('true', timeout, { stdout() {}, stderr() {}, end() {}, error: resolve }));
+      new Promise<NyxError>((resolve) =>
+        c.run('true', timeout, { stdout() {}, stderr() {}, end() {}, error: resolve }),
+      );
     expect((await outcome(deaf, 0.05)).code).toBe('EXEC_NO_AGENT');
     deaf.feed(Buffer.from('\x1eNYX-RE'), 0);
     const first = outcome(deaf, 5);

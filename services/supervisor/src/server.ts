@@ -1,6 +1,16 @@
 /** The control plane's server: ROUTER for requests, PUB for events, in the run directory. */
 import { join } from 'node:path';
-import { type Args, decodeRequest, encodeEvent, encodeReply, type Op, type Result, sockets, type VmEvent, wireErrorOf } from '@nyx/protocol/control';
+import {
+  type Args,
+  decodeRequest,
+  encodeEvent,
+  encodeReply,
+  type Op,
+  type Result,
+  sockets,
+  type VmEvent,
+  wireErrorOf,
+} from '@nyx/protocol/control';
 import { Publisher, Router } from 'zeromq';
 
 export type Handlers = { [O in Op]: (args: Args<O>) => Promise<Result<O>> | Result<O> };

@@ -29,14 +29,18 @@ export class DeviceChild {
     readonly service: string,
     host: Host,
   ) {
-    this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), host.bundle(service)], {
-      log: host.log,
-      onMessage: (bytes) => this.#message(bytes),
-      onDeath: (reason) => {
-        this.#death = reason;
-        this.#onDeath(reason);
+    this.child = new Child(
+      process.execPath,
+      [...nodeOptions, ...(host.nodeOptions ?? []), host.bundle(service)],
+      {
+        log: host.log,
+        onMessage: (bytes) => this.#message(bytes),
+        onDeath: (reason) => {
+          this.#death = reason;
+          this.#onDeath(reason);
+        },
       },
-    });
+    );
   }
 
   get death(): string | undefined {
@@ -44,7 +48,12 @@ export class DeviceChild {
   }
 
   /** Gives the role. The callbacks are from now on; a death that has happened already is told at once. */
-  assign(role: Role, fds: readonly number[], onReply: (r: RoleReply) => void, onDeath: (reason: string) => void): void {
+  assign(
+    role: Role,
+    fds: readonly number[],
+    onReply: (r: RoleReply) => void,
+    onDeath: (reason: string) => void,
+  ): void {
     this.#onReply = onReply;
     this.#onDeath = onDeath;
     if (this.#death !== undefined) {
@@ -72,12 +81,20 @@ export class DeviceChild {
 export const checkReply = (m: unknown): RoleReply => {
   const r = (typeof m === 'object' && m !== null ? m : {}) as Record<string, unknown>;
   const text = (k: string): boolean => typeof r[k] === 'string' && (r[k] as string).length < 4096;
-  const number = (k: string): boolean => typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
+  const number = (k: string): boolean =>
+    typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
   const good =
     (r.type === 'ready' && number('pid')) ||
-    (r.type === 'serving' && text('process') && ['epoch', 'attachNs', 'republished'].every(number) && Array.isArray(r.repaired)) ||
+    (r.type === 'serving' &&
+      text('process') &&
+      ['epoch', 'attachNs', 'republished'].every(number) &&
+      Array.isArray(r.repaired)) ||
     (r.type === 'failed' && text('process') && text('code') && text('message'));
-  if (!good) throw new NyxError('PROTOCOL_INVALID', { expected: 'ready, serving or failed', got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing' });
+  if (!good)
+    throw new NyxError('PROTOCOL_INVALID', {
+      expected: 'ready, serving or failed',
+      got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing',
+    });
   return r as unknown as RoleReply;
 };
 
@@ -101,7 +118,8 @@ export class Spares {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       const spare = this.#waiting.get(service);
-      if (!this.#closed && (!spare || spare.death !== undefined)) this.#waiting.set(service, new DeviceChild(service, this.host));
+      if (!this.#closed && (!spare || spare.death !== undefined))
+        this.#waiting.set(service, new DeviceChild(service, this.host));
     }, delay);
     this.#timers.add(timer);
   }

@@ -23,22 +23,38 @@ const encode = (op: number, a = 0, b = 0, payload: Uint8Array = new Uint8Array(0
   m.length = payload.length;
   m.a = a;
   m.b = b;
-  return Buffer.concat([new Uint8Array(m.$root.mem.u8.buffer as ArrayBuffer, 0, ControlMessage.bytes), payload]);
+  return Buffer.concat([
+    new Uint8Array(m.$root.mem.u8.buffer as ArrayBuffer, 0, ControlMessage.bytes),
+    payload,
+  ]);
 };
 
 /** @throws NyxError PROTOCOL_INVALID */
 export const decodeControl = (bytes: Uint8Array): VcpuEvent => {
-  if (bytes.length < ControlMessage.bytes) throw new NyxError('PROTOCOL_INVALID', { expected: `${ControlMessage.bytes} bytes or more`, got: `${bytes.length}` });
+  if (bytes.length < ControlMessage.bytes)
+    throw new NyxError('PROTOCOL_INVALID', {
+      expected: `${ControlMessage.bytes} bytes or more`,
+      got: `${bytes.length}`,
+    });
   // A copy, for its alignment.
   const m = view(ControlMessage, new Memory(bytes.slice(0, ControlMessage.bytes).buffer as ArrayBuffer));
-  if (m.length !== bytes.length - ControlMessage.bytes) throw new NyxError('PROTOCOL_INVALID', { expected: `${m.length} bytes of payload`, got: `${bytes.length - ControlMessage.bytes}` });
+  if (m.length !== bytes.length - ControlMessage.bytes)
+    throw new NyxError('PROTOCOL_INVALID', {
+      expected: `${m.length} bytes of payload`,
+      got: `${bytes.length - ControlMessage.bytes}`,
+    });
   const text = Buffer.from(bytes.subarray(ControlMessage.bytes)).toString('utf8').replaceAll('\0', '').trim();
   return { op: m.op, a: m.a, b: m.b, c: m.c, text };
 };
 
 /** Why the vCPU process does not want the machine: the engine, which is the host's matter, or the description, which is ours. */
 export const rejection = (text: string): NyxError =>
-  text.startsWith('accelerator ') ? new NyxError('ACCEL_UNAVAILABLE', { expected: 'an engine that works', got: text.slice('accelerator '.length) }) : new NyxError('VCPU_REJECTED', { got: text });
+  text.startsWith('accelerator ')
+    ? new NyxError('ACCEL_UNAVAILABLE', {
+        expected: 'an engine that works',
+        got: text.slice('accelerator '.length),
+      })
+    : new NyxError('VCPU_REJECTED', { got: text });
 
 export class Vcpu {
   readonly child: Child;
@@ -87,10 +103,20 @@ export class Vcpu {
     this.child.send(encode(ControlOp.replaced, process));
   }
 
-  #ask(message: Uint8Array, answer: number, seconds: number, fds: readonly number[] = []): Promise<VcpuEvent> {
+  #ask(
+    message: Uint8Array,
+    answer: number,
+    seconds: number,
+    fds: readonly number[] = [],
+  ): Promise<VcpuEvent> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
-        this.#fail(new NyxError('VCPU_DIED', { expected: `event ${answer} within ${seconds} s`, got: 'no answer of nyx-vcpu' }));
+        this.#fail(
+          new NyxError('VCPU_DIED', {
+            expected: `event ${answer} within ${seconds} s`,
+            got: 'no answer of nyx-vcpu',
+          }),
+        );
       }, seconds * 1000);
       const done =
         <T>(f: (v: T) => void) =>

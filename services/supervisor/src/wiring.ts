@@ -31,9 +31,15 @@ export interface DeviceLine {
 const bdf = (device: number, fn = 0): number => (device << 3) | fn;
 const repeat = (n: number, r: Route): Route[] => Array.from({ length: n }, () => r);
 const platform = { process: 'platform', service: 'platform' } as const;
-const com = (n: 1 | 2): Record<string, string> => ({ console: `com${n}`, consoleOut: `com${n}.out`, consoleIn: `com${n}.in` });
+const com = (n: 1 | 2): Record<string, string> => ({
+  console: `com${n}`,
+  consoleOut: `com${n}.out`,
+  consoleIn: `com${n}.in`,
+});
 
-export const wiring = (spec: VmSpec): DeviceLine[] => [
+/** @param diskBytes size of each disk */
+// biome-ignore format: a table, one line a device.
+export const wiring = (spec: VmSpec, diskBytes: readonly number[]): DeviceLine[] => [
   { name: 'pic', kind: 'pic8259', ...platform, pio: [[0x20, 2, 0], [0xa0, 2, 1], [0x4d0, 2, 2]], irqs: ['extint'] },
   { name: 'ioapic', kind: 'ioapic', ...platform, mmio: [[0xfec0_0000, 0x1000, 0]], irqs: repeat(24, 'msi') },
   { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 2'] },
@@ -54,7 +60,7 @@ export const wiring = (spec: VmSpec): DeviceLine[] => [
     service: 'storage',
     bdf: bdf(2 + i),
     irqs: [`line ${pciGsi(2 + i, 0)}`, ...repeat(9, 'msi')],
-    config: { readOnly: disk.readonly, serial: disk.serial ?? `nyx-disk${i}` },
+    config: { readOnly: disk.readonly, size: diskBytes[i], serial: disk.serial ?? `nyx-disk${i}` },
     fds: { file: `disk${i}` },
   })),
 ];

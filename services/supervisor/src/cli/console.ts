@@ -5,7 +5,7 @@ import { note } from './text.ts';
 
 export const make = (): Command =>
   new Command('console')
-    .description('The serial console of a machine. Ctrl-] leaves it; all other keys are the guest\'s.')
+    .description("The serial console of a machine. Ctrl-] leaves it; all other keys are the guest's.")
     .argument('[machine]', 'name; not needed when only one runs')
     .addHelpText('after', '\nExamples:\n  nyx console\n  nyx console debian')
     .action(async (machine?: string) => {

@@ -3,7 +3,12 @@ import { Vm } from '@nyx/nyx';
 import { Command } from 'commander';
 import { print } from './text.ts';
 
-const simple = (name: string, description: string, act: (vm: Vm) => Promise<void>, done: string): { make(): Command } => ({
+const simple = (
+  name: string,
+  description: string,
+  act: (vm: Vm) => Promise<void>,
+  done: string,
+): { make(): Command } => ({
   make: () =>
     new Command(name)
       .description(description)
@@ -17,6 +22,16 @@ const simple = (name: string, description: string, act: (vm: Vm) => Promise<void
       }),
 });
 
-export const pause = simple('pause', 'Stops the guest where it is; its time stands still.', (vm) => vm.pause(), 'is paused');
+export const pause = simple(
+  'pause',
+  'Stops the guest where it is; its time stands still.',
+  (vm) => vm.pause(),
+  'is paused',
+);
 export const resume = simple('resume', 'Lets a paused guest go on.', (vm) => vm.resume(), 'goes on');
-export const reset = simple('reset', 'The reset button: the guest starts anew. Isolated devices get another chance.', (vm) => vm.reset(), 'was reset');
+export const reset = simple(
+  'reset',
+  'The reset button: the guest starts anew. Isolated devices get another chance.',
+  (vm) => vm.reset(),
+  'was reset',
+);

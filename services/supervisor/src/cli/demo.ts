@@ -71,7 +71,10 @@ const demo = async (o: { accel?: 'auto' | 'kvm' | 'soft'; memory: string }): Pro
   const from = performance.now();
   const since = (): string => duration((performance.now() - from) * 1e6);
   note(bold('A Debian guest, each device in a process of its own'));
-  const vm = await Vm.launch({ image: 'debian', memory: o.memory, ...(o.accel ? { accel: o.accel } : {}) }, { onProgress: (m) => note(`  ${m}`) });
+  const vm = await Vm.launch(
+    { image: 'debian', memory: o.memory, ...(o.accel ? { accel: o.accel } : {}) },
+    { onProgress: (m) => note(`  ${m}`) },
+  );
   const { running, ended } = vm.launched!;
   const failed = new Promise<never>((_, reject) => ended.catch(reject));
   failed.catch(() => {});
@@ -79,13 +82,21 @@ const demo = async (o: { accel?: 'auto' | 'kvm' | 'soft'; memory: string }): Pro
     await running;
     const launched = since();
     note(`  '${vm.name}' runs after ${launched}; the kernel boots ...`);
-    const uname = (await Promise.race([vm.exec('uname -r', { timeout: 240 }), failed])).stdout.toString().trim();
+    const uname = (await Promise.race([vm.exec('uname -r', { timeout: 240 }), failed])).stdout
+      .toString()
+      .trim();
     const booted = since();
-    note(`  Linux ${uname} answers after ${booted}; it writes ${rounds} x ${megabytes} MiB to its ext4 disk ...`);
-    const work = await Promise.race([workUnderFire(vm, { 'round 1': 'disk0', 'round 3': 'platform' }), failed]);
+    note(
+      `  Linux ${uname} answers after ${booted}; it writes ${rounds} x ${megabytes} MiB to its ext4 disk ...`,
+    );
+    const work = await Promise.race([
+      workUnderFire(vm, { 'round 1': 'disk0', 'round 3': 'platform' }),
+      failed,
+    ]);
     const status = await vm.status();
 
-    const find = (word: string): string => work.lines.find((l) => l.startsWith(`${word} `))?.slice(word.length + 1) ?? '';
+    const find = (word: string): string =>
+      work.lines.find((l) => l.startsWith(`${word} `))?.slice(word.length + 1) ?? '';
     const complaints = work.lines.filter((l) => l.startsWith('complaint '));
     const same = find('made') !== '' && find('made') === find('read');
     const onDisk = find('device').startsWith('/dev/vda');
@@ -96,19 +107,49 @@ const demo = async (o: { accel?: 'auto' | 'kvm' | 'soft'; memory: string }): Pro
     print(
       box('Nyx', [
         ...columns([
-          [dim('engine'), `${status.accel}, ${status.cpus} vCPU, ${instructions ? `${short(instructions)} instructions, ${short(instructions / seconds)}/s` : ''}`],
+          [
+            dim('engine'),
+            `${status.accel}, ${status.cpus} vCPU, ${instructions ? `${short(instructions)} instructions, ${short(instructions / seconds)}/s` : ''}`,
+          ],
           [dim('first instruction'), launched],
           [dim('shell'), booted],
-          ...work.kills.map((k) => [dim(`kill -9 ${k.process}`), `successor serves after ${bold(duration(k.recovery.ns))} (its own share ${duration(k.recovery.attachNs)})`]),
+          ...work.kills.map((k) => [
+            dim(`kill -9 ${k.process}`),
+            `successor serves after ${bold(duration(k.recovery.ns))} (its own share ${duration(k.recovery.attachNs)})`,
+          ]),
           [dim('longest wait of a vCPU'), duration(Math.max(...status.vcpus.map((v) => v.maxWaitNs)))],
-          [dim('disk'), mark(onDisk, `${find('device') || 'not there'}, ${rounds * megabytes} MiB written in ${work.seconds.toFixed(1)} s`)],
-          [dim('SHA-256'), mark(same, same ? `same: ${find('read').slice(0, 16)}...` : `written ${find('made').slice(0, 12)}, read ${find('read').slice(0, 12)}`)],
-          [dim('kernel log'), mark(complaints.length === 0, complaints.length === 0 ? 'no complaint' : `${complaints.length} complaints`)],
+          [
+            dim('disk'),
+            mark(
+              onDisk,
+              `${find('device') || 'not there'}, ${rounds * megabytes} MiB written in ${work.seconds.toFixed(1)} s`,
+            ),
+          ],
+          [
+            dim('SHA-256'),
+            mark(
+              same,
+              same
+                ? `same: ${find('read').slice(0, 16)}...`
+                : `written ${find('made').slice(0, 12)}, read ${find('read').slice(0, 12)}`,
+            ),
+          ],
+          [
+            dim('kernel log'),
+            mark(
+              complaints.length === 0,
+              complaints.length === 0 ? 'no complaint' : `${complaints.length} complaints`,
+            ),
+          ],
         ]).split('\n'),
       ]),
     );
     for (const c of complaints) print(red(c));
-    if (!ok) throw new NyxError('GUEST_FAILED', { expected: 'two kills and data that is whole', got: `status ${work.status}, ${work.kills.length} kills, checksum ${same ? 'right' : 'wrong'}, ${complaints.length} complaints` });
+    if (!ok)
+      throw new NyxError('GUEST_FAILED', {
+        expected: 'two kills and data that is whole',
+        got: `status ${work.status}, ${work.kills.length} kills, checksum ${same ? 'right' : 'wrong'}, ${complaints.length} complaints`,
+      });
     if (process.stdin.isTTY) {
       note(`The guest's shell. Ctrl-] leaves it and powers the machine off.`);
       await attach(vm);
@@ -124,8 +165,13 @@ const demo = async (o: { accel?: 'auto' | 'kvm' | 'soft'; memory: string }): Pro
 
 export const make = (): Command =>
   new Command('demo')
-    .description('Boots Debian, kills the processes of its disk and of its platform while it writes, checks the data.')
+    .description(
+      'Boots Debian, kills the processes of its disk and of its platform while it writes, checks the data.',
+    )
     .option('--accel <engine>', 'auto, kvm or soft')
     .option('--memory <size>', 'memory of the guest', '256M')
-    .addHelpText('after', '\nExamples:\n  nyx demo\n  nyx demo --accel soft < /dev/null      without the shell at the end')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  nyx demo\n  nyx demo --accel soft < /dev/null      without the shell at the end',
+    )
     .action(demo);

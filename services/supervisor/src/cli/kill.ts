@@ -17,16 +17,23 @@ export const killAndWait = async (vm: Vm, target: string): Promise<Killed> => {
   const restarts = before.processes.find((p) => p.name === name)?.restarts ?? 0;
   for (let tries = 0; tries < 500; tries++) {
     const p = (await vm.status()).processes.find((x) => x.name === name)!;
-    if (p.state === 'isolated') throw new NyxError('DEVICE_CRASH_LOOP', { got: `${name}: ${p.error?.got ?? 'isolated'}` });
-    if (p.restarts > restarts && p.lastRecovery && p.state === 'serving') return { process: name, pid, recovery: p.lastRecovery };
+    if (p.state === 'isolated')
+      throw new NyxError('DEVICE_CRASH_LOOP', { got: `${name}: ${p.error?.got ?? 'isolated'}` });
+    if (p.restarts > restarts && p.lastRecovery && p.state === 'serving')
+      return { process: name, pid, recovery: p.lastRecovery };
     await new Promise((r) => setTimeout(r, 20));
   }
-  throw new NyxError('DEVICE_SILENT', { expected: `a successor of ${name} (${pid})`, got: 'none within 10 s' });
+  throw new NyxError('DEVICE_SILENT', {
+    expected: `a successor of ${name} (${pid})`,
+    got: 'none within 10 s',
+  });
 };
 
 export const make = (): Command =>
   new Command('kill')
-    .description('SIGKILL to the process of a device, to see that the guest does not notice; waits for its recovery.')
+    .description(
+      'SIGKILL to the process of a device, to see that the guest does not notice; waits for its recovery.',
+    )
     .argument('<device>', "device or process, e.g. disk0 or platform ('nyx status' lists them)")
     .argument('[machine]', 'name; not needed when only one runs')
     .addHelpText('after', '\nExamples:\n  nyx kill disk0\n  nyx kill platform debian')

@@ -32,13 +32,17 @@ const main = async (argv: string[]): Promise<void> => {
     .description('Virtual machines whose devices cannot take the guest down.')
     .version('0.1.0')
     .enablePositionalOptions()
-    .addHelpText('after', '\nExamples:\n  nyx run debian\n  nyx run debian --exec "uname -a"\n  nyx run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --disk root.img\n  nyx status\n\nnyx COMMAND --help tells more, with examples.');
+    .addHelpText(
+      'after',
+      '\nExamples:\n  nyx run debian\n  nyx run debian --exec "uname -a"\n  nyx run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --disk root.img\n  nyx status\n\nnyx COMMAND --help tells more, with examples.',
+    );
   for (const [name, [summary, load]] of Object.entries(commands)) {
     const asked = argv[0] === name;
     const made = asked ? (await load()).make() : new Command(name);
     program.addCommand(made.summary(summary).description(made.description() || summary));
   }
-  for (const c of [program, ...program.commands, ...program.commands.flatMap((x) => x.commands)]) c.exitOverride().showHelpAfterError('(--help tells more, with examples)');
+  for (const c of [program, ...program.commands, ...program.commands.flatMap((x) => x.commands)])
+    c.exitOverride().showHelpAfterError('(--help tells more, with examples)');
   await program.parseAsync(argv, { from: 'user' });
 };
 
@@ -48,7 +52,8 @@ main(process.argv.slice(2)).then(
     setTimeout(() => process.exit(), 200).unref();
   },
   (e: unknown) => {
-    if (e instanceof CommanderError) process.exit(e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage);
+    if (e instanceof CommanderError)
+      process.exit(e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage);
     const error = asNyxError(e);
     process.stderr.write(`${error.pretty()}\n`);
     if (process.env.NYX_DEBUG) process.stderr.write(`${(e as Error).stack}\n`);

@@ -5,18 +5,34 @@ import { bytes, columns, dim, duration, green, print, red, yellow } from './text
 
 export const make = (): Command =>
   new Command('ps')
-    .description('Lists the machines of this user; what is left of ended ones is cleared away, failed ones stay until looked at.')
+    .description(
+      'Lists the machines of this user; what is left of ended ones is cleared away, failed ones stay until looked at.',
+    )
     .option('--json', 'for programs')
     .addHelpText('after', '\nExamples:\n  nyx ps\n  nyx ps --json | jq .')
     .action(async (o: { json?: boolean }) => {
       const rows = await Promise.all(
         list().map(async (info) => {
-          if (info.kind !== 'alive') return { name: info.name, state: info.kind === 'ended' ? 'failed' : 'orphaned', error: info.result?.error?.code };
+          if (info.kind !== 'alive')
+            return {
+              name: info.name,
+              state: info.kind === 'ended' ? 'failed' : 'orphaned',
+              error: info.result?.error?.code,
+            };
           try {
             const vm = Vm.connect(info.name);
             const s = await vm.status();
             vm.close();
-            return { name: s.name, state: s.state, accel: s.accel, cpus: s.cpus, memory: s.memory, guestNs: s.guestNs, pid: s.pid, restarts: s.processes.reduce((n, p) => n + p.restarts, 0) };
+            return {
+              name: s.name,
+              state: s.state,
+              accel: s.accel,
+              cpus: s.cpus,
+              memory: s.memory,
+              guestNs: s.guestNs,
+              pid: s.pid,
+              restarts: s.processes.reduce((n, p) => n + p.restarts, 0),
+            };
           } catch {
             return { name: info.name, state: 'silent' };
           }
@@ -24,12 +40,26 @@ export const make = (): Command =>
       );
       if (o.json) return print(JSON.stringify(rows));
       if (rows.length === 0) return print('No machines. nyx run debian starts one.');
-      const state = (s: string): string => (s === 'running' ? green(s) : s === 'failed' || s === 'orphaned' || s === 'silent' ? red(s) : yellow(s));
+      const state = (s: string): string =>
+        s === 'running'
+          ? green(s)
+          : s === 'failed' || s === 'orphaned' || s === 'silent'
+            ? red(s)
+            : yellow(s);
       print(
         columns(
           [
             ['NAME', 'STATE', 'ENGINE', 'CPUS', 'MEMORY', 'TIME', 'RESTARTS', 'PID'].map(dim),
-            ...rows.map((r) => [r.name, state(r.state), r.accel ?? r.error ?? '', String(r.cpus ?? ''), r.memory ? bytes(r.memory) : '', r.guestNs === undefined ? '' : duration(r.guestNs), String(r.restarts ?? ''), String(r.pid ?? '')]),
+            ...rows.map((r) => [
+              r.name,
+              state(r.state),
+              r.accel ?? r.error ?? '',
+              String(r.cpus ?? ''),
+              r.memory ? bytes(r.memory) : '',
+              r.guestNs === undefined ? '' : duration(r.guestNs),
+              String(r.restarts ?? ''),
+              String(r.pid ?? ''),
+            ]),
           ],
           [3, 6],
         ),

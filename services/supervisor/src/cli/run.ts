@@ -40,10 +40,21 @@ export const make = (): Command =>
     .option('--kernel <file>', 'kernel: bzImage, or ELF')
     .option('--initrd <file>', 'initial RAM disk')
     .option('--append <text>', 'kernel command line (added to that of an image)')
-    .option('--disk <file>', 'raw disk image; several times for several disks. file:ro is read-only', (v: string, all: string[]) => [...all, v], [])
+    .option(
+      '--disk <file>',
+      'raw disk image; several times for several disks. file:ro is read-only',
+      (v: string, all: string[]) => [...all, v],
+      [],
+    )
     .option('--memory <size>', 'e.g. 512M or 4G (default 512M)')
     .option('--cpus <n>', 'number of vCPUs (default 1)')
-    .addOption(new Option('--accel <engine>', 'how the guest runs (default auto: Nyx measures)').choices(['auto', 'kvm', 'soft']))
+    .addOption(
+      new Option('--accel <engine>', 'how the guest runs (default auto: Nyx measures)').choices([
+        'auto',
+        'kvm',
+        'soft',
+      ]),
+    )
     .option('--bios <file>', "firmware image, or 'seabios' for the host's")
     .option('--name <name>', 'name of the machine')
     .option('--detach', 'do not attach to the console')
@@ -56,7 +67,8 @@ export const make = (): Command =>
 /** A number from the command line. @throws NyxError USAGE */
 export const number = (text: string, flag: string): number => {
   const n = Number(text);
-  if (!Number.isFinite(n) || n < 0 || text.trim() === '') throw new NyxError('USAGE', { expected: `a number for ${flag}`, got: `'${text}'` });
+  if (!Number.isFinite(n) || n < 0 || text.trim() === '')
+    throw new NyxError('USAGE', { expected: `a number for ${flag}`, got: `'${text}'` });
   return n;
 };
 
@@ -68,7 +80,10 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
     try {
       text = readFileSync(what, 'utf8');
     } catch (e) {
-      throw new NyxError((e as NodeJS.ErrnoException).code === 'EACCES' ? 'FILE_DENIED' : 'FILE_MISSING', { expected: 'a machine file', got: `${what} (${(e as NodeJS.ErrnoException).code})` });
+      throw new NyxError((e as NodeJS.ErrnoException).code === 'EACCES' ? 'FILE_DENIED' : 'FILE_MISSING', {
+        expected: 'a machine file',
+        got: `${what} (${(e as NodeJS.ErrnoException).code})`,
+      });
     }
     spec = (await import('@nyx/protocol/spec-file')).parseSpecText(text, what);
     base = dirname(resolve(what));
@@ -132,7 +147,11 @@ const execute = async (vm: Vm, command: string, timeout: number): Promise<number
   try {
     const result = await Promise.race([
       vm
-        .exec(command, { timeout, onStdout: (b) => process.stdout.write(b), onStderr: (b) => process.stderr.write(b) })
+        .exec(command, {
+          timeout,
+          onStdout: (b) => process.stdout.write(b),
+          onStderr: (b) => process.stderr.write(b),
+        })
         .catch((e) => new Promise<never>((_, reject) => setTimeout(() => reject(e), 300))),
       failed,
     ]);

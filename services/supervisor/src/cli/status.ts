@@ -3,7 +3,12 @@ import type { ProcessStatus, Status } from '@nyx/protocol/control';
 import { Command } from 'commander';
 import { bold, box, bytes, columns, dim, duration, green, print, red, short, yellow } from './text.ts';
 
-const processState = (p: ProcessStatus): string => (p.state === 'serving' ? green('● serving') : p.state === 'isolated' ? red('✕ isolated') : yellow(`○ ${p.state}`));
+const processState = (p: ProcessStatus): string =>
+  p.state === 'serving'
+    ? green('● serving')
+    : p.state === 'isolated'
+      ? red('✕ isolated')
+      : yellow(`○ ${p.state}`);
 
 /** What `nyx status` shows. */
 export const draw = (s: Status): string => {
@@ -13,10 +18,34 @@ export const draw = (s: Status): string => {
     '',
     ...columns(
       [
-        ['VCPU', 'STATE', 'INSTRUCTIONS', '/S', 'EXITS', '/S', 'SYNC', 'POSTED', 'SHADOW', 'WAITED', 'LONGEST'].map(dim),
+        [
+          'VCPU',
+          'STATE',
+          'INSTRUCTIONS',
+          '/S',
+          'EXITS',
+          '/S',
+          'SYNC',
+          'POSTED',
+          'SHADOW',
+          'WAITED',
+          'LONGEST',
+        ].map(dim),
         ...s.vcpus.map((v, i) => {
           const exits = Object.values(v.exits).reduce((a, b) => a + b, 0);
-          return [String(i), v.waitsFor ? `waits for ${v.waitsFor}` : v.state, short(v.instructions), short(v.instructionsPerSecond), short(exits), short(v.exitsPerSecond), short(v.exits.sync), short(v.exits.posted), short(v.exits.shadow + v.exits.counter), duration(v.waitNs), duration(v.maxWaitNs)];
+          return [
+            String(i),
+            v.waitsFor ? `waits for ${v.waitsFor}` : v.state,
+            short(v.instructions),
+            short(v.instructionsPerSecond),
+            short(exits),
+            short(v.exitsPerSecond),
+            short(v.exits.sync),
+            short(v.exits.posted),
+            short(v.exits.shadow + v.exits.counter),
+            duration(v.waitNs),
+            duration(v.maxWaitNs),
+          ];
         }),
       ],
       [2, 3, 4, 5, 6, 7, 8, 9, 10],
@@ -25,7 +54,16 @@ export const draw = (s: Status): string => {
     ...columns(
       [
         ['PROCESS', 'STATE', 'PID', 'RESTARTS', 'SERVED', '/S', 'RECOVERED IN', 'DEVICES'].map(dim),
-        ...s.processes.map((p) => [bold(p.name), processState(p), String(p.pid || '-'), String(p.restarts), short(p.served), short(p.exitsPerSecond), p.lastRecovery ? duration(p.lastRecovery.ns) : '-', p.devices.map((d) => d.name).join(' ')]),
+        ...s.processes.map((p) => [
+          bold(p.name),
+          processState(p),
+          String(p.pid || '-'),
+          String(p.restarts),
+          short(p.served),
+          short(p.exitsPerSecond),
+          p.lastRecovery ? duration(p.lastRecovery.ns) : '-',
+          p.devices.map((d) => d.name).join(' '),
+        ]),
       ],
       [2, 3, 4, 5, 6],
     ).split('\n'),
@@ -40,7 +78,10 @@ export const make = (): Command =>
     .argument('[machine]', 'name; not needed when only one runs')
     .option('--json', 'for programs')
     .option('--watch', 'again and again, until Ctrl-C')
-    .addHelpText('after', '\nExamples:\n  nyx status\n  nyx status debian --watch\n  nyx status --json | jq .vcpus[0].instructions')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  nyx status\n  nyx status debian --watch\n  nyx status --json | jq .vcpus[0].instructions',
+    )
     .action(async (machine: string | undefined, o: { json?: boolean; watch?: boolean }) => {
       const vm = Vm.connect(machine);
       await vm.status();
@@ -48,7 +89,9 @@ export const make = (): Command =>
         // Rates need two looks.
         await new Promise((r) => setTimeout(r, o.watch ? 1000 : 150));
         const s = await vm.status();
-        print(o.json ? JSON.stringify(s) : `${o.watch && process.stdout.isTTY ? '\x1b[H\x1b[2J' : ''}${draw(s)}`);
+        print(
+          o.json ? JSON.stringify(s) : `${o.watch && process.stdout.isTTY ? '\x1b[H\x1b[2J' : ''}${draw(s)}`,
+        );
       } while (o.watch);
       vm.close();
     });

@@ -7,7 +7,9 @@ import { print } from './text.ts';
 
 export const make = (): Command =>
   new Command('stop')
-    .description('Presses the power button; a guest that does not power off in time is ended. Clears away what is left of a failed machine.')
+    .description(
+      'Presses the power button; a guest that does not power off in time is ended. Clears away what is left of a failed machine.',
+    )
     .argument('[machine]', 'name; not needed when only one runs')
     .option('--timeout <seconds>', 'how long the guest may take', '30')
     .option('--force', 'end it at once; works without its supervisor too')

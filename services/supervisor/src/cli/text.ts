@@ -1,6 +1,9 @@
 /** How commands draw: columns, units, colours where there is a terminal. */
 const colour = process.stdout.isTTY && !process.env.NO_COLOR;
-const paint = (code: number) => (s: string): string => (colour ? `\x1b[${code}m${s}\x1b[0m` : s);
+const paint =
+  (code: number) =>
+  (s: string): string =>
+    colour ? `\x1b[${code}m${s}\x1b[0m` : s;
 export const bold = paint(1);
 export const dim = paint(2);
 export const red = paint(31);
@@ -17,13 +20,24 @@ const padTo = (s: string, n: number, right: boolean): string => {
 /** Rows in columns; `right`: columns that are numbers. */
 export const columns = (rows: readonly (readonly string[])[], right: readonly number[] = []): string => {
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((r) => bare(r[i] ?? '').length)));
-  return rows.map((r) => r.map((c, i) => padTo(c, widths[i]!, right.includes(i))).join('  ').trimEnd()).join('\n');
+  return rows
+    .map((r) =>
+      r
+        .map((c, i) => padTo(c, widths[i]!, right.includes(i)))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
 };
 
 /** A frame around lines, with a title in it. */
 export const box = (title: string, lines: readonly string[]): string => {
   const width = Math.max(bare(title).length + 2, ...lines.map((l) => bare(l).length));
-  return [`┌ ${bold(title)} ${'─'.repeat(width - bare(title).length)}┐`, ...lines.map((l) => `│ ${padTo(l, width, false)} │`), `└${'─'.repeat(width + 2)}┘`].join('\n');
+  return [
+    `┌ ${bold(title)} ${'─'.repeat(width - bare(title).length)}┐`,
+    ...lines.map((l) => `│ ${padTo(l, width, false)} │`),
+    `└${'─'.repeat(width + 2)}┘`,
+  ].join('\n');
 };
 
 export const bytes = (n: number): string => {
@@ -32,7 +46,12 @@ export const bytes = (n: number): string => {
 };
 
 export const short = (n: number): string => {
-  for (const [unit, size] of [['G', 1e9], ['M', 1e6], ['k', 1e3]] as const) if (n >= size) return `${(n / size).toFixed(n >= 100 * size ? 0 : 1)} ${unit}`;
+  for (const [unit, size] of [
+    ['G', 1e9],
+    ['M', 1e6],
+    ['k', 1e3],
+  ] as const)
+    if (n >= size) return `${(n / size).toFixed(n >= 100 * size ? 0 : 1)} ${unit}`;
   return n.toFixed(n > 0 && n < 10 ? 1 : 0);
 };
 

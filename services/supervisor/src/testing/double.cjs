@@ -29,7 +29,7 @@ const device = (socket) => ({
     words[19] = words[3];
     if (behaviour !== "hang" || words[3] > 1) setInterval(() => words[18]++, 20);
     for (const d of role.devices) {
-      if (d.fds.console === undefined) continue;
+      if (d.fds.consoleIn === undefined) continue;
       const memory = native.mmap(fds[d.fds.console], native.fileSize(fds[d.fds.console]));
       echo(memory, fds[d.fds.consoleIn], fds[d.fds.consoleOut]);
     }
