@@ -72,11 +72,15 @@ function make({ force = false, tests = false, target = tests ? 'vcpu-tests' : 'n
   const prefix = nodeDir();
   const nodedir = prefix === undefined ? [] : [`--nodedir=${prefix}`];
   const run = (...args) => {
-    const result = spawnSync(process.execPath, [gyp, ...args, ...nodedir, '--loglevel=error'], { cwd: here, encoding: 'utf8' });
+    const result = spawnSync(process.execPath, [gyp, ...args, ...nodedir, '--loglevel=error'], {
+      cwd: here,
+      encoding: 'utf8',
+    });
     if (result.status !== 0) throw new Error(`nyx-vcpu did not compile:\n${result.stdout}${result.stderr}`);
   };
   const makefile = join(here, 'build/Makefile');
-  const stale = !existsSync(makefile) || statSync(makefile).mtimeMs < statSync(join(here, 'binding.gyp')).mtimeMs;
+  const stale =
+    !existsSync(makefile) || statSync(makefile).mtimeMs < statSync(join(here, 'binding.gyp')).mtimeMs;
   if (force || stale || !configured) {
     // make only adds to archives: an object whose source is gone would stay.
     for (const name of ['machine', 'soft'])
