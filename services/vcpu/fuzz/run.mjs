@@ -18,15 +18,37 @@ mkdirSync(corpus, { recursive: true });
 // The machine without main.cc, machine.cc and engines.
 const skip = new Set(['main.cc', 'machine.cc', 'build.cc', 'no_soft.cc', 'control.cc']);
 const sources = readdirSync(join(here, '../src')).filter((name) => name.endsWith('.cc') && !skip.has(name));
-const args = ['-std=c++20', '-g', '-O1', '-D_GNU_SOURCE', '-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all'];
+const args = [
+  '-std=c++20',
+  '-g',
+  '-O1',
+  '-D_GNU_SOURCE',
+  '-fsanitize=fuzzer,address,undefined',
+  '-fno-sanitize-recover=all',
+];
 const program = join(build, target);
 const files = sources.map((name) => join(here, '../src', name));
-const compiled = spawnSync(clang, [...args, `-I${join(here, '../src')}`, join(here, `${target}.cc`), ...files, '-o', program, '-lpthread'], {
-  stdio: 'inherit',
-});
+const compiled = spawnSync(
+  clang,
+  [...args, `-I${join(here, '../src')}`, join(here, `${target}.cc`), ...files, '-o', program, '-lpthread'],
+  {
+    stdio: 'inherit',
+  },
+);
 if (compiled.status !== 0) process.exit(1);
-const run = spawnSync(program, [corpus, `-max_total_time=${seconds}`, '-max_len=1024', '-len_control=0', '-timeout=10', '-print_final_stats=1'], {
-  stdio: 'inherit',
-  cwd: build,
-});
+const run = spawnSync(
+  program,
+  [
+    corpus,
+    `-max_total_time=${seconds}`,
+    '-max_len=1024',
+    '-len_control=0',
+    '-timeout=10',
+    '-print_final_stats=1',
+  ],
+  {
+    stdio: 'inherit',
+    cwd: build,
+  },
+);
 process.exit(run.status ?? 1);

@@ -1,10 +1,11 @@
 // Destinations of messages and inter-processor interrupts (SDM 3A 11.6.2, 11.12.10).
 #include "lapic.h"
+#include "lapic_regs.h"
 
 namespace nyx {
-namespace {
-constexpr uint32_t kX2 = 4, kAccepting = 3;
-}
+
+using apic::kX2;
+constexpr uint32_t kAccepting = apic::kHwEnabled | apic::kSwEnabled;
 
 uint64_t ApicBus::Targets(const Message& m) const {
   uint64_t targets = 0;

@@ -1,4 +1,4 @@
-// Registers of the local APIC. lapic_timer.cc has the timer, apic_bus.cc what lies between several.
+// Registers of the local APIC. lapic_msr.cc has the MSRs, lapic_timer.cc the timer, apic_bus.cc what lies between several.
 #include "lapic.h"
 
 #include <linux/futex.h>
@@ -7,27 +7,13 @@
 
 #include <bit>
 
+#include "lapic_regs.h"
+
 namespace nyx {
+
+using namespace apic;
+
 namespace {
-
-// Register indices: MMIO offset / 16, MSR - 0x800 (SDM 3A tables 11-1 and 11-6).
-enum Reg : uint32_t {
-  kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr = 0x0a, kEoi = 0x0b, kRrd = 0x0c, kLdr = 0x0d, kDfr = 0x0e,
-  kSvr = 0x0f, kIsr = 0x10, kTmr = 0x18, kIrr = 0x20, kEsr = 0x28, kIcrLow = 0x30, kIcrHigh = 0x31, kLvt = 0x32,
-  kInitialCount = 0x38, kCurrentCount = 0x39, kDivide = 0x3e, kSelfIpi = 0x3f,
-};
-
-// 6 LVT entries, EOI-broadcast suppression (bit 24), integrated APIC version 14h.
-constexpr uint32_t kVersionValue = 0x01050014;
-constexpr uint32_t kMasked = 1u << 16;
-// Writable bits of each LVT entry (SDM figure 11-8).
-constexpr uint32_t kLvtMask[6] = {0x000700ff, 0x000107ff, 0x000107ff, 0x0001a7ff, 0x0001a7ff, 0x000100ff};
-constexpr uint32_t kEsrSendIllegal = 1u << 5, kEsrReceiveIllegal = 1u << 6, kEsrIllegalRegister = 1u << 7;
-constexpr uint64_t kBaseBsp = 1u << 8, kBaseX2 = 1u << 10, kBaseEnable = 1u << 11;
-// MAXPHYADDR that the base may use: 40 bits.
-constexpr uint64_t kBaseAddress = 0xff'ffff'f000;
-constexpr unsigned kLint0 = 3, kLint1 = 4, kError = 5;
-constexpr uint32_t kHwEnabled = 1, kSwEnabled = 2, kX2 = 4;
 
 template <typename A>
 int Top(const A& words) {
@@ -349,70 +335,6 @@ uint64_t Lapic::MmioRead(uint32_t offset, unsigned width) {
 void Lapic::MmioWrite(uint32_t offset, unsigned width, uint64_t value) {
   if (width != 4 || offset & 15) return;
   if (!Write(offset >> 4, static_cast<uint32_t>(value), false)) Fail(kEsrIllegalRegister);
-}
-
-bool Lapic::SetApicBase(uint64_t value) {
-  const uint64_t old = apic_base_;
-  if (value & ~(kBaseAddress | kBaseBsp | kBaseX2 | kBaseEnable)) return false;
-  const bool was_on = old & kBaseEnable, was_x2 = old & kBaseX2, on = value & kBaseEnable, x2 = value & kBaseX2;
-  // SDM figure 11-27: from x2APIC only to disabled; to x2APIC only from xAPIC.
-  if (x2 && (!on || !was_on)) return false;
-  if (was_x2 && on && !x2) return false;
-  apic_base_ = value;
-  base_ = value & kBaseAddress;
-  xapic_ = on && !x2;
-  if (was_on && !on) {
-    accepts_.store(0);
-    ResetRegisters();
-    xapic_id_.store(id_);
-  } else {
-    accepts_.store((accepts_.load() & kSwEnabled) | (on ? kHwEnabled : 0) | (x2 ? kX2 : 0));
-    if (x2 && !was_x2) {
-      ldr_.store((id_ >> 4) << 16 | 1u << (id_ & 15));
-      icr_high_ = 0;
-    }
-  }
-  return true;
-}
-
-bool Lapic::ReadMsr(uint32_t msr, uint64_t* value) {
-  if (msr == 0x1b) return *value = apic_base_, true;
-  if (msr == 0x6e0) return *value = TimerMode() == 2 ? deadline_tsc_ : 0, true;
-  const uint32_t r = msr - 0x800;
-  if (r > 0xff || !(apic_base_ & kBaseX2)) return false;
-  if (r == kIcrLow) return *value = static_cast<uint64_t>(icr_high_) << 32 | icr_low_, true;
-  const bool exists = r == kId || r == kVersion || r == kTpr || r == kPpr || r == kLdr || r == kSvr ||
-                      (r >= kIsr && r < kIrr + 8u) || r == kEsr || (r >= kLvt && r <= kCurrentCount) || r == kDivide;
-  if (!exists) return false;
-  *value = Read(r);
-  return true;
-}
-
-bool Lapic::WriteMsr(uint32_t msr, uint64_t value) {
-  if (msr == 0x1b) return SetApicBase(value);
-  if (msr == 0x6e0) return SetDeadline(value), true;
-  const uint32_t r = msr - 0x800;
-  if (r > 0xff || !(apic_base_ & kBaseX2)) return false;
-  if (r == kIcrLow) {
-    if (value & 0xfff32000) return false;
-    icr_high_ = static_cast<uint32_t>(value >> 32);
-    WriteIcr(static_cast<uint32_t>(value), icr_high_);
-    return true;
-  }
-  if (value >> 32) return false;
-  const uint32_t v = static_cast<uint32_t>(value);
-  if (r == kSelfIpi) {
-    if (v > 0xff) return false;
-    WriteIcr(0x40000 | v, 0);
-    return true;
-  }
-  // SDM 11.12.1.3: a write to a reserved bit is #GP(0); EOI and ESR take zero only.
-  if ((r == kEoi || r == kEsr) && v) return false;
-  if (r == kTpr && v > 0xff) return false;
-  if (r == kSvr && v & ~0x11ffu) return false;
-  if (r == kDivide && v & ~11u) return false;
-  if (r >= kLvt && r < kLvt + 6u && v & ~(kLvtMask[r - kLvt] | 1u << 12 | 1u << 14)) return false;
-  return Write(r, v, true);
 }
 
 }  // namespace nyx

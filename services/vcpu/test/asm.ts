@@ -33,7 +33,7 @@ export const cs = [0x2e];
 export const iret = [0xcf];
 
 /** `body`, then `loop` back to its start (cx turns). */
-export const loop = (body: number[]): number[] => [...body, 0xe2, (-(body.length + 2)) & 0xff];
+export const loop = (body: number[]): number[] => [...body, 0xe2, -(body.length + 2) & 0xff];
 /** Skips `body` when equal. */
 export const unlessEqual = (body: number[]): number[] => [0x74, body.length, ...body];
 /** mov word [at], value */

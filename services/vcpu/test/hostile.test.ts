@@ -169,13 +169,44 @@ describe('a wrong description', () => {
       return copy;
     };
     expect(await attempt(good.bytes, good.fds)).toBe('ready');
-    expect(await attempt(change((h) => { h.cpus = 65; }), good.fds)).toBe('cpus is 65, must be 1..64');
-    expect(await attempt(change((h) => { h.devices = 2; }), good.fds)).toMatch(/its tables need/);
-    expect(await attempt(change((h) => { h.accel = 9; }), good.fds)).toMatch(/accel is 9/);
-    expect(await attempt(change((h) => { h.vmPageFd = 77; }), good.fds)).toMatch(/descriptor 77/);
+    expect(
+      await attempt(
+        change((h) => {
+          h.cpus = 65;
+        }),
+        good.fds,
+      ),
+    ).toBe('cpus is 65, must be 1..64');
+    expect(
+      await attempt(
+        change((h) => {
+          h.devices = 2;
+        }),
+        good.fds,
+      ),
+    ).toMatch(/its tables need/);
+    expect(
+      await attempt(
+        change((h) => {
+          h.accel = 9;
+        }),
+        good.fds,
+      ),
+    ).toMatch(/accel is 9/);
+    expect(
+      await attempt(
+        change((h) => {
+          h.vmPageFd = 77;
+        }),
+        good.fds,
+      ),
+    ).toMatch(/descriptor 77/);
     expect(await attempt(good.bytes, good.fds.slice(1))).toMatch(/descriptors/);
     expect(await attempt(good.bytes.subarray(0, 100), good.fds)).toMatch(/100 bytes/);
-    const twice = describeMachine({ ...m.description, memories: [...m.description.memories, { gpa: 0x80000, size: 4096, fd: m.fds.ram, fdOffset: 0 }] });
+    const twice = describeMachine({
+      ...m.description,
+      memories: [...m.description.memories, { gpa: 0x80000, size: 4096, fd: m.fds.ram, fdOffset: 0 }],
+    });
     expect(await attempt(twice.bytes, twice.fds)).toBe('memory 0 overlaps memory 2');
     const swapped = [...good.fds];
     [swapped[0], swapped[1]] = [m.fds.kick, m.fds.kick];
@@ -183,7 +214,14 @@ describe('a wrong description', () => {
   });
 
   test('random damage: rejected or working, never a crash', async () => {
-    const m = new Machine({ accel, rom: done, description: { functions: [{ bdf: 8, device: 'dev', region: 0 }], routes: [{ device: 'dev', entry: 0, kind: 'msi' }] } });
+    const m = new Machine({
+      accel,
+      rom: done,
+      description: {
+        functions: [{ bdf: 8, device: 'dev', region: 0 }],
+        routes: [{ device: 'dev', entry: 0, kind: 'msi' }],
+      },
+    });
     machine = m;
     const good = describeMachine(m.description);
     const random = noise(12345);
@@ -206,6 +244,9 @@ test('without a control socket it says so', async () => {
   const { spawnSync } = await import('node:child_process');
   const { program } = await import('./rig.ts');
   const r = spawnSync(program, [], { encoding: 'utf8' });
-  expect([r.status, r.stderr]).toEqual([1, 'nyx-vcpu is started by nyxd: descriptor 3 must be its control socket\n']);
+  expect([r.status, r.stderr]).toEqual([
+    1,
+    'nyx-vcpu is started by nyxd: descriptor 3 must be its control socket\n',
+  ]);
   expect(wire.version).toBe(1);
 });

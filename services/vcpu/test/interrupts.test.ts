@@ -1,8 +1,18 @@
 /** Interrupts from words in the interrupt page to a guest's handler: PIC by LINT0, messages, lines of other processes. */
 import { existsSync } from 'node:fs';
-import { ExitKind, MachineEvent, Status, StatusFlag } from '@nyx/ring';
 import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
-import { defaultBlockBytes, formatIrqPage, formatRings, IrqPage, irqPageBytes, ringsBytes } from '@nyx/ring';
+import {
+  defaultBlockBytes,
+  ExitKind,
+  formatIrqPage,
+  formatRings,
+  IrqPage,
+  irqPageBytes,
+  MachineEvent,
+  ringsBytes,
+  Status,
+  StatusFlag,
+} from '@nyx/ring';
 import { afterEach, describe, expect, test } from 'vitest';
 import * as a from './asm.ts';
 import { type Exit, hasSoft, Machine, type Vcpu } from './rig.ts';
@@ -49,8 +59,14 @@ function program(m: Machine, bytes: Uint8Array): void {
   new Uint8Array(m.ram).set(bytes, 0xf0000);
 }
 const idle = a.code(
-  a.xorAxAx, a.movSsAx, a.movSp(0x8000), a.movDsAx,
-  a.out16(0x500, 1), a.sti, a.hlt, [0xeb, 0xfd],
+  a.xorAxAx,
+  a.movSsAx,
+  a.movSp(0x8000),
+  a.movDsAx,
+  a.out16(0x500, 1),
+  a.sti,
+  a.hlt,
+  [0xeb, 0xfd],
 );
 /** Enables the local APIC: SVR = 0x1ff, through a 32-bit address in "unreal" mode set up by hand. */
 const enableApic = (() => {
@@ -76,7 +92,11 @@ describe.each(engines)('interrupts under %s', (accel) => {
     const m = new Machine({
       accel,
       rom: a.code([0x90], [...idle]),
-      description: { pic: 'dev', routes: [{ device: 'dev', entry: 0, kind: 'extint' }], boot: { bootMode: 0 } },
+      description: {
+        pic: 'dev',
+        routes: [{ device: 'dev', entry: 0, kind: 'extint' }],
+        boot: { bootMode: 0 },
+      },
     });
     handlers(m);
     // LINT0 = ExtINT needs the APIC; a disabled one passes INTR through (wrmsr 0x1b, base without enable).
@@ -118,7 +138,12 @@ describe.each(engines)('interrupts under %s', (accel) => {
     const m = new Machine({
       accel,
       rom: a.code(enableApic, [...idle]),
-      description: { routes: [{ device: 'dev', entry: 0, kind: 'msi' }, { device: 'dev', entry: 1, kind: 'msi' }] },
+      description: {
+        routes: [
+          { device: 'dev', entry: 0, kind: 'msi' },
+          { device: 'dev', entry: 1, kind: 'msi' },
+        ],
+      },
     });
     handlers(m);
     flatSegment(m);
@@ -157,7 +182,11 @@ describe.each(engines)('interrupts under %s', (accel) => {
   });
 
   test('a level-triggered message: its EOI is told to the IOAPIC', async () => {
-    const m = new Machine({ accel, rom: a.code([0x90]), description: { ioapic: 'dev', routes: [{ device: 'dev', entry: 0, kind: 'msi' }] } });
+    const m = new Machine({
+      accel,
+      rom: a.code([0x90]),
+      description: { ioapic: 'dev', routes: [{ device: 'dev', entry: 0, kind: 'msi' }] },
+    });
     handlers(m);
     flatSegment(m);
     new Uint8Array(m.ram).set(a.code([0x50, 0x52], a.out16(0x502, 1), eoi, [0x5a, 0x58], a.iret), handlerAt);
@@ -180,7 +209,13 @@ describe.each(engines)('interrupts under %s', (accel) => {
 
 describe('the fabric', () => {
   test('tells the controllers of lines of other processes: the newest word, shared lines or-ed', async () => {
-    const extra = { ring: memfdCreate('ring2', ringsBytes(1)), kick: eventfd(), irqPage: memfdCreate('irq2', irqPageBytes(2)), irqEvent: eventfd(), state: memfdCreate('state2', defaultBlockBytes) };
+    const extra = {
+      ring: memfdCreate('ring2', ringsBytes(1)),
+      kick: eventfd(),
+      irqPage: memfdCreate('irq2', irqPageBytes(2)),
+      irqEvent: eventfd(),
+      state: memfdCreate('state2', defaultBlockBytes),
+    };
     fds.push(...Object.values(extra));
     formatRings(mmap(extra.ring, ringsBytes(1)), 1);
     const page = mmap(extra.irqPage, irqPageBytes(2));
@@ -188,14 +223,24 @@ describe('the fabric', () => {
     const irq = new IrqPage(page, extra.irqEvent);
     const m = new Machine({ accel: hasSoft ? 'soft' : 'kvm', rom: a.code(a.jmpSelf) });
     const d = m.description;
-    d.processes.push({ name: 'other', ring: extra.ring, kick: extra.kick, irqPage: extra.irqPage, irqEvent: extra.irqEvent });
+    d.processes.push({
+      name: 'other',
+      ring: extra.ring,
+      kick: extra.kick,
+      irqPage: extra.irqPage,
+      irqEvent: extra.irqEvent,
+    });
     d.devices.push({ name: 'far', process: 'other', index: 0, state: extra.state, irqBase: 0, irqCount: 2 });
-    d.routes.push({ device: 'far', entry: 0, kind: 'gsi', gsi: 16 }, { device: 'far', entry: 1, kind: 'gsi', gsi: 16 });
+    d.routes.push(
+      { device: 'far', entry: 0, kind: 'gsi', gsi: 16 },
+      { device: 'far', entry: 1, kind: 'gsi', gsi: 16 },
+    );
     // The controllers' own lines do not travel.
     d.routes.push({ device: 'dev', entry: 0, kind: 'gsi', gsi: 5 });
     d.pic = d.ioapic = 'dev';
     const seen: Exit[] = [];
-    const lines = () => seen.filter((x) => x.kind === ExitKind.line).map((x) => [x.ring, x.device, x.offset, x.data]);
+    const lines = () =>
+      seen.filter((x) => x.kind === ExitKind.line).map((x) => [x.ring, x.device, x.offset, x.data]);
     m.serve((x) => {
       seen.push(x);
       return 0;
@@ -208,30 +253,49 @@ describe('the fabric', () => {
     await expect.poll(lines).toEqual([[1, 0, 16, 3]]);
     irq.setLine(1, 7);
     irq.kick();
-    await expect.poll(lines).toEqual([[1, 0, 16, 3], [1, 0, 16, 9]]);
+    await expect.poll(lines).toEqual([
+      [1, 0, 16, 3],
+      [1, 0, 16, 9],
+    ]);
     irq.setLine(0, 2);
     irq.setLine(1, 6);
     irq.kick();
-    await expect.poll(lines).toEqual([[1, 0, 16, 3], [1, 0, 16, 9], [1, 0, 16, 8]]);
+    await expect.poll(lines).toEqual([
+      [1, 0, 16, 3],
+      [1, 0, 16, 9],
+      [1, 0, 16, 8],
+    ]);
   });
 
   test('does not wait for controllers that are gone; the newest word comes when they are back', async () => {
     const m = new Machine({ accel: hasSoft ? 'soft' : 'kvm', rom: a.code(a.out16(0x500, 1), a.jmpSelf) });
-    const extra = { ring: memfdCreate('ring2', ringsBytes(1)), kick: eventfd(), irqPage: memfdCreate('irq2', irqPageBytes(1)), irqEvent: eventfd(), state: memfdCreate('state2', defaultBlockBytes) };
+    const extra = {
+      ring: memfdCreate('ring2', ringsBytes(1)),
+      kick: eventfd(),
+      irqPage: memfdCreate('irq2', irqPageBytes(1)),
+      irqEvent: eventfd(),
+      state: memfdCreate('state2', defaultBlockBytes),
+    };
     fds.push(...Object.values(extra));
     formatRings(mmap(extra.ring, ringsBytes(1)), 1);
     const page = mmap(extra.irqPage, irqPageBytes(1));
     formatIrqPage(page, 1);
     const irq = new IrqPage(page, extra.irqEvent);
     const d = m.description;
-    d.processes.push({ name: 'other', ring: extra.ring, kick: extra.kick, irqPage: extra.irqPage, irqEvent: extra.irqEvent });
+    d.processes.push({
+      name: 'other',
+      ring: extra.ring,
+      kick: extra.kick,
+      irqPage: extra.irqPage,
+      irqEvent: extra.irqEvent,
+    });
     d.devices.push({ name: 'far', process: 'other', index: 0, state: extra.state, irqBase: 0, irqCount: 1 });
     d.routes.push({ device: 'far', entry: 0, kind: 'gsi', gsi: 20 });
     d.ioapic = 'dev';
     const v = await boot(m);
     // More changes than a ring has slots.
     for (let n = 1; n <= 100; n++) {
-      irq.setLine(0, n << 1 | (n & 1));
+      irq.setLine(0, (n << 1) | (n & 1));
       irq.kick();
       await new Promise((resolve) => setTimeout(resolve, 3));
     }

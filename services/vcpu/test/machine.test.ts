@@ -1,7 +1,7 @@
 /** A real nyx-vcpu, on each engine, with small 16-bit guests; this process is its supervisor and its device. */
 import { existsSync } from 'node:fs';
-import { afterEach, describe, expect, test } from 'vitest';
 import { ExitKind, MachineEvent, Space, Status, StatusFlag } from '@nyx/ring';
+import { afterEach, describe, expect, test } from 'vitest';
 import * as a from './asm.ts';
 import { type Exit, hasSoft, Machine, testSpec, type Vcpu } from './rig.ts';
 
@@ -44,7 +44,9 @@ describe.each(engines)('a guest under %s', (accel) => {
   test('writes and reads a device, each exit once and in order', async () => {
     const turns = 2000;
     const body = [...a.addBxCx, ...a.movDx(0x500), ...a.movAxCx, ...a.outDxAx, ...a.inAxDx, ...a.cmpAxBx];
-    const rom = a.code(a.movBx(0), a.movCx(turns), a.loop([...body, ...a.unlessEqual(a.out16(0x502, 1))]), [...done]);
+    const rom = a.code(a.movBx(0), a.movCx(turns), a.loop([...body, ...a.unlessEqual(a.out16(0x502, 1))]), [
+      ...done,
+    ]);
     const seen: Exit[] = [];
     const m = new Machine({ accel, rom });
     m.serve(adder(seen));
@@ -60,9 +62,18 @@ describe.each(engines)('a guest under %s', (accel) => {
   test('string instructions travel as bursts', async () => {
     // es:di = 0:0x1000 gets 100 words from the device; ds:si sends them back.
     const rom = a.code(
-      a.cld, a.xorAxAx, a.movDsAx, a.movEsAx,
-      a.movDi(0x1000), a.movCx(100), a.movDx(0x506), a.repInsw,
-      a.movSi(0x1000), a.movCx(100), a.repOutsw, [...done],
+      a.cld,
+      a.xorAxAx,
+      a.movDsAx,
+      a.movEsAx,
+      a.movDi(0x1000),
+      a.movCx(100),
+      a.movDx(0x506),
+      a.repInsw,
+      a.movSi(0x1000),
+      a.movCx(100),
+      a.repOutsw,
+      [...done],
     );
     const written: number[] = [];
     let reads = 0;
@@ -71,7 +82,10 @@ describe.each(engines)('a guest under %s', (accel) => {
       if (x.offset === 4) return [0, event(MachineEvent.shutdown)];
       if (x.kind === ExitKind.readBurst || x.kind === ExitKind.read) reads++;
       const words = new Uint16Array(burst.buffer, burst.byteOffset, x.count || 1);
-      if (x.kind === ExitKind.readBurst) words.forEach((_, i) => { words[i] = i * 257; });
+      if (x.kind === ExitKind.readBurst)
+        words.forEach((_, i) => {
+          words[i] = i * 257;
+        });
       if (x.kind === ExitKind.writeBurst) written.push(...words);
       // KVM may also hand out single elements.
       if (x.kind === ExitKind.write) written.push(x.data);
@@ -102,12 +116,24 @@ describe.each(engines)('a guest under %s', (accel) => {
   test('configuration space goes to the device that owns the function', async () => {
     const outd = (port: number, n: number) => [...a.movDx(port), ...a.movEax(n), ...a.outDxEax];
     const rom = a.code(
-      outd(0xcf8, 0x80001004), a.movDx(0xcfe), a.inAxDx, a.movDx(0x502), a.outDxAx, // 00:02.0 register 6
-      outd(0xcf8, 0x80001800), a.movDx(0xcfc), a.inAxDx, a.movDx(0x502), a.outDxAx, // 00:03.0: nobody
+      outd(0xcf8, 0x80001004),
+      a.movDx(0xcfe),
+      a.inAxDx,
+      a.movDx(0x502),
+      a.outDxAx, // 00:02.0 register 6
+      outd(0xcf8, 0x80001800),
+      a.movDx(0xcfc),
+      a.inAxDx,
+      a.movDx(0x502),
+      a.outDxAx, // 00:03.0: nobody
       [...done],
     );
     const seen: Exit[] = [];
-    const m = new Machine({ accel, rom, description: { functions: [{ bdf: 0x10, device: 'dev', region: 3 }] } });
+    const m = new Machine({
+      accel,
+      rom,
+      description: { functions: [{ bdf: 0x10, device: 'dev', region: 3 }] },
+    });
     m.serve((x) => {
       if (x.offset === 4 && x.kind === ExitKind.write) return [0, event(MachineEvent.shutdown)];
       seen.push(x);
@@ -122,7 +148,9 @@ describe.each(engines)('a guest under %s', (accel) => {
   });
 
   test('a shadow register is read from the state block, not asked for', async () => {
-    const rom = a.code(a.movDx(0x50a), a.inAxDx, a.movDx(0x502), a.outDxAx, a.movDx(0x50a), a.inAlDx, [...done]);
+    const rom = a.code(a.movDx(0x50a), a.inAxDx, a.movDx(0x502), a.outDxAx, a.movDx(0x50a), a.inAlDx, [
+      ...done,
+    ]);
     const asked: number[] = [];
     const got: number[] = [];
     const classes = [{ kind: 1, region: 0, width: 2, offset: 10, source: 8, mask: 0x8000 }];
@@ -144,8 +172,16 @@ describe.each(engines)('a guest under %s', (accel) => {
 
   test('ranges that a device publishes are read anew before the guest goes on', async () => {
     const rom = a.code(
-      a.movDx(0x900), a.inAxDx, a.movDx(0x502), a.outDxAx,
-      a.out16(0x50c, 1), a.movDx(0x900), a.inAxDx, a.movDx(0x502), a.outDxAx, [...done],
+      a.movDx(0x900),
+      a.inAxDx,
+      a.movDx(0x502),
+      a.outDxAx,
+      a.out16(0x50c, 1),
+      a.movDx(0x900),
+      a.inAxDx,
+      a.movDx(0x502),
+      a.outDxAx,
+      [...done],
     );
     const got: number[] = [];
     const m = new Machine({ accel, rom });
@@ -195,7 +231,13 @@ describe.each(engines)('a guest under %s', (accel) => {
 
   test('a triple fault stops the machine and is reported', async () => {
     // lidt of six zero bytes, protected mode, then a selector of an empty descriptor: #GP, which has no gate.
-    const rom = a.code([0x2e, 0x0f, 0x01, 0x1e, 0x40, 0x00], [0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0], a.movAx(8), a.movDsAx, a.jmpSelf);
+    const rom = a.code(
+      [0x2e, 0x0f, 0x01, 0x1e, 0x40, 0x00],
+      [0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0],
+      a.movAx(8),
+      a.movDsAx,
+      a.jmpSelf,
+    );
     const m = new Machine({ accel, rom });
     m.serve(() => 0);
     const v = await boot(m);

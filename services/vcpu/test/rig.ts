@@ -6,7 +6,16 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Memory, type Struct, struct, u64, view } from '@nyx/layout';
-import { close, ctl, eventfd, memfdCreate, mmap, openSeqSocket, type SeqSocket, socketpair } from '@nyx/native';
+import {
+  close,
+  ctl,
+  eventfd,
+  memfdCreate,
+  mmap,
+  openSeqSocket,
+  type SeqSocket,
+  socketpair,
+} from '@nyx/native';
 import { ControlEvent, ControlMessage, ControlOp } from '@nyx/protocol';
 import { type Description, describeMachine } from '@nyx/protocol/describe';
 import {
@@ -21,8 +30,8 @@ import {
   irqPageBytes,
   pageMapBytes,
   ringsBytes,
-  StateBlock,
   Space,
+  StateBlock,
   Status,
   VmPage,
   vmPageBytes,
@@ -58,7 +67,10 @@ export class Vcpu {
     const [mine, theirs] = socketpair();
     this.child = spawn(program, [], { stdio: ['ignore', 'inherit', 'inherit', theirs], env: {} });
     close(theirs);
-    this.socket = openSeqSocket(mine, { onMessage: (bytes) => this.#received(bytes), onClose: () => this.#wake() });
+    this.socket = openSeqSocket(mine, {
+      onMessage: (bytes) => this.#received(bytes),
+      onClose: () => this.#wake(),
+    });
     this.exited = new Promise((resolve) => {
       this.child.on('exit', (code, signal) => {
         this.signal = signal;
@@ -98,7 +110,9 @@ export class Vcpu {
       if (found) return found;
       const left = deadline - Date.now();
       if (this.child.exitCode !== null || this.signal !== null || left <= 0)
-        throw new Error(`no event ${name}; exit ${this.child.exitCode} ${this.signal}; got ${JSON.stringify(this.events)}`);
+        throw new Error(
+          `no event ${name}; exit ${this.child.exitCode} ${this.signal}; got ${JSON.stringify(this.events)}`,
+        );
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, Math.min(left, 1000));
         this.#waiters.push(() => {
@@ -122,7 +136,12 @@ export class Vcpu {
 }
 
 export const TestState = struct('TestState', { total: u64(), shadow: u64('what a shadow register shows') });
-export const testSpec: BlockSpec<typeof TestState> = { kind: 'test', stateVersion: 1, state: TestState, ranges: 2 };
+export const testSpec: BlockSpec<typeof TestState> = {
+  kind: 'test',
+  stateVersion: 1,
+  state: TestState,
+  ranges: 2,
+};
 
 export interface Exit {
   ring: number;
@@ -147,7 +166,10 @@ export interface MachineOptions {
 /** Memory of a small machine: 1 MiB of RAM, a ROM, one device process with one device at ports 0x500..0x50f. */
 export class Machine {
   readonly cpus: number;
-  readonly fds: Record<'ram' | 'rom' | 'vmPage' | 'pageMap' | 'ring' | 'kick' | 'irqPage' | 'irqEvent' | 'state', number>;
+  readonly fds: Record<
+    'ram' | 'rom' | 'vmPage' | 'pageMap' | 'ring' | 'kick' | 'irqPage' | 'irqEvent' | 'state',
+    number
+  >;
   readonly ring: ArrayBuffer;
   readonly ram: ArrayBuffer;
   readonly block: StateBlock<typeof TestState>;
