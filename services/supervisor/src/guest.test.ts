@@ -100,7 +100,22 @@ describe.runIf(image)(
       expect(list()).toEqual([]);
     });
 
-    test('goes on when its supervisor is killed', async () => {
+    test('`nyx demo`: writes to its disk while disk and platform are killed, and all is whole', () => {
+    const r = spawnSync(process.execPath, [nyx, 'demo', '--accel', 'soft'], {
+      encoding: 'utf8',
+      timeout: 200_000,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    expect(r.stderr).toContain('kill -9 disk0');
+    expect(r.stdout).toMatch(/SHA-256 +same: [0-9a-f]{16}/);
+    expect(r.stdout).toMatch(/kill -9 disk0 +successor serves after [\d.]+ ms/);
+    expect(r.stdout).toMatch(/kill -9 platform +successor serves after [\d.]+ ms/);
+    expect(r.stdout).toMatch(/kernel log +no complaint/);
+    expect(r.status).toBe(0);
+    expect(list()).toEqual([]);
+  });
+
+  test('goes on when its supervisor is killed', async () => {
       const vm = await Vm.start(spec('g3'));
       await vm.exec('true', patience);
       const { pid, vcpuPid } = await vm.status();
