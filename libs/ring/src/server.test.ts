@@ -344,3 +344,18 @@ test('commit records the exit in the half that becomes the truth', async () => {
   expect(block.state.total).toBe(5);
   expect(CounterState.bytes).toBe(24);
 });
+
+test('writes posted by one vCPU are done before a request that another publishes later', async () => {
+  const other = createTestProducer(rings.buffer, 1, rings.kick);
+  const order: number[] = [];
+  const { server, finished } = serve(4, (s) => {
+    order.push(s.ctl[ctl.dataLo]!);
+    ok(s);
+  });
+  // Ring 0 would come first; its read was published last.
+  for (const n of [1, 2, 3]) other.publish(ExitKind.write, 0, 0, 0, 4, n, 0, 1, slotPosted);
+  producer.publish(ExitKind.read, 0, 0, 0, 4, 4, 0);
+  server.start();
+  await finished;
+  expect(order).toEqual([1, 2, 3, 4]);
+});

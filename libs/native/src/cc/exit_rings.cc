@@ -41,7 +41,7 @@ bool ExitRings::Open(uint8_t* base, size_t size) {
   for (uint32_t i = 0; i < rings; i++) {
     uint8_t* at = base + wire::kRingBase + static_cast<size_t>(i) * wire::kRingStride;
     rings_.push_back({reinterpret_cast<wire::RingHeader*>(at),
-                      reinterpret_cast<wire::ExitSlot*>(at + wire::kSlotsAt), 1});
+                      reinterpret_cast<wire::ExitSlot*>(at + wire::kSlotsAt), 1, 0});
   }
   return true;
 }
@@ -86,11 +86,24 @@ uint32_t ExitRings::Poll() {
   for (uint32_t i = 0; i < n; i++) {
     if (++ring >= n) ring = 0;
     if (Ready(ring)) {
-      last_ = ring;
-      return ring;
+      last_ = n > 1 ? PostedBefore(ring) : ring;
+      return last_;
     }
   }
   return kNoRing;
+}
+
+uint32_t ExitRings::PostedBefore(uint32_t ring) {
+  const auto posted = [&](uint32_t r) { return (LoadRelaxed(Slot(r).flags) & wire::kSlotPosted) != 0; };
+  if (posted(ring)) return ring;
+  if (barrier_ring_ != ring || barrier_seq_ != rings_[ring].next) {
+    barrier_ring_ = ring;
+    barrier_seq_ = rings_[ring].next;
+    for (Ring& r : rings_) r.barrier = LoadAcquire(r.header->head);
+  }
+  for (uint32_t r = 0; r < count(); r++)
+    if (r != ring && rings_[r].next <= rings_[r].barrier && Ready(r) && posted(r)) return r;
+  return ring;
 }
 
 bool ExitRings::Read(uint32_t ring, Request* out) {

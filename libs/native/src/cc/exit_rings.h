@@ -52,12 +52,18 @@ class ExitRings {
     wire::RingHeader* header;
     wire::ExitSlot* slots;
     uint64_t next;
+    uint64_t barrier = 0;  // head when the request at the barrier was first seen
   };
+  // A vCPU that has posted and then told another vCPU so (in memory) must find its writes done by the other's next
+  // access: before a request that is waited for, the posted ones that were there come first. Gives the ring to serve.
+  uint32_t PostedBefore(uint32_t ring);
   static bool FindTail(const Ring& ring, uint64_t head, uint64_t* tail);
   wire::ExitSlot& Slot(uint32_t ring);
   wire::ProcessControl* control_ = nullptr;
   std::vector<Ring> rings_;
   uint32_t last_ = 0;
+  uint32_t barrier_ring_ = kNoRing;
+  uint64_t barrier_seq_ = 0;
 };
 
 }  // namespace nyx
