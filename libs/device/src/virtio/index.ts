@@ -1,4 +1,5 @@
 export * from './chain.ts';
+export * from './device.ts';
 export * from './pci.ts';
 export * from './queue.ts';
 export * from './regs.ts';

@@ -8,56 +8,24 @@
  * A request is in flight from the commit that put it in a slot to the commit that freed it. A process that attaches
  * finds the slots of its predecessor and runs those requests again; all their effects can be repeated. What it
  * cannot know (a doorbell that it did not see, a driver that asked for an interrupt meanwhile) it looks up itself.
+ *
+ * Longer than other files: every reset touches registers, interrupts and requests together, in an order that matters.
  */
-import { RegisterBank, resetValues, type Struct, type View } from '@nyx/layout';
+import { RegisterBank, resetValues, type View } from '@nyx/layout';
 import type { Device, DeviceContext } from '../device.ts';
 import { Msix, PciFunction } from '../pci/index.ts';
 import { Chain } from './chain.ts';
+import { commonBank, offeredFeatures } from './common.ts';
+import type { VirtioDevice, VirtioView } from './device.ts';
 import { accessRegisters, Irq, Region, virtioBars, virtioFunction } from './pci.ts';
 import { Virtqueue } from './queue.ts';
-import {
-  commonRegisters,
-  Isr,
-  noVector,
-  QueueState,
-  VirtioFeature,
-  VirtioLayout,
-  VirtioState,
-  VirtioStatus,
-  type virtioFields,
-} from './regs.ts';
+import { Isr, noVector, QueueState, VirtioFeature, VirtioLayout, VirtioState, VirtioStatus } from './regs.ts';
+import { Slots } from './slots.ts';
 
-export type VirtioView = View<Struct<ReturnType<typeof virtioFields>>>;
 type Context = Pick<
   DeviceContext,
   'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log'
 >;
-
-export interface VirtioDevice {
-  /** Virtio device type, e.g. 2. */
-  readonly type: number;
-  readonly classCode: number;
-  /** Queues offered, 1..queues of the state. */
-  readonly queues: number;
-  /** Most entries of a queue: power of two up to 256. */
-  readonly queueSize: number;
-  /** Device feature bits 0..23 that are offered. */
-  readonly features: number;
-  /** Bytes of the device configuration structure. */
-  readonly configBytes: number;
-  configRead(offset: number, width: number): number;
-  configWrite(offset: number, width: number, value: number): void;
-  /** The driver accepted these (bits 0..23). In a handler. */
-  accepted?(features: number): void;
-  /** Request in `slot`: the chain is valid only during the call. Ends with `finish(slot)`, now or later. In a handler. */
-  take(slot: number, queue: number, chain: Chain): void;
-  /** Starts what `take` prepared; nothing to do when nothing was. In settle. */
-  submit(): void;
-  /** Device reset: own registers to their reset values; nothing is in flight. In a handler. */
-  reset(): void;
-  /** Waits for, and drops, everything in flight; false when that took too long. */
-  drain(): boolean;
-}
 
 /** Chains taken by one event at most; a driver that feeds faster than that waits for the next one. */
 const BUDGET = 512;
@@ -77,16 +45,11 @@ export class VirtioPci implements Device {
     rechecks: 0,
   };
   readonly #ctx: Context;
-  readonly #state: VirtioView;
   readonly #v: View<typeof VirtioState>;
   readonly #device: VirtioDevice;
   readonly #chain: Chain;
   readonly #common: RegisterBank<string>;
-  readonly #slots: number;
-  /** Per slot: 1 while this process has the request under way. */
-  readonly #begun: Uint8Array;
-  #begunCount = 0;
-  #hint = 0;
+  readonly #slots: Slots;
   /** Queues with used elements that no decision about an interrupt was made for; a bit each. */
   #touched = 0;
   /** Slots ran out: a completion must look at the queues again. */
@@ -100,12 +63,10 @@ export class VirtioPci implements Device {
 
   constructor(ctx: Context, state: VirtioView, device: VirtioDevice) {
     this.#ctx = ctx;
-    this.#state = state;
     this.#v = state.virtio.at(0);
     this.#device = device;
     this.#chain = new Chain(ctx.memory);
-    this.#slots = state.owners.length;
-    this.#begun = new Uint8Array(this.#slots);
+    this.#slots = new Slots(state);
     const vectors = state.vectors.length;
     const { type, classCode, configBytes } = device;
     const { spec, accessAt } = virtioFunction({ type, classCode, vectors, configBytes });
@@ -131,7 +92,11 @@ export class VirtioPci implements Device {
       { length: device.queues },
       (_, i) => new Virtqueue(i, device.queueSize, state.queues.at(i), ctx.memory),
     );
-    this.#common = this.#commonBank();
+    this.#common = commonBank(state, this.queues, device, {
+      status: (value) => this.#writeStatus(value),
+      enable: (q) => this.#enableQueue(q),
+      reset: (q) => this.#resetQueue(q),
+    });
   }
 
   /** Features the driver accepted and the device confirmed, bits 0..31. */
@@ -149,7 +114,7 @@ export class VirtioPci implements Device {
   }
   /** Requests that this process has under way. */
   get inFlight(): number {
-    return this.#begunCount;
+    return this.#slots.begunCount;
   }
 
   // ---- accesses ----
@@ -207,90 +172,6 @@ export class VirtioPci implements Device {
     return isr;
   }
 
-  #commonBank(): RegisterBank<string> {
-    const v = this.#v;
-    const offeredHi = (1 << (VirtioFeature.version1 - 32)) | (1 << (VirtioFeature.ringReset - 32));
-    const offeredLo =
-      (this.#device.features | (1 << VirtioFeature.indirectDesc) | (1 << VirtioFeature.eventIdx)) >>> 0;
-    const selected = (): Virtqueue | undefined => this.queues[v.queueSelect];
-    /** The selected queue while it may be configured. */
-    const open = (): View<typeof QueueState> | undefined => {
-      const s = selected()?.state;
-      return s && !s.enabled && !s.resetting && !v.resetting ? s : undefined;
-    };
-    const vector = (value: number): number => (value < this.#state.vectors.length ? value : noVector);
-    const half = (field: 'descLo' | 'descHi' | 'driverLo' | 'driverHi' | 'deviceLo' | 'deviceHi') => ({
-      read: () => selected()?.state[field] ?? 0,
-      write: (value: number) => {
-        const s = open();
-        if (s) s[field] = value;
-      },
-    });
-    const halves = {
-      queueDescLo: half('descLo'),
-      queueDescHi: half('descHi'),
-      queueDriverLo: half('driverLo'),
-      queueDriverHi: half('driverHi'),
-      queueDeviceLo: half('deviceLo'),
-      queueDeviceHi: half('deviceHi'),
-    };
-    const pick = <K extends 'read' | 'write'>(k: K) =>
-      Object.fromEntries(Object.entries(halves).map(([name, h]) => [name, h[k]]));
-    return new RegisterBank<string>(
-      commonRegisters,
-      v,
-      {
-        read: {
-          ...pick('read'),
-          deviceFeature: () =>
-            v.deviceFeatureSelect === 0 ? offeredLo : v.deviceFeatureSelect === 1 ? offeredHi : 0,
-          driverFeature: () =>
-            v.driverFeatureSelect === 0
-              ? v.driverFeaturesLo
-              : v.driverFeatureSelect === 1
-                ? v.driverFeaturesHi
-                : 0,
-          numQueues: () => this.queues.length,
-          queueSize: () => selected()?.size ?? 0,
-          queueVector: () => selected()?.state.vector ?? noVector,
-          queueEnable: () => selected()?.state.enabled ?? 0,
-          queueNotifyOff: () => selected()?.index ?? 0,
-          queueNotifyData: () => selected()?.index ?? 0,
-          queueReset: () => selected()?.state.resetting ?? 0,
-        },
-        write: {
-          ...pick('write'),
-          driverFeature: (value) => {
-            // 2.2: after FEATURES_OK the set is closed.
-            if (v.status & VirtioStatus.featuresOk) return;
-            if (v.driverFeatureSelect === 0) v.driverFeaturesLo = value;
-            else if (v.driverFeatureSelect === 1) v.driverFeaturesHi = value;
-          },
-          configVector: (value) => {
-            v.configVector = vector(value);
-          },
-          status: (value) => this.#writeStatus(value, offeredLo, offeredHi),
-          queueSize: (value) => {
-            const s = open();
-            if (s && value > 0 && value <= this.#device.queueSize && (value & (value - 1)) === 0)
-              s.size = value;
-          },
-          queueVector: (value) => {
-            const q = selected();
-            if (q) q.state.vector = vector(value);
-          },
-          queueEnable: (value) => {
-            if (value === 1) this.#enableQueue(selected());
-          },
-          queueReset: (value) => {
-            if (value === 1) this.#resetQueue(selected());
-          },
-        },
-      },
-      0,
-    );
-  }
-
   /** 4.1.4.9: a register of a BAR through configuration space. */
   #accessTarget(): { region: number; width: number } | undefined {
     const { cfgBar, cfgOffset, cfgLength } = this.#v;
@@ -312,7 +193,7 @@ export class VirtioPci implements Device {
 
   // ---- status machine, 3.1 ----
 
-  #writeStatus(value: number, offeredLo: number, offeredHi: number): void {
+  #writeStatus(value: number): void {
     const v = this.#v;
     if (value === 0) {
       this.#reset();
@@ -324,7 +205,8 @@ export class VirtioPci implements Device {
     let next = status | (value & ~VirtioStatus.needsReset);
     if (next & ~status & VirtioStatus.featuresOk) {
       const { driverFeaturesLo: lo, driverFeaturesHi: hi } = v;
-      const fits = (lo & ~offeredLo) === 0 && (hi & ~offeredHi) === 0 && (hi & 1) !== 0;
+      const offered = offeredFeatures(this.#device);
+      const fits = (lo & ~offered.lo) === 0 && (hi & ~offered.hi) === 0 && (hi & 1) !== 0;
       if (fits) this.#device.accepted?.(lo & 0xffffff);
       else next &= ~VirtioStatus.featuresOk;
       this.#ctx.log(
@@ -360,8 +242,8 @@ export class VirtioPci implements Device {
     } else this.#updateIntx();
   }
 
-  #enableQueue(q: Virtqueue | undefined): void {
-    if (!q || q.state.enabled || q.state.resetting || this.#v.resetting) return;
+  #enableQueue(q: Virtqueue): void {
+    if (q.state.enabled || q.state.resetting || this.#v.resetting) return;
     const s = q.state;
     s.enabled = 1;
     s.availIdx = 0;
@@ -370,8 +252,8 @@ export class VirtioPci implements Device {
     if (!q.map()) this.#fail(`rings of queue ${q.index} are not in memory`);
   }
 
-  #resetQueue(q: Virtqueue | undefined): void {
-    if (!q?.state.enabled || !(this.#v.driverFeaturesHi & (1 << (VirtioFeature.ringReset - 32)))) return;
+  #resetQueue(q: Virtqueue): void {
+    if (!q.state.enabled || !(this.#v.driverFeaturesHi & (1 << (VirtioFeature.ringReset - 32)))) return;
     q.state.enabled = 0;
     q.state.resetting = 1;
     this.#finishQueueResets();
@@ -381,11 +263,10 @@ export class VirtioPci implements Device {
     for (const q of this.queues) {
       if (!q.state.resetting) continue;
       let busy = false;
-      for (let slot = 0; slot < this.#slots; slot++) {
-        if (this.#state.owners.get(slot) !== q.index + 1) continue;
-        if (this.#begun[slot]) busy = true;
-        else if (this.#recovered) this.#state.owners.set(slot, 0);
-        else busy = true;
+      for (let slot = 0; slot < this.#slots.length; slot++) {
+        if (this.#slots.queueOf(slot) !== q.index) continue;
+        if (this.#slots.isBegun(slot) || !this.#recovered) busy = true;
+        else this.#slots.release(slot);
       }
       if (busy) continue;
       q.unmap();
@@ -397,7 +278,7 @@ export class VirtioPci implements Device {
   /** Device reset (2.1, 4.1.4.3.1). The status keeps its value until nothing is in flight, then reads 0. */
   #reset(): void {
     this.#v.resetting = 1;
-    if (this.#begunCount === 0) this.#finishReset();
+    if (this.#slots.begunCount === 0) this.#finishReset();
   }
 
   #finishReset(): void {
@@ -407,7 +288,7 @@ export class VirtioPci implements Device {
       q.unmap();
       resetValues(QueueState, v.$root.mem, v.$root.base + q.state.$offset);
     }
-    this.#state.owners.fill(0);
+    this.#slots.releaseAll();
     this.#touched = 0;
     this.#device.reset();
     this.#updateIntx();
@@ -493,7 +374,7 @@ export class VirtioPci implements Device {
           this.#again = true;
           return;
         }
-        const slot = this.#freeSlot();
+        const slot = this.#slots.free();
         if (slot < 0) {
           this.#starved = true;
           return;
@@ -504,11 +385,7 @@ export class VirtioPci implements Device {
           this.#fail(`queue ${q.index}: available ring is broken`);
           return;
         }
-        const v = this.#v;
-        this.#state.heads.set(slot, head);
-        this.#state.orders.set(slot, v.order);
-        v.order = (v.order + 1) & 0xffff;
-        this.#state.owners.set(slot, q.index + 1);
+        this.#slots.hold(slot, q.index, head);
         if (!this.#begin(slot, q, head)) return;
       }
       if (!q.listen(eventIdx)) return;
@@ -519,54 +396,38 @@ export class VirtioPci implements Device {
   #begin(slot: number, q: Virtqueue, head: number): boolean {
     const indirect = (this.#v.driverFeaturesLo & (1 << VirtioFeature.indirectDesc)) !== 0;
     if (!this.#chain.read(q, head, indirect)) {
-      this.#state.owners.set(slot, 0);
+      this.#slots.release(slot);
       this.#fail(`queue ${q.index} head ${head}: ${this.#chain.error}`);
       return false;
     }
-    this.#begun[slot] = 1;
-    this.#begunCount++;
+    this.#slots.begin(slot);
     this.counters.taken++;
     this.#device.take(slot, q.index, this.#chain);
     return true;
   }
 
-  #freeSlot(): number {
-    const { owners } = this.#state;
-    for (let n = 0; n < this.#slots; n++) {
-      const slot = this.#hint + n < this.#slots ? this.#hint + n : this.#hint + n - this.#slots;
-      if (owners.get(slot) === 0 && !this.#begun[slot]) {
-        this.#hint = slot;
-        return slot;
-      }
-    }
-    return -1;
-  }
-
   /** The request is done and `written` bytes from the start of its writable part are valid. In a handler. */
   finish(slot: number, written: number): void {
-    this.#begun[slot] = 0;
-    this.#begunCount--;
+    this.#slots.end(slot);
     this.counters.finished++;
-    const owner = this.#state.owners.get(slot);
-    if (owner === 0) return;
-    this.#state.owners.set(slot, 0);
-    const q = this.queues[owner - 1]!;
+    const q = this.queues[this.#slots.queueOf(slot)];
+    if (!q) return;
+    this.#slots.release(slot);
     if (this.#v.resetting || q.state.resetting || !q.mapped) return;
-    q.push(this.#state.heads.get(slot), written);
-    this.#touched |= 1 << (owner - 1);
+    q.push(this.#slots.head(slot), written);
+    this.#touched |= 1 << q.index;
   }
 
   /** The request cannot be answered: its chain has no room for an answer. In a handler, within `take`. */
   refuse(slot: number, reason: string): void {
-    this.#begun[slot] = 0;
-    this.#begunCount--;
-    this.#state.owners.set(slot, 0);
+    this.#slots.end(slot);
+    this.#slots.release(slot);
     this.#fail(reason);
   }
 
   /** After a batch of `finish`, in the same handler. */
   finished(): void {
-    if (this.#v.resetting && this.#begunCount === 0) this.#finishReset();
+    if (this.#v.resetting && this.#slots.begunCount === 0) this.#finishReset();
     this.#finishQueueResets();
     if (this.#starved) {
       this.#starved = false;
@@ -580,19 +441,14 @@ export class VirtioPci implements Device {
   /** Runs again what the predecessor had in flight, oldest first, and looks for doorbells nobody heard. */
   #recover(): void {
     this.#recovered = true;
-    const { owners, orders, heads } = this.#state;
-    const slots: number[] = [];
-    for (let slot = 0; slot < this.#slots; slot++)
-      if (owners.get(slot) !== 0 && !this.#begun[slot]) slots.push(slot);
-    const age = (slot: number): number => (this.#v.order - orders.get(slot)) & 0xffff;
+    const slots = this.#slots.leftover();
     if (slots.length > 0) this.#ctx.log('info', `virtio: ${slots.length} requests in flight are run again`);
-    slots.sort((a, b) => age(b) - age(a));
     for (const slot of slots) {
-      const q = this.queues[owners.get(slot) - 1];
-      if (this.#v.resetting || !q || !q.state.enabled || (!q.mapped && !q.map())) owners.set(slot, 0);
+      const q = this.queues[this.#slots.queueOf(slot)];
+      if (this.#v.resetting || !q || !q.state.enabled || (!q.mapped && !q.map())) this.#slots.release(slot);
       else {
         this.counters.recovered++;
-        this.#begin(slot, q, heads.get(slot));
+        this.#begin(slot, q, this.#slots.head(slot));
       }
     }
     this.finished();
@@ -630,7 +486,7 @@ export class VirtioPci implements Device {
   /** Whether a predecessor may have left something to do. */
   #leftover(): boolean {
     if (this.#live || this.#v.resetting) return true;
-    for (let slot = 0; slot < this.#slots; slot++) if (this.#state.owners.get(slot) !== 0) return true;
+    if (this.#slots.leftover().length > 0) return true;
     this.#recovered = this.queues.every((q) => !q.state.resetting);
     return !this.#recovered;
   }

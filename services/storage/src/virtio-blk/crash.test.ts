@@ -235,7 +235,7 @@ const variants: [string, Variant][] = [
 
 describe('kill points', () => {
   for (const [name, variant] of variants) {
-    it(`death at every step: ${name}`, () => {
+    it(`death at every step: ${name}`, { timeout: 120_000 }, () => {
       const undisturbed = new Guest(variant, 1);
       undisturbed.work(10);
       const { steps } = undisturbed.bench.rig;
