@@ -84,7 +84,7 @@ class TestBus : public Bus {
       case 0x3fb: return lcr_;
       case 0x3ff: return scratch_;
       case 0x402: return 0xe9;
-      case 0x71: return cmos_ == 0x0d ? 0x80 : cmos_ == 0x0a ? 0x26 : cmos_ == 0x0b ? 2 : 0;
+      case 0x71: return Cmos();
       case 0x608: return uint32_t(static_cast<unsigned __int128>(board.clock->Now()) * 3579545 / 1'000'000'000) & 0xffffff;
       case 0xe0: return test_;
       case 0x511: return FwCfg();
@@ -155,6 +155,18 @@ class TestBus : public Bus {
   void Eoi(uint8_t) override {}
 
  private:
+  // RTC status and the memory size above 16 MiB in 64 KiB, as firmware reads it.
+  uint8_t Cmos() const {
+    const uint64_t high = (board.ram_bytes - (uint64_t{16} << 20)) >> 16;
+    switch (cmos_) {
+      case 0x0a: return 0x26;
+      case 0x0b: return 2;
+      case 0x0d: return 0x80;
+      case 0x34: return uint8_t(high);
+      case 0x35: return uint8_t(high >> 8);
+      default: return 0;
+    }
+  }
   uint8_t FwCfg() {
     uint64_t v = 0;
     switch (fw_selector_) {
@@ -318,7 +330,7 @@ void LoadBios() {
   auto* rom = static_cast<uint8_t*>(aligned_alloc(4096, image.size()));
   std::memcpy(rom, image.data(), image.size());
   board.memory.Add({(uint64_t{1} << 32) - image.size(), image.size(), rom, true, MemoryMap::kNoPage});
-  const size_t low = std::min<size_t>(image.size(), 0x20000);
+  const size_t low = std::min<size_t>(image.size(), 0x40000);
   std::memcpy(board.ram + 0x100000 - low, image.data() + image.size() - low, low);
 }
 
