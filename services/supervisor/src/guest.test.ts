@@ -101,21 +101,21 @@ describe.runIf(image)(
     });
 
     test('`nyx demo`: writes to its disk while disk and platform are killed, and all is whole', () => {
-    const r = spawnSync(process.execPath, [nyx, 'demo', '--accel', 'soft'], {
-      encoding: 'utf8',
-      timeout: 200_000,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      const r = spawnSync(process.execPath, [nyx, 'demo', '--accel', 'soft'], {
+        encoding: 'utf8',
+        timeout: 200_000,
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      expect(r.stderr).toContain('kill -9 disk0');
+      expect(r.stdout).toMatch(/SHA-256 +same: [0-9a-f]{16}/);
+      expect(r.stdout).toMatch(/kill -9 disk0 +successor serves after [\d.]+ ms/);
+      expect(r.stdout).toMatch(/kill -9 platform +successor serves after [\d.]+ ms/);
+      expect(r.stdout).toMatch(/kernel log +no complaint/);
+      expect(r.status).toBe(0);
+      expect(list()).toEqual([]);
     });
-    expect(r.stderr).toContain('kill -9 disk0');
-    expect(r.stdout).toMatch(/SHA-256 +same: [0-9a-f]{16}/);
-    expect(r.stdout).toMatch(/kill -9 disk0 +successor serves after [\d.]+ ms/);
-    expect(r.stdout).toMatch(/kill -9 platform +successor serves after [\d.]+ ms/);
-    expect(r.stdout).toMatch(/kernel log +no complaint/);
-    expect(r.status).toBe(0);
-    expect(list()).toEqual([]);
-  });
 
-  test('goes on when its supervisor is killed', async () => {
+    test('goes on when its supervisor is killed', async () => {
       const vm = await Vm.start(spec('g3'));
       await vm.exec('true', patience);
       const { pid, vcpuPid } = await vm.status();
@@ -123,7 +123,8 @@ describe.runIf(image)(
       await vm.launched!.ended.catch((e) => expect(e.code).toBe('SUPERVISOR_DIED'));
       // It still uses the CPU or sleeps; it is not gone.
       process.kill(vcpuPid, 0);
-      expect(list()).toMatchObject([{ name: 'g3', kind: 'orphaned' }]);
+      // Its descriptors close a moment before it is gone.
+      await expect.poll(() => list()).toMatchObject([{ name: 'g3', kind: 'orphaned' }]);
       const stop = spawnSync(process.execPath, [nyx, 'stop', 'g3', '--force'], { encoding: 'utf8' });
       expect(stop.stdout).toBe("'g3' is gone.\n");
       expect(list()).toEqual([]);

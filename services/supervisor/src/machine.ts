@@ -200,12 +200,15 @@ export class Machine {
     let forced = timeout === 0 || this.#life.state !== 'running';
     if (!forced) {
       this.#powerButton();
+      // A guest that is still booting misses the first press.
+      const again = setInterval(() => this.#resources.signal('powerButton'), 3000);
       const timer = setTimeout(() => {
         forced = true;
         this.#stop();
       }, timeout * 1000);
       await ended;
       clearTimeout(timer);
+      clearInterval(again);
     } else {
       this.#stop();
       await ended;
