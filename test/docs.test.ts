@@ -4,9 +4,12 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const docs = ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', ...readdirSync(join(root, 'docs')).map((n) => `docs/${n}`)].filter((n) =>
-  n.endsWith('.md'),
-);
+const docs = [
+  'README.md',
+  'ARCHITECTURE.md',
+  'CONTRIBUTING.md',
+  ...readdirSync(join(root, 'docs')).map((n) => `docs/${n}`),
+].filter((n) => n.endsWith('.md'));
 
 interface Fence {
   file: string;
@@ -14,7 +17,11 @@ interface Fence {
   text: string;
 }
 const fences: Fence[] = docs.flatMap((file) =>
-  [...readFileSync(join(root, file), 'utf8').matchAll(/^```([^\n]*)\n([\s\S]*?)^```$/gm)].map((m) => ({ file, info: m[1]!.trim(), text: m[2]! })),
+  [...readFileSync(join(root, file), 'utf8').matchAll(/^```([^\n]*)\n([\s\S]*?)^```$/gm)].map((m) => ({
+    file,
+    info: m[1]!.trim(),
+    text: m[2]!,
+  })),
 );
 
 describe('documentation', () => {

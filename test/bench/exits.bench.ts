@@ -21,11 +21,23 @@ const parts: (Part & { name: string; goal?: [p50: number, p99: number] })[] = [
   { name: 'port of nobody', code: access.in8(0x2e8), count },
   { name: 'shadow: UART LCR', code: access.in8(0x3fb), count, goal: [300, 300] },
   { name: 'counter: ACPI PM timer', code: access.in32(0x608), count, goal: [300, 300] },
-  { name: 'sync write: UART scratch', code: access.out8(0x3ff, 0x5a), count, warm: 50_000, goal: [1500, 5000] },
+  {
+    name: 'sync write: UART scratch',
+    code: access.out8(0x3ff, 0x5a),
+    count,
+    warm: 50_000,
+    goal: [1500, 5000],
+  },
   { name: 'sync read: UART LSR', code: access.in8(0x3fd), count, warm: 50_000, goal: [1500, 5000] },
   { name: 'sync read: PIT counter 0', code: access.in8(0x40), count, warm: 50_000, goal: [1500, 5000] },
   { name: 'sync read: RTC register', code: access.in8(0x71), count, warm: 50_000, goal: [1500, 5000] },
-  { name: 'posted, 1 in 8 us: POST', code: access.out8(0x80, 1), count: count / 10, pause: short, goal: [300, 300] },
+  {
+    name: 'posted, 1 in 8 us: POST',
+    code: access.out8(0x80, 1),
+    count: count / 10,
+    pause: short,
+    goal: [300, 300],
+  },
   { name: 'posted, back to back: POST', code: access.out8(0x80, 1), count, warm: 50_000 },
   { name: 'sync after 2 ms asleep: UART scratch', code: access.out8(0x3ff, 1), count: 200, pause: long },
 ];
@@ -67,7 +79,13 @@ const measure = async (accel: 'soft' | 'kvm', scale: number): Promise<void> => {
   const scaled = parts.map((p) => ({ ...p, count: Math.max(100, Math.floor(p.count / scale)) }));
   const file = join(tmpdir(), `nyx-exits-${process.pid}.elf`);
   writeFileSync(file, measuring(scaled, rounds));
-  const vm = await Vm.start({ name: `bench-exits-${process.pid}`, kernel: file, memory: '64M', accel, logLevel: 'error' });
+  const vm = await Vm.start({
+    name: `bench-exits-${process.pid}`,
+    kernel: file,
+    memory: '64M',
+    accel,
+    logLevel: 'error',
+  });
   try {
     const status = await vm.status();
     const window = new GuestWindow(status.pid);
@@ -103,11 +121,19 @@ const native = (mode: 'spin' | 'futex', n: number): void => {
   print(`two native threads, ${mode}`, rows);
 };
 
-console.log(`${cpuCount()} CPUs, load ${loadavg().map((n) => n.toFixed(1)).join(' ')}; ${rounds} rounds; median round (least..most)`);
+console.log(
+  `${cpuCount()} CPUs, load ${loadavg()
+    .map((n) => n.toFixed(1))
+    .join(' ')}; ${rounds} rounds; median round (least..most)`,
+);
 console.log(`${''.padEnd(38)}${'p50 us'.padEnd(26)}${'p99 us'.padEnd(26)}${'p99.9 us'.padEnd(26)}`);
 native('spin', count);
 native('futex', 2000);
 await measure('soft', 1);
 if (process.argv.includes('kvm')) await measure('kvm', 50).catch((e) => console.log(`kvm: ${e.message}`));
-console.log(`\nload ${loadavg().map((n) => n.toFixed(1)).join(' ')}`);
+console.log(
+  `\nload ${loadavg()
+    .map((n) => n.toFixed(1))
+    .join(' ')}`,
+);
 process.exit();

@@ -6,7 +6,13 @@ import { openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
 
 const base = 0x10_0000;
 /** Guest-physical addresses. */
-export const layout = { base, flag: 0x20_0000, ticks: 0x20_0004, total: 0x20_0010, samples: 0x40_0000 } as const;
+export const layout = {
+  base,
+  flag: 0x20_0000,
+  ticks: 0x20_0004,
+  total: 0x20_0010,
+  samples: 0x40_0000,
+} as const;
 
 const u32 = (n: number): number[] => [n & 0xff, (n >>> 8) & 0xff, (n >>> 16) & 0xff, n >>> 24];
 const movEcx = (n: number): number[] => [0xb9, ...u32(n)];
@@ -69,7 +75,29 @@ export const kernel = (code: readonly number[]): Uint8Array => {
     [type, at, address, address, bytes, bytes, 7, 4].flatMap(u32);
   return Uint8Array.from([
     ...[0x7f, 0x45, 0x4c, 0x46, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    ...[2, 0, 3, 0, ...u32(1), ...u32(base), ...u32(52), ...u32(0), ...u32(0), 52, 0, 32, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+    ...[
+      2,
+      0,
+      3,
+      0,
+      ...u32(1),
+      ...u32(base),
+      ...u32(52),
+      ...u32(0),
+      ...u32(0),
+      52,
+      0,
+      32,
+      0,
+      2,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+    ],
     ...segment(1, codeAt, base, code.length),
     ...segment(4, noteAt, 0, note.length),
     ...note,
@@ -91,7 +119,8 @@ export const measuring = (parts: readonly Part[], rounds: number): Uint8Array =>
   let total = layout.total;
   for (let r = 0; r < rounds; r++)
     for (const p of parts) {
-      if (p.warm && r === 0) code.push(...movEdi(samples), ...movEcx(p.warm), ...loop(timed({ ...p, pause: 0 })));
+      if (p.warm && r === 0)
+        code.push(...movEdi(samples), ...movEcx(p.warm), ...loop(timed({ ...p, pause: 0 })));
       code.push(...rdtsc, ...storeEax(total), ...movEdi(samples), ...movEcx(p.count), ...loop(timed(p)));
       code.push(...rdtsc, ...storeEax(total + 4));
       samples += p.count * 4;

@@ -1,8 +1,8 @@
 // Named steps with their time, for every tool: a person sees what happens and how long it took.
-import { spawn } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 
-export const root = fileURLToPath(new URL("../..", import.meta.url));
+export const root = fileURLToPath(new URL('../..', import.meta.url));
 const tty = process.stderr.isTTY;
 const dim = (s) => (tty ? `\x1b[2m${s}\x1b[22m` : s);
 const green = (s) => (tty ? `\x1b[32m${s}\x1b[39m` : s);
@@ -25,10 +25,10 @@ export async function step(name, work) {
   try {
     const note = await work();
     process.stderr.write(
-      `${green("  ok ")} ${name} ${dim(`${note ? `${note}, ` : ""}${seconds(performance.now() - from)}`)}\n`,
+      `${green('  ok ')} ${name} ${dim(`${note ? `${note}, ` : ''}${seconds(performance.now() - from)}`)}\n`,
     );
   } catch (error) {
-    process.stderr.write(`${red("  no ")} ${name} ${dim(seconds(performance.now() - from))}\n`);
+    process.stderr.write(`${red('  no ')} ${name} ${dim(seconds(performance.now() - from))}\n`);
     throw error;
   }
 }
@@ -39,19 +39,19 @@ export async function step(name, work) {
  */
 export function run(command, args, { cwd = root, env = process.env, inherit = false } = {}) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd, env, stdio: inherit ? "inherit" : ["ignore", "pipe", "pipe"] });
-    let output = "";
-    child.stdout?.on("data", (d) => {
+    const child = spawn(command, args, { cwd, env, stdio: inherit ? 'inherit' : ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    child.stdout?.on('data', (d) => {
       output += d;
     });
-    child.stderr?.on("data", (d) => {
+    child.stderr?.on('data', (d) => {
       output += d;
     });
-    child.on("error", (error) => reject(new UserError(`${command}: ${error.message}`)));
-    child.on("close", (code, signal) => {
+    child.on('error', (error) => reject(new UserError(`${command}: ${error.message}`)));
+    child.on('close', (code, signal) => {
       if (code === 0) resolve(output);
       else {
-        const error = new UserError(`${command} ${args.join(" ")} ended with ${signal ?? code}\n${output}`);
+        const error = new UserError(`${command} ${args.join(' ')} ended with ${signal ?? code}\n${output}`);
         error.exitCode = code ?? 1;
         reject(error);
       }

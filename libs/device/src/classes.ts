@@ -1,5 +1,5 @@
 /** The class table of a device, derived from its register tables (ARCHITECTURE.md, "Exit classes"). */
-import { type ClassSpec, ClassKind, Counter } from '@nyx/ring';
+import { ClassKind, type ClassSpec, Counter } from '@nyx/ring';
 import type { DeviceKind } from './device.ts';
 
 /**
@@ -15,8 +15,13 @@ export function classesOf(kind: Pick<DeviceKind, 'kind' | 'regions' | 'state'>):
         const field = kind.state.placed.find((p) => p.name === reg.name);
         const fits =
           field !== undefined &&
-          (reg.read === 'shadow' ? field.field.kind === 'scalar' && field.bytes === reg.width : field.field.kind === 'struct' && field.field.struct === Counter);
-        if (!fits) throw new Error(`${kind.kind}.${reg.name}: class ${reg.read} needs a ${reg.read === 'shadow' ? `field of ${reg.width} bytes` : 'Counter'} of that name in the state`);
+          (reg.read === 'shadow'
+            ? field.field.kind === 'scalar' && field.bytes === reg.width
+            : field.field.kind === 'struct' && field.field.struct === Counter);
+        if (!fits)
+          throw new Error(
+            `${kind.kind}.${reg.name}: class ${reg.read} needs a ${reg.read === 'shadow' ? `field of ${reg.width} bytes` : 'Counter'} of that name in the state`,
+          );
         list.push({ ...at, kind: ClassKind[reg.read], source: field.offset, mask: (reg.ones ?? 0) >>> 0 });
       }
       if (reg.write === 'posted') list.push({ ...at, kind: ClassKind.posted });

@@ -10,7 +10,14 @@ import { type Outcome, Rig, type RigOptions } from './testing.ts';
 
 type Op =
   | { op: 'read' | 'write'; region: number; offset: number; width: number; value: number }
-  | { op: 'readBurst' | 'writeBurst'; region: number; offset: number; width: number; value: number; count: number }
+  | {
+      op: 'readBurst' | 'writeBurst';
+      region: number;
+      offset: number;
+      width: number;
+      value: number;
+      count: number;
+    }
   | { op: 'configRead' | 'configWrite'; register: number; width: number; value: number }
   | { op: 'line'; gsi: number; word: number }
   | { op: 'eoi'; vector: number }
@@ -18,40 +25,82 @@ type Op =
   | { op: 'intAck' | 'timer' | 'reset' };
 
 const widths = fc.constantFrom(1, 2, 4, 8);
-const values = fc.oneof(fc.integer({ min: 0, max: 0xff }), fc.integer({ min: 0, max: 0xffffffff }), fc.constantFrom(0, 0x80, 0xff, 0xffff, 0xffffffff));
+const values = fc.oneof(
+  fc.integer({ min: 0, max: 0xff }),
+  fc.integer({ min: 0, max: 0xffffffff }),
+  fc.constantFrom(0, 0x80, 0xff, 0xffff, 0xffffffff),
+);
 
 /** Accesses of one device: any offset of any region, often a register's own. */
 function ops(kind: DeviceKind<Struct, never>, can: (method: string) => boolean): fc.Arbitrary<Op> {
   const places = kind.regions.map((r, region) => {
     const own = r.table?.registers.map((x) => x.at) ?? [];
     const any = fc.integer({ min: 0, max: r.size - 1 });
-    return (own.length ? fc.oneof({ weight: 4, arbitrary: fc.constantFrom(...own) }, { weight: 1, arbitrary: any }) : any).map((offset) => ({ region, offset }));
+    return (
+      own.length
+        ? fc.oneof({ weight: 4, arbitrary: fc.constantFrom(...own) }, { weight: 1, arbitrary: any })
+        : any
+    ).map((offset) => ({ region, offset }));
   });
   const list: { weight: number; arbitrary: fc.Arbitrary<Op> }[] = [
-    { weight: 4, arbitrary: fc.record({ op: fc.constant("pass"), ns: fc.oneof(fc.integer({ min: 0, max: 100_000 }), fc.integer({ min: 0, max: 2_000_000_000 })) }) as fc.Arbitrary<Op> },
-    { weight: 3, arbitrary: fc.constant({ op: "timer" } as Op) },
+    {
+      weight: 4,
+      arbitrary: fc.record({
+        op: fc.constant('pass'),
+        ns: fc.oneof(fc.integer({ min: 0, max: 100_000 }), fc.integer({ min: 0, max: 2_000_000_000 })),
+      }) as fc.Arbitrary<Op>,
+    },
+    { weight: 3, arbitrary: fc.constant({ op: 'timer' } as Op) },
     { weight: 1, arbitrary: fc.constant({ op: 'reset' } as Op) },
   ];
-  const add = (weight: number, arbitrary: fc.Arbitrary<unknown>): number => list.push({ weight, arbitrary: arbitrary as fc.Arbitrary<Op> });
+  const add = (weight: number, arbitrary: fc.Arbitrary<unknown>): number =>
+    list.push({ weight, arbitrary: arbitrary as fc.Arbitrary<Op> });
   if (places.length) {
     const place = fc.oneof(...places);
     const access = (op: string) =>
-      fc.tuple(place, widths, values).map(([p, width, value]) => ({ op, ...p, width, value: width === 1 ? value & 0xff : width === 2 ? value & 0xffff : value }));
+      fc.tuple(place, widths, values).map(([p, width, value]) => ({
+        op,
+        ...p,
+        width,
+        value: width === 1 ? value & 0xff : width === 2 ? value & 0xffff : value,
+      }));
     add(10, access('read'));
     add(20, access('write'));
     const burst = (op: string) =>
-      fc.tuple(place, fc.constantFrom(1, 2, 4), fc.integer({ min: 1, max: 40 }), values).map(([p, width, count, value]) => ({ op, ...p, width, count, value }));
+      fc
+        .tuple(place, fc.constantFrom(1, 2, 4), fc.integer({ min: 1, max: 40 }), values)
+        .map(([p, width, count, value]) => ({ op, ...p, width, count, value }));
     if (can('readBurst')) add(2, burst('readBurst'));
     if (can('writeBurst')) add(2, burst('writeBurst'));
   }
   if (can('configRead')) {
-    const config = (op: string) => fc.record({ op: fc.constant(op), register: fc.integer({ min: 0, max: 0xfff }), width: fc.constantFrom(1, 2, 4), value: values });
-    const near = (op: string) => fc.record({ op: fc.constant(op), register: fc.integer({ min: 0, max: 0xff }).map((r) => r & ~3), width: fc.constantFrom(1, 2, 4), value: values });
+    const config = (op: string) =>
+      fc.record({
+        op: fc.constant(op),
+        register: fc.integer({ min: 0, max: 0xfff }),
+        width: fc.constantFrom(1, 2, 4),
+        value: values,
+      });
+    const near = (op: string) =>
+      fc.record({
+        op: fc.constant(op),
+        register: fc.integer({ min: 0, max: 0xff }).map((r) => r & ~3),
+        width: fc.constantFrom(1, 2, 4),
+        value: values,
+      });
     add(5, config('configRead'));
     add(10, near('configWrite'));
     add(3, config('configWrite'));
   }
-  if (can('line')) add(10, fc.record({ op: fc.constant('line'), gsi: fc.integer({ min: 0, max: 30 }), word: fc.oneof(fc.integer({ min: 0, max: 9 }), values) }));
+  if (can('line'))
+    add(
+      10,
+      fc.record({
+        op: fc.constant('line'),
+        gsi: fc.integer({ min: 0, max: 30 }),
+        word: fc.oneof(fc.integer({ min: 0, max: 9 }), values),
+      }),
+    );
   if (can('eoi')) add(5, fc.record({ op: fc.constant('eoi'), vector: fc.integer({ min: 0, max: 255 }) }));
   if (can('intAck')) add(5, fc.constant({ op: 'intAck' }));
   return fc.oneof(...list);
@@ -110,19 +159,30 @@ export interface ConformanceOptions<S extends Struct, C> extends RigOptions<S, C
   resetVaries?: readonly string[];
 }
 
-export function conformance<S extends Struct, C>(kind: DeviceKind<S, C>, options: ConformanceOptions<S, C>): void {
+export function conformance<S extends Struct, C>(
+  kind: DeviceKind<S, C>,
+  options: ConformanceOptions<S, C>,
+): void {
   const make = (): Rig<S, C> => new Rig(kind, options);
   const probe = make().device as unknown as Record<string, unknown>;
-  const sequence = fc.array(ops(kind as unknown as DeviceKind<Struct, never>, (m) => typeof probe[m] === 'function'), { minLength: 1, maxLength: 60 });
+  const sequence = fc.array(
+    ops(kind as unknown as DeviceKind<Struct, never>, (m) => typeof probe[m] === 'function'),
+    { minLength: 1, maxLength: 60 },
+  );
   const params = { numRuns: options.runs ?? 100 };
-  const legal = (rig: Rig<S, C>): string | undefined => firstIllegal(kind.state, new Memory(rig.ctx.state.$root.mem.buffer), 0);
+  const legal = (rig: Rig<S, C>): string | undefined =>
+    firstIllegal(kind.state, new Memory(rig.ctx.state.$root.mem.buffer), 0);
 
   describe(`${kind.kind} conforms`, () => {
     it('registers fit their region, and classes fit the state', () => {
       for (const r of kind.regions) {
         expect(r.table === undefined || r.table.size <= r.size).toBe(true);
         for (const reg of r.table?.registers ?? [])
-          if (reg.read === 'shadow' || reg.read === 'counter') expect(kind.state.placed.map((p) => p.name), `state of ${kind.kind}`).toContain(reg.name);
+          if (reg.read === 'shadow' || reg.read === 'counter')
+            expect(
+              kind.state.placed.map((p) => p.name),
+              `state of ${kind.kind}`,
+            ).toContain(reg.name);
       }
     });
 
@@ -130,7 +190,9 @@ export function conformance<S extends Struct, C>(kind: DeviceKind<S, C>, options
       kind.regions.forEach((r, region) => {
         for (const reg of r.table?.registers ?? []) {
           if (reg.reset === undefined || options.resetVaries?.includes(reg.name)) continue;
-          expect(make().read(region, reg.at, Math.min(reg.width, 4)), reg.name).toBe(((reg.reset | (reg.ones ?? 0)) >>> 0) % 2 ** 32);
+          expect(make().read(region, reg.at, Math.min(reg.width, 4)), reg.name).toBe(
+            ((reg.reset | (reg.ones ?? 0)) >>> 0) % 2 ** 32,
+          );
         }
       });
       expect(legal(make())).toBeUndefined();
@@ -145,7 +207,9 @@ export function conformance<S extends Struct, C>(kind: DeviceKind<S, C>, options
           kind.regions.forEach((r, region) => {
             for (const reg of r.table?.registers ?? [])
               if (reg.reset !== undefined && !options.resetVaries?.includes(reg.name))
-                expect(rig.read(region, reg.at, Math.min(reg.width, 4)), reg.name).toBe(((reg.reset | (reg.ones ?? 0)) >>> 0) % 2 ** 32);
+                expect(rig.read(region, reg.at, Math.min(reg.width, 4)), reg.name).toBe(
+                  ((reg.reset | (reg.ones ?? 0)) >>> 0) % 2 ** 32,
+                );
           });
         }),
         params,
@@ -177,7 +241,15 @@ export function conformance<S extends Struct, C>(kind: DeviceKind<S, C>, options
           const rig = make();
           for (const op of list) {
             const { value, high } = apply(rig, op);
-            expect(Number.isInteger(value) && value >= 0 && value <= 0xffffffff && Number.isInteger(high) && high >= 0 && high <= 0xffffffff, `${JSON.stringify(op)} gave ${value}, ${high}`).toBe(true);
+            expect(
+              Number.isInteger(value) &&
+                value >= 0 &&
+                value <= 0xffffffff &&
+                Number.isInteger(high) &&
+                high >= 0 &&
+                high <= 0xffffffff,
+              `${JSON.stringify(op)} gave ${value}, ${high}`,
+            ).toBe(true);
             expect(legal(rig)).toBeUndefined();
           }
         }),
@@ -226,7 +298,8 @@ export function conformance<S extends Struct, C>(kind: DeviceKind<S, C>, options
           a.ctx.ranges.forEach((r, i) => {
             b.ctx.ranges[i] = { ...r };
           });
-          for (const [name, buffer] of a.ctx.bulks) new Uint8Array(b.ctx.bulks.get(name)!).set(new Uint8Array(buffer));
+          for (const [name, buffer] of a.ctx.bulks)
+            new Uint8Array(b.ctx.bulks.get(name)!).set(new Uint8Array(buffer));
           new Uint8Array(b.ctx.memory.buffer).set(new Uint8Array(a.ctx.memory.buffer));
           b.restart();
           for (const op of after) expect(apply(b, op), JSON.stringify(op)).toEqual(apply(a, op));

@@ -49,7 +49,8 @@ export const ConsoleHeader = struct(
   { bytes: 192, doc: 'First page of a console memfd.' },
 );
 
-const word = (field: Parameters<typeof ConsoleHeader.offsetOf>[0]): number => ConsoleHeader.offsetOf(field) >> 2;
+const word = (field: Parameters<typeof ConsoleHeader.offsetOf>[0]): number =>
+  ConsoleHeader.offsetOf(field) >> 2;
 const OUT_HEAD = word('outHead');
 const OUT_TAIL = word('outTail');
 const IN_HEAD = word('inHead');
@@ -67,9 +68,18 @@ export function formatConsole(buffer: ArrayBuffer): void {
 
 /** @throws Error `CONSOLE_INVALID` when the buffer does not hold a console. */
 function wordsOf(buffer: ArrayBuffer): Uint32Array {
-  const w = buffer.byteLength >= consoleWire.bytes ? new Memory(buffer).u32 : new Uint32Array(ConsoleHeader.bytes / 4);
-  const [magic, version, out, input] = [w[word('magic')]!, w[word('version')]!, w[word('outBytes')]!, w[word('inBytes')]!];
-  if (magic === consoleWire.magic && version === consoleWire.version && out === outBytes && input === inBytes) return w;
+  const w =
+    buffer.byteLength >= consoleWire.bytes
+      ? new Memory(buffer).u32
+      : new Uint32Array(ConsoleHeader.bytes / 4);
+  const [magic, version, out, input] = [
+    w[word('magic')]!,
+    w[word('version')]!,
+    w[word('outBytes')]!,
+    w[word('inBytes')]!,
+  ];
+  if (magic === consoleWire.magic && version === consoleWire.version && out === outBytes && input === inBytes)
+    return w;
   const found = `magic 0x${magic.toString(16)}, version ${version}, rings of ${out} and ${input} bytes in ${buffer.byteLength}`;
   const message = `CONSOLE_INVALID: expected a console of version ${consoleWire.version} in ${consoleWire.bytes} bytes, found ${found}`;
   throw Object.assign(new Error(message), { code: 'CONSOLE_INVALID' });

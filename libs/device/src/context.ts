@@ -2,7 +2,7 @@
 import type { Struct, View } from '@nyx/layout';
 import { eventfdWrite, fileSize, mmap, watch } from '@nyx/native';
 import type { RoleDevice } from '@nyx/protocol';
-import { type IrqPage, Status, StatusFlag, type StateBlock } from '@nyx/ring';
+import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
 import type { DeviceHost } from './host.ts';
 import type { LineSource } from './lines.ts';
@@ -61,7 +61,8 @@ export class HostedDevice implements DeviceContext<Struct> {
   setRange(i: number, space: number, region: number, base: number, length: number): void {
     const range = this.block.ranges[i];
     if (range === undefined) throw new RangeError(`${this.name}: range ${i} of ${this.block.ranges.length}`);
-    if (range.space === space && range.region === region && range.base === base && range.length === length) return;
+    if (range.space === space && range.region === region && range.base === base && range.length === length)
+      return;
     range.space = space;
     range.region = region;
     range.base = base;
@@ -92,7 +93,10 @@ export class HostedDevice implements DeviceContext<Struct> {
   }
   fd(name: string): number {
     const fd = this.fds[this.role.fds[name] ?? -1];
-    if (fd === undefined) throw Object.assign(new Error(`${this.name} needs a descriptor '${name}' in its role`), { code: 'ROLE_DESCRIPTOR' });
+    if (fd === undefined)
+      throw Object.assign(new Error(`${this.name} needs a descriptor '${name}' in its role`), {
+        code: 'ROLE_DESCRIPTOR',
+      });
     return fd;
   }
   bulk(name: string): ArrayBuffer {

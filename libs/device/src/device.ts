@@ -6,8 +6,8 @@
  * The rule that makes a device restartable: handlers (read, write, event ...) change only `ctx.state`;
  * `settle` makes the outside world what the state says, and doing it twice changes nothing.
  */
-import type { RegisterTable, Struct, View } from "@nyx/layout";
-import type { GuestMemory } from "./memory.ts";
+import type { RegisterTable, Struct, View } from '@nyx/layout';
+import type { GuestMemory } from './memory.ts';
 
 export interface RegionSpec {
   readonly name: string;
@@ -110,7 +110,7 @@ export interface DeviceContext<S extends Struct = Struct> {
    */
   watch(fd: number, readable: () => void, drain?: boolean): void;
   /** Counted, rate-limited note for the log ring; never for the guest. */
-  log(level: "trace" | "debug" | "info" | "warn" | "error", message: string): void;
+  log(level: 'trace' | 'debug' | 'info' | 'warn' | 'error', message: string): void;
 }
 
 /** A device of any kind, where only the kit looks at its state. */

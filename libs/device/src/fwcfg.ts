@@ -15,9 +15,23 @@ export const fwCfg = {
 } as const;
 
 /** Selectors of items that are not files. */
-export const FwCfgItem = { signature: 0x00, features: 0x01, uuid: 0x02, ramSize: 0x03, cpus: 0x05, bootMenu: 0x0e, maxCpus: 0x0f, directory: 0x19, irq0Override: 0x8002 } as const;
+export const FwCfgItem = {
+  signature: 0x00,
+  features: 0x01,
+  uuid: 0x02,
+  ramSize: 0x03,
+  cpus: 0x05,
+  bootMenu: 0x0e,
+  maxCpus: 0x0f,
+  directory: 0x19,
+  irq0Override: 0x8002,
+} as const;
 
-export const FwCfgHeader = struct('FwCfgHeader', { magic: u32('fwCfg.magic'), version: u32(), items: u32(), bytes: u32('of the whole blob') }, { bytes: 16, doc: 'Start of a fw_cfg blob; items follow, sorted by selector, then data.' });
+export const FwCfgHeader = struct(
+  'FwCfgHeader',
+  { magic: u32('fwCfg.magic'), version: u32(), items: u32(), bytes: u32('of the whole blob') },
+  { bytes: 16, doc: 'Start of a fw_cfg blob; items follow, sorted by selector, then data.' },
+);
 export const FwCfgEntry = struct(
   'FwCfgEntry',
   {
@@ -31,7 +45,11 @@ export const FwCfgEntry = struct(
 );
 export const fwCfgWritable = 1;
 
-const DirectoryEntry = struct('FwCfgDirectoryEntry', { size: u32('big-endian'), select: u16('big-endian'), reserved: pad(2) }, { bytes: 8 });
+const DirectoryEntry = struct(
+  'FwCfgDirectoryEntry',
+  { size: u32('big-endian'), select: u16('big-endian'), reserved: pad(2) },
+  { bytes: 8 },
+);
 const nameBytes = 56;
 
 export interface FwCfgFile {
@@ -55,7 +73,11 @@ export const fwCfgNumber = (value: number, bytes: 2 | 4 | 8): Uint8Array => {
 };
 
 /** The numbers that firmware asks for first. */
-export const fwCfgMachine = (m: { ramBytes: number; cpus: number; uuid?: Uint8Array }): Record<number, Uint8Array> => ({
+export const fwCfgMachine = (m: {
+  ramBytes: number;
+  cpus: number;
+  uuid?: Uint8Array;
+}): Record<number, Uint8Array> => ({
   [FwCfgItem.uuid]: m.uuid ?? new Uint8Array(16),
   [FwCfgItem.ramSize]: fwCfgNumber(m.ramBytes, 8),
   [FwCfgItem.cpus]: fwCfgNumber(m.cpus, 2),
@@ -75,11 +97,16 @@ export function buildFwCfg(content: FwCfgContent): Uint8Array {
     { selector: FwCfgItem.signature, data: new TextEncoder().encode('QEMU'), writable: false },
     { selector: FwCfgItem.features, data: features, writable: false },
     { selector: FwCfgItem.directory, data: directory, writable: false },
-    ...Object.entries(content.items ?? {}).map(([k, data]) => ({ selector: Number(k), data, writable: false })),
+    ...Object.entries(content.items ?? {}).map(([k, data]) => ({
+      selector: Number(k),
+      data,
+      writable: false,
+    })),
   ];
   files.forEach((f, i) => {
     const name = new TextEncoder().encode(f.name);
-    if (name.length >= nameBytes || files[i - 1]?.name === f.name) throw new RangeError(`fw_cfg file '${f.name}' is named twice or longer than ${nameBytes - 1} bytes`);
+    if (name.length >= nameBytes || files[i - 1]?.name === f.name)
+      throw new RangeError(`fw_cfg file '${f.name}' is named twice or longer than ${nameBytes - 1} bytes`);
     const at = 4 + i * (DirectoryEntry.bytes + nameBytes);
     d.setUint32(at, f.data.length);
     d.setUint16(at + 4, fwCfg.firstFile + i);
@@ -87,7 +114,8 @@ export function buildFwCfg(content: FwCfgContent): Uint8Array {
     items.push({ selector: fwCfg.firstFile + i, data: f.data, writable: f.writable ?? false });
   });
   items.sort((a, b) => a.selector - b.selector);
-  if (items.length > fwCfg.maxItems) throw new RangeError(`${items.length} fw_cfg items, at most ${fwCfg.maxItems}`);
+  if (items.length > fwCfg.maxItems)
+    throw new RangeError(`${items.length} fw_cfg items, at most ${fwCfg.maxItems}`);
 
   let at = FwCfgHeader.bytes + items.length * FwCfgEntry.bytes;
   const bytes = items.reduce((n, i) => n + i.data.length, at);
@@ -112,7 +140,8 @@ export function buildFwCfg(content: FwCfgContent): Uint8Array {
     memory.u8.set(item.data, at);
     at += item.data.length;
   });
-  if (writable > fwCfg.writableBytes) throw new RangeError(`${writable} bytes of writable fw_cfg items, at most ${fwCfg.writableBytes}`);
+  if (writable > fwCfg.writableBytes)
+    throw new RangeError(`${writable} bytes of writable fw_cfg items, at most ${fwCfg.writableBytes}`);
   return memory.u8;
 }
 
@@ -125,17 +154,27 @@ export interface FwCfgIndexEntry {
 
 /** Items by selector. @throws Error `FW_CFG_INVALID` when the blob is not one. */
 export function readFwCfgIndex(buffer: ArrayBuffer): Map<number, FwCfgIndexEntry> {
-  const invalid = (what: string): Error => Object.assign(new Error(`FW_CFG_INVALID: ${what} in a blob of ${buffer.byteLength} bytes`), { code: 'FW_CFG_INVALID' });
+  const invalid = (what: string): Error =>
+    Object.assign(new Error(`FW_CFG_INVALID: ${what} in a blob of ${buffer.byteLength} bytes`), {
+      code: 'FW_CFG_INVALID',
+    });
   if (buffer.byteLength < FwCfgHeader.bytes) throw invalid('no header');
   const memory = new Memory(buffer, 0, buffer.byteLength & ~3);
   const { magic, version, items } = view(FwCfgHeader, memory);
-  if (magic !== fwCfg.magic || version !== fwCfg.version) throw invalid(`magic 0x${magic.toString(16)}, version ${version}`);
-  if (items > fwCfg.maxItems || FwCfgHeader.bytes + items * FwCfgEntry.bytes > buffer.byteLength) throw invalid(`${items} items`);
+  if (magic !== fwCfg.magic || version !== fwCfg.version)
+    throw invalid(`magic 0x${magic.toString(16)}, version ${version}`);
+  if (items > fwCfg.maxItems || FwCfgHeader.bytes + items * FwCfgEntry.bytes > buffer.byteLength)
+    throw invalid(`${items} items`);
   const index = new Map<number, FwCfgIndexEntry>();
   for (let i = 0; i < items; i++) {
-    const { selector, flags, offset, size, writableAt } = view(FwCfgEntry, memory, FwCfgHeader.bytes + i * FwCfgEntry.bytes);
+    const { selector, flags, offset, size, writableAt } = view(
+      FwCfgEntry,
+      memory,
+      FwCfgHeader.bytes + i * FwCfgEntry.bytes,
+    );
     const isWritable = (flags & fwCfgWritable) !== 0;
-    if (offset + size > buffer.byteLength || (isWritable && writableAt + size > fwCfg.writableBytes)) throw invalid(`item 0x${selector.toString(16)} out of bounds`);
+    if (offset + size > buffer.byteLength || (isWritable && writableAt + size > fwCfg.writableBytes))
+      throw invalid(`item 0x${selector.toString(16)} out of bounds`);
     index.set(selector, { offset, size, writableAt: isWritable ? writableAt : -1 });
   }
   return index;

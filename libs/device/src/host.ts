@@ -11,7 +11,16 @@
  */
 import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
 import type { Role, RoleDevice } from '@nyx/protocol';
-import { ExitKind, ExitServer, GuestClock, IrqPage, mapRings, openPageMap, StateBlock, Status } from '@nyx/ring';
+import {
+  ExitKind,
+  ExitServer,
+  GuestClock,
+  IrqPage,
+  mapRings,
+  openPageMap,
+  StateBlock,
+  Status,
+} from '@nyx/ring';
 import { classesOf } from './classes.ts';
 import { HostedDevice } from './context.ts';
 import type { AnyDeviceKind } from './device.ts';
@@ -56,7 +65,10 @@ export class DeviceHost {
   ) {
     const fd = (index: number): number => {
       const found = fds[index];
-      if (found === undefined) throw Object.assign(new Error(`the role names descriptor ${index}, ${fds.length} came with it`), { code: 'ROLE_DESCRIPTOR' });
+      if (found === undefined)
+        throw Object.assign(new Error(`the role names descriptor ${index}, ${fds.length} came with it`), {
+          code: 'ROLE_DESCRIPTOR',
+        });
       return found;
     };
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
@@ -67,17 +79,38 @@ export class DeviceHost {
       memory.attachPageMap(code, dirty, attend);
     }
     this.#irqs = new IrqPage(map(role.irqPage), fd(role.irqEvent));
-    this.#server = new ExitServer({ rings: mapRings(fd(role.ring)), kick: fd(role.kick), onExit: () => this.#exit() });
+    this.#server = new ExitServer({
+      rings: mapRings(fd(role.ring)),
+      kick: fd(role.kick),
+      onExit: () => this.#exit(),
+    });
     this.#ctl = this.#server.ctl;
     for (const d of role.devices) this.#add(d, fds, kinds, map, memory);
     this.#timer = createTimer(() => this.#fired());
   }
 
-  #add(role: RoleDevice, fds: readonly number[], kinds: readonly AnyDeviceKind[], map: (fd: number) => ArrayBuffer, memory: GuestMemory): void {
-    const kind = kinds.find((k) => k.kind === role.kind) ;
+  #add(
+    role: RoleDevice,
+    fds: readonly number[],
+    kinds: readonly AnyDeviceKind[],
+    map: (fd: number) => ArrayBuffer,
+    memory: GuestMemory,
+  ): void {
+    const kind = kinds.find((k) => k.kind === role.kind);
     if (kind === undefined)
-      throw Object.assign(new Error(`'${role.name}' is a '${role.kind}', this program serves ${kinds.map((k) => k.kind).join(', ')}`), { code: 'ROLE_KIND' });
-    const block = new StateBlock(map(role.state), { kind: kind.kind, stateVersion: kind.stateVersion, state: kind.state, ranges: kind.ranges, classes: classesOf(kind) });
+      throw Object.assign(
+        new Error(
+          `'${role.name}' is a '${role.kind}', this program serves ${kinds.map((k) => k.kind).join(', ')}`,
+        ),
+        { code: 'ROLE_KIND' },
+      );
+    const block = new StateBlock(map(role.state), {
+      kind: kind.kind,
+      stateVersion: kind.stateVersion,
+      state: kind.state,
+      ranges: kind.ranges,
+      classes: classesOf(kind),
+    });
     if (block.repaired) this.repaired.push(role.name);
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, kind.irqs(role.config));
     this.devices.push(hosted);
@@ -91,9 +124,8 @@ export class DeviceHost {
     const { republished, epoch } = this.#server.attach();
     this.republished = republished;
     this.epoch = epoch;
-    for (const d of this.devices)
-      // Never committed: a fresh block, or one whose first process died at once.
-      if (d.block.generation === 0) this.#change(d, () => d.device.reset());
+    // Never committed: a fresh block, or one whose first process died at once.
+    for (const d of this.devices) if (d.block.generation === 0) this.#change(d, () => d.device.reset());
     this.#irqs.mustKick();
     for (const d of this.devices) this.#settleOne(d);
     this.#after();
@@ -203,7 +235,8 @@ export class DeviceHost {
       else
         for (let at = 0; at < bytes; at += width) {
           const value = device.read(region, offset, width);
-          for (let i = 0; i < width; i++) data[at + i] = i < 4 ? value >>> (8 * i) : d.replyHi >>> (8 * (i - 4));
+          for (let i = 0; i < width; i++)
+            data[at + i] = i < 4 ? value >>> (8 * i) : d.replyHi >>> (8 * (i - 4));
         }
     } else if (device.writeBurst) device.writeBurst(region, offset, width, data);
     else
@@ -321,4 +354,5 @@ export class DeviceHost {
 }
 
 /** A device may answer more bits than were asked for; the guest gets those it asked for. */
-const cut = (value: number, width: number): number => (width >= 4 ? value : value & (width === 1 ? 0xff : 0xffff)) >>> 0;
+const cut = (value: number, width: number): number =>
+  (width >= 4 ? value : value & (width === 1 ? 0xff : 0xffff)) >>> 0;

@@ -2,7 +2,7 @@
  * Guest memory for DMA: one mapping of the RAM memfd, seen through guest-physical addresses. Addresses are
  * numbers (exact below 2^53). Nothing throws on an address that the guest chose: `offset` says -1.
  */
-import { Memory } from "@nyx/layout";
+import { Memory } from '@nyx/layout';
 
 const FOUR_GIB = 0x1_0000_0000;
 

@@ -5,7 +5,10 @@ import { type Memory, resetValues, type Struct } from '@nyx/layout';
 export function resetState(state: Struct, keep: readonly string[], memory: Memory, base: number): void {
   const kept = state.placed
     .filter((p) => keep.includes(p.name))
-    .map((p) => ({ at: base + p.offset, bytes: memory.u8.slice(base + p.offset, base + p.offset + p.bytes) }));
+    .map((p) => ({
+      at: base + p.offset,
+      bytes: memory.u8.slice(base + p.offset, base + p.offset + p.bytes),
+    }));
   resetValues(state, memory, base);
   for (const { at, bytes } of kept) memory.u8.set(bytes, at);
 }

@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import { monotonicNs } from "@nyx/native";
+import { monotonicNs } from '@nyx/native';
 import { BlockHeader, ExitKind, Status } from '@nyx/ring';
 import { afterEach, describe, expect, it } from 'vitest';
 import { Served } from './served.ts';
@@ -8,23 +8,37 @@ const main = fileURLToPath(new URL('../template/main.ts', import.meta.url));
 const command = [process.execPath, '--import', 'tsx', main];
 const open: Served[] = [];
 const make = (irqs = 1): Served => {
-  const served = new Served(command, [{ name: 'bell0', kind: 'doorbell', irqs }, { name: 'bell1', kind: 'doorbell', irqs }]);
+  const served = new Served(command, [
+    { name: 'bell0', kind: 'doorbell', irqs },
+    { name: 'bell1', kind: 'doorbell', irqs },
+  ]);
   open.push(served);
   return served;
 };
 afterEach(async () => {
-  for (const s of open.splice(0)) if (s.child.exitCode === null && s.child.signalCode === null) await s.kill();
+  for (const s of open.splice(0))
+    if (s.child.exitCode === null && s.child.signalCode === null) await s.kill();
 });
 
 const SECOND = 1_000_000_000;
 /** [reply, status] of a synchronous exit. */
-const sync = (s: Served, kind: number, device: number, offset: number, width: number, value = 0, region = 0): [number, number] => {
+const sync = (
+  s: Served,
+  kind: number,
+  device: number,
+  offset: number,
+  width: number,
+  value = 0,
+  region = 0,
+): [number, number] => {
   const ns = s.cpu.sync(kind, device, region, offset, width, value, 0, 1, SECOND);
   if (ns < 0) throw new Error(`no answer: ${s.stderr}`);
   return [s.cpu.result[0]!, s.cpu.result[2]!];
 };
-const read = (s: Served, device: number, offset: number, width = 4): number => sync(s, ExitKind.read, device, offset, width)[0];
-const write = (s: Served, device: number, offset: number, value: number, width = 4): number => sync(s, ExitKind.write, device, offset, width, value)[1];
+const read = (s: Served, device: number, offset: number, width = 4): number =>
+  sync(s, ExitKind.read, device, offset, width)[0];
+const write = (s: Served, device: number, offset: number, value: number, width = 4): number =>
+  sync(s, ExitKind.write, device, offset, width, value)[1];
 const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 describe('a served process', () => {

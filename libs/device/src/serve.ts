@@ -28,7 +28,9 @@ const parseRole = (bytes: Uint8Array): Role => {
     role = JSON.parse(new TextDecoder().decode(bytes)) as Role;
   } catch {}
   if (role?.type !== 'role' || role.version !== 1 || !Array.isArray(role.devices))
-    throw Object.assign(new Error('expected {"type":"role","version":1,...} on descriptor 3'), { code: 'ROLE_INVALID' });
+    throw Object.assign(new Error('expected {"type":"role","version":1,...} on descriptor 3'), {
+      code: 'ROLE_INVALID',
+    });
   return role;
 };
 
@@ -55,10 +57,22 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
         const host = new DeviceHost(role, fds, kinds, { fatal, log });
         host.start();
         const { epoch, republished, repaired } = host;
-        send({ type: 'serving', process: name, epoch, attachNs: monotonicNs() - start, republished, repaired });
+        send({
+          type: 'serving',
+          process: name,
+          epoch,
+          attachNs: monotonicNs() - start,
+          republished,
+          repaired,
+        });
       } catch (error) {
         const e = error as { code?: string; message?: string };
-        send({ type: 'failed', process: name, code: e.code ?? 'DEVICE_BUG', message: e.message ?? String(error) });
+        send({
+          type: 'failed',
+          process: name,
+          code: e.code ?? 'DEVICE_BUG',
+          message: e.message ?? String(error),
+        });
         process.exitCode = exitCode.usage;
         setTimeout(() => process.exit(), 50).unref();
         socket.close();

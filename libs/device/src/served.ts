@@ -4,9 +4,32 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { Memory, type View, view } from '@nyx/layout';
-import { close, createTestProducer, eventfd, memfdCreate, mmap, monotonicNs, openSeqSocket, type SeqSocket, socketpair, type TestProducer } from '@nyx/native';
+import {
+  close,
+  createTestProducer,
+  eventfd,
+  memfdCreate,
+  mmap,
+  monotonicNs,
+  openSeqSocket,
+  type SeqSocket,
+  socketpair,
+  type TestProducer,
+} from '@nyx/native';
 import type { Role, RoleReply } from '@nyx/protocol';
-import { defaultBlockBytes, formatIrqPage, formatRings, formatVmPage, IrqEntry, irqPageBytes, ringsBytes, RingsView, VmPage, vmPageBytes, wire } from '@nyx/ring';
+import {
+  defaultBlockBytes,
+  formatIrqPage,
+  formatRings,
+  formatVmPage,
+  IrqEntry,
+  irqPageBytes,
+  RingsView,
+  ringsBytes,
+  VmPage,
+  vmPageBytes,
+  wire,
+} from '@nyx/ring';
 
 export interface ServedDevice {
   name: string;
@@ -67,7 +90,15 @@ export class Served {
       process: 'served',
       devices: devices.map((d) => {
         const fds = Object.fromEntries(Object.entries(d.fds ?? {}).map(([name, fd]) => [name, share(fd)]));
-        const role = { name: d.name, kind: d.kind, config: d.config ?? {}, state: share(memfdCreate(`state-${d.name}`, defaultBlockBytes)), irqBase, fds, ...(d.gsi ? { gsi: d.gsi } : {}) };
+        const role = {
+          name: d.name,
+          kind: d.kind,
+          config: d.config ?? {},
+          state: share(memfdCreate(`state-${d.name}`, defaultBlockBytes)),
+          irqBase,
+          fds,
+          ...(d.gsi ? { gsi: d.gsi } : {}),
+        };
         irqBase += d.irqs;
         return role;
       }),
@@ -88,20 +119,25 @@ export class Served {
   start(): Promise<Extract<RoleReply, { type: 'serving' }>> {
     return new Promise((resolve, reject) => {
       const [ours, theirs] = socketpair();
-      const child = spawn(this.command[0]!, this.command.slice(1), { stdio: ['ignore', 'ignore', 'pipe', theirs] });
+      const child = spawn(this.command[0]!, this.command.slice(1), {
+        stdio: ['ignore', 'ignore', 'pipe', theirs],
+      });
       close(theirs);
       this.child = child;
       child.stderr!.on('data', (b: Buffer) => {
         this.stderr += b.toString();
       });
       child.on('error', reject);
-      const died = (code: number | null, signal: string | null): void => reject(new Error(`ended with ${code ?? signal}: ${this.stderr}`));
+      const died = (code: number | null, signal: string | null): void =>
+        reject(new Error(`ended with ${code ?? signal}: ${this.stderr}`));
       child.once('exit', died);
       this.#socket = openSeqSocket(ours, {
         onMessage: (bytes) => {
           const reply = JSON.parse(new TextDecoder().decode(bytes)) as RoleReply;
-          if (reply.type === 'ready') this.#socket!.send(new TextEncoder().encode(JSON.stringify(this.role)), this.#fds);
-          else if (reply.type === 'failed') reject(Object.assign(new Error(reply.message), { code: reply.code }));
+          if (reply.type === 'ready')
+            this.#socket!.send(new TextEncoder().encode(JSON.stringify(this.role)), this.#fds);
+          else if (reply.type === 'failed')
+            reject(Object.assign(new Error(reply.message), { code: reply.code }));
           else {
             child.off('exit', died);
             resolve(reply);

@@ -5,7 +5,15 @@
 import { Memory, Root, resetValues, type Struct, viewAt } from '@nyx/layout';
 import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
 import type { Role } from '@nyx/protocol';
-import { blockBytes, formatIrqPage, formatRings, formatVmPage, irqPageBytes, ringsBytes, vmPageBytes } from '@nyx/ring';
+import {
+  blockBytes,
+  formatIrqPage,
+  formatRings,
+  formatVmPage,
+  irqPageBytes,
+  ringsBytes,
+  vmPageBytes,
+} from '@nyx/ring';
 import type { AnyDeviceKind, DeviceContext } from './device.ts';
 import { DeviceHost } from './host.ts';
 import { GuestMemory } from './memory.ts';
@@ -59,7 +67,14 @@ function rehearse(kinds: readonly AnyDeviceKind[]): void {
     version: 1,
     vm: '',
     process: 'spare',
-    devices: kinds.map((k) => ({ name: k.kind, kind: k.kind, config: {}, state: made(blockBytes(k) + 4096, nothing), irqBase: 0, fds: {} })),
+    devices: kinds.map((k) => ({
+      name: k.kind,
+      kind: k.kind,
+      config: {},
+      state: made(blockBytes(k) + 4096, nothing),
+      irqBase: 0,
+      fds: {},
+    })),
     ring: made(ringsBytes(1), (b) => formatRings(b, 1)),
     kick: share(eventfd()),
     irqPage: made(irqPageBytes(entries), (b) => formatIrqPage(b, entries)),
@@ -92,7 +107,8 @@ export function warm(kinds: readonly AnyDeviceKind[]): void {
           device.write(r, register.at, width, device.read(r, register.at, width), 0);
         }
       });
-      for (let at = 0; device.configRead && at < 0x40; at += 4) device.configWrite?.(0, at, 4, device.configRead(0, at, 4));
+      for (let at = 0; device.configRead && at < 0x40; at += 4)
+        device.configWrite?.(0, at, 4, device.configRead(0, at, 4));
       device.line?.(4, 3);
       device.intAck?.();
       device.settle();

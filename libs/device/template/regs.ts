@@ -8,7 +8,14 @@ export const doorbellRegisters = registers('doorbell', 0x20, {
   scratch: { at: 0x04, width: 4, doc: 'Storage', read: 'shadow' },
   /** Writing n rings n times; needs no answer. */
   ring: { at: 0x08, width: 4, doc: 'Rings', write: 'posted' },
-  status: { at: 0x0c, width: 4, doc: 'Bit 0: rang, bit 1: alarm; write 1 to clear', mask: 0, w1c: 3, reset: 0 },
+  status: {
+    at: 0x0c,
+    width: 4,
+    doc: 'Bit 0: rang, bit 1: alarm; write 1 to clear',
+    mask: 0,
+    w1c: 3,
+    reset: 0,
+  },
   taken: { at: 0x10, width: 4, doc: 'Rings since it was last read', mask: 0 },
   alarm: { at: 0x18, width: 8, doc: 'Guest ns at which bit 1 is set; 0: never' },
 });

@@ -5,7 +5,7 @@
  */
 
 /** How an access is served (ARCHITECTURE.md, "Exit classes"). */
-export type ExitClass = "sync" | "shadow" | "counter" | "posted" | "notify";
+export type ExitClass = 'sync' | 'shadow' | 'counter' | 'posted' | 'notify';
 
 export interface RegisterSpec {
   /** Byte offset in the region. */
@@ -21,9 +21,9 @@ export interface RegisterSpec {
   readonly ones?: number;
   readonly reset?: number;
   /** 'shadow' (needs a backing field and no read side effect), 'counter' or 'sync' (default). */
-  readonly read?: "sync" | "shadow" | "counter";
+  readonly read?: 'sync' | 'shadow' | 'counter';
   /** 'posted' (needs no answer), 'notify' (doorbell) or 'sync' (default). */
-  readonly write?: "sync" | "posted" | "notify";
+  readonly write?: 'sync' | 'posted' | 'notify';
 }
 
 export interface Register extends RegisterSpec {

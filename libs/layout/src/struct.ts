@@ -7,7 +7,7 @@
  * is written out (`pad`), so that a table reads like the memory it describes.
  */
 
-export type ScalarType = "u8" | "u16" | "u32" | "u64";
+export type ScalarType = 'u8' | 'u16' | 'u32' | 'u64';
 
 export interface FieldOptions {
   /** What the field means, with its unit. Ends up in the C++ header. */
@@ -21,71 +21,71 @@ export interface FieldOptions {
 }
 
 export interface ScalarField<T extends ScalarType = ScalarType> extends FieldOptions {
-  readonly kind: "scalar";
+  readonly kind: 'scalar';
   readonly type: T;
 }
 export interface ArrayField extends FieldOptions {
-  readonly kind: "array";
-  readonly type: Exclude<ScalarType, "u64">;
+  readonly kind: 'array';
+  readonly type: Exclude<ScalarType, 'u64'>;
   readonly count: number;
 }
 export interface StructField<S extends Struct = Struct> {
-  readonly kind: "struct";
+  readonly kind: 'struct';
   readonly struct: S;
   readonly count: number;
   readonly doc?: string;
 }
 export interface PadField {
-  readonly kind: "pad";
+  readonly kind: 'pad';
   readonly bytes: number;
 }
 export type Field = ScalarField | ArrayField | StructField | PadField;
 export type Fields = Record<string, Field>;
 
-export const u8 = (doc = "", o: FieldOptions = {}): ScalarField<"u8"> => ({
-  kind: "scalar",
-  type: "u8",
+export const u8 = (doc = '', o: FieldOptions = {}): ScalarField<'u8'> => ({
+  kind: 'scalar',
+  type: 'u8',
   doc,
   ...o,
 });
-export const u16 = (doc = "", o: FieldOptions = {}): ScalarField<"u16"> => ({
-  kind: "scalar",
-  type: "u16",
+export const u16 = (doc = '', o: FieldOptions = {}): ScalarField<'u16'> => ({
+  kind: 'scalar',
+  type: 'u16',
   doc,
   ...o,
 });
-export const u32 = (doc = "", o: FieldOptions = {}): ScalarField<"u32"> => ({
-  kind: "scalar",
-  type: "u32",
+export const u32 = (doc = '', o: FieldOptions = {}): ScalarField<'u32'> => ({
+  kind: 'scalar',
+  type: 'u32',
   doc,
   ...o,
 });
 /** 64 bits as two halves: the view has `nameLo` and `nameHi`, and `name` as a number (exact below 2^53). */
-export const u64 = (doc = "", o: FieldOptions = {}): ScalarField<"u64"> => ({
-  kind: "scalar",
-  type: "u64",
+export const u64 = (doc = '', o: FieldOptions = {}): ScalarField<'u64'> => ({
+  kind: 'scalar',
+  type: 'u64',
   doc,
   ...o,
 });
 export const array = (
-  type: Exclude<ScalarType, "u64">,
+  type: Exclude<ScalarType, 'u64'>,
   count: number,
-  doc = "",
+  doc = '',
   o: FieldOptions = {},
 ): ArrayField => ({
-  kind: "array",
+  kind: 'array',
   type,
   count,
   doc,
   ...o,
 });
-export const structs = <S extends Struct>(struct: S, count: number, doc = ""): StructField<S> => ({
-  kind: "struct",
+export const structs = <S extends Struct>(struct: S, count: number, doc = ''): StructField<S> => ({
+  kind: 'struct',
   struct,
   count,
   doc,
 });
-export const pad = (bytes: number): PadField => ({ kind: "pad", bytes });
+export const pad = (bytes: number): PadField => ({ kind: 'pad', bytes });
 
 /** A field with its place. */
 export interface Placed {
@@ -111,16 +111,16 @@ export interface Struct<F extends Fields = Fields> {
 const SIZE: Record<ScalarType, number> = { u8: 1, u16: 2, u32: 4, u64: 8 };
 
 const fieldBytes = (f: Field): number =>
-  f.kind === "pad"
+  f.kind === 'pad'
     ? f.bytes
-    : f.kind === "scalar"
+    : f.kind === 'scalar'
       ? SIZE[f.type]
-      : f.kind === "array"
+      : f.kind === 'array'
         ? SIZE[f.type] * f.count
         : f.struct.bytes * f.count;
 
 const fieldAlign = (f: Field): number =>
-  f.kind === "pad" ? 1 : f.kind === "struct" ? f.struct.align : SIZE[f.type];
+  f.kind === 'pad' ? 1 : f.kind === 'struct' ? f.struct.align : SIZE[f.type];
 
 export const fnv1a = (text: string): number => {
   let h = 0x811c9dc5;
@@ -159,9 +159,9 @@ export function struct<F extends Fields>(
     throw new Error(`${name}: fields add up to ${offset} bytes, not ${opts.bytes}`);
   const describe = (p: Placed): string => {
     const f = p.field;
-    if (f.kind === "pad") return `pad${f.bytes}`;
-    if (f.kind === "scalar") return `${p.name}:${f.type}@${p.offset}`;
-    if (f.kind === "array") return `${p.name}:${f.type}x${f.count}@${p.offset}`;
+    if (f.kind === 'pad') return `pad${f.bytes}`;
+    if (f.kind === 'scalar') return `${p.name}:${f.type}@${p.offset}`;
+    if (f.kind === 'array') return `${p.name}:${f.type}x${f.count}@${p.offset}`;
     return `${p.name}:${f.struct.name}#${f.struct.hash}x${f.count}@${p.offset}`;
   };
   const byName = new Map(placed.map((p) => [p.name, p]));
@@ -171,8 +171,8 @@ export function struct<F extends Fields>(
     placed,
     bytes: offset,
     align,
-    doc: opts.doc ?? "",
-    hash: fnv1a(`${name}|${placed.map(describe).join("|")}|${offset}`),
+    doc: opts.doc ?? '',
+    hash: fnv1a(`${name}|${placed.map(describe).join('|')}|${offset}`),
     offsetOf(field) {
       return (byName.get(field) as Placed).offset;
     },

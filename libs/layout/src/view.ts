@@ -4,7 +4,7 @@
  * no allocation. Moving the base (`root.base = ...`) moves all nested views with it: that is how the two
  * halves of a state block share one view.
  */
-import type { ArrayField, Fields, Placed, ScalarField, Struct, StructField } from "./struct.ts";
+import type { ArrayField, Fields, Placed, ScalarField, Struct, StructField } from './struct.ts';
 
 /** One buffer seen at three widths. `buffer.byteLength` must be a multiple of 4. */
 export class Memory {
@@ -52,10 +52,10 @@ type FieldView<F> = F extends ScalarField
       ? StructArray<View<S>>
       : never;
 type Readable<F extends Fields> = {
-  [K in keyof F as F[K] extends { kind: "pad" } ? never : K]: FieldView<F[K]>;
+  [K in keyof F as F[K] extends { kind: 'pad' } ? never : K]: FieldView<F[K]>;
 };
 type Halves<F extends Fields> = {
-  [K in keyof F & string as F[K] extends ScalarField<"u64"> ? `${K}Lo` | `${K}Hi` : never]: number;
+  [K in keyof F & string as F[K] extends ScalarField<'u64'> ? `${K}Lo` | `${K}Hi` : never]: number;
 };
 /** The view of a structure: a property per field, and `nameLo`/`nameHi` beside each 64-bit one. */
 export type View<S extends Struct> =
@@ -70,9 +70,9 @@ class Scalars implements ScalarArray {
     readonly root: Root,
     readonly byteOffset: number,
     readonly length: number,
-    type: "u8" | "u16" | "u32",
+    type: 'u8' | 'u16' | 'u32',
   ) {
-    this.#shift = type === "u8" ? 0 : type === "u16" ? 1 : 2;
+    this.#shift = type === 'u8' ? 0 : type === 'u16' ? 1 : 2;
     this.#array = root.mem[type];
   }
   #check(index: number): void {
@@ -115,7 +115,7 @@ function compile(s: Struct): ViewClass {
   const body: string[] = [];
   const init: string[] = [];
   const at = (p: Placed, shift: number, extra = 0): string =>
-    `(this.$root.base + this.$offset + ${p.offset + extra})${shift ? ` >>> ${shift}` : ""}`;
+    `(this.$root.base + this.$offset + ${p.offset + extra})${shift ? ` >>> ${shift}` : ''}`;
   const accessor = (name: string, arr: string, index: string): void => {
     body.push(
       `get ${name}() { return this.${arr}[${index}]; } set ${name}(v) { this.${arr}[${index}] = v; }`,
@@ -123,18 +123,18 @@ function compile(s: Struct): ViewClass {
   };
   for (const p of s.placed) {
     const f = p.field;
-    if (f.kind === "scalar" && f.type !== "u64")
-      accessor(p.name, `$${f.type}`, at(p, f.type === "u8" ? 0 : f.type === "u16" ? 1 : 2));
-    else if (f.kind === "scalar") {
-      accessor(`${p.name}Lo`, "$u32", at(p, 2));
-      accessor(`${p.name}Hi`, "$u32", at(p, 2, 4));
+    if (f.kind === 'scalar' && f.type !== 'u64')
+      accessor(p.name, `$${f.type}`, at(p, f.type === 'u8' ? 0 : f.type === 'u16' ? 1 : 2));
+    else if (f.kind === 'scalar') {
+      accessor(`${p.name}Lo`, '$u32', at(p, 2));
+      accessor(`${p.name}Hi`, '$u32', at(p, 2, 4));
       body.push(`get ${p.name}() { return this.${p.name}Hi * 4294967296 + this.${p.name}Lo; }`);
       body.push(
         `set ${p.name}(v) { const h = Math.floor(v / 4294967296); this.${p.name}Hi = h; this.${p.name}Lo = v - h * 4294967296; }`,
       );
-    } else if (f.kind === "array")
+    } else if (f.kind === 'array')
       init.push(`this.${p.name} = new Scalars(root, offset + ${p.offset}, ${f.count}, '${f.type}');`);
-    else if (f.kind === "struct")
+    else if (f.kind === 'struct')
       init.push(`this.${p.name} = makeStructs(root, offset + ${p.offset}, ${JSON.stringify(p.name)});`);
   }
   const makeStructs = (root: Root, offset: number, name: string): Structs<unknown> => {
@@ -144,10 +144,10 @@ function compile(s: Struct): ViewClass {
     );
   };
   const source = `return class ${s.name}View {
-    constructor(root, offset) { this.$root = root; this.$offset = offset; this.$u8 = root.mem.u8; this.$u16 = root.mem.u16; this.$u32 = root.mem.u32; ${init.join(" ")} }
-    ${body.join("\n    ")}
+    constructor(root, offset) { this.$root = root; this.$offset = offset; this.$u8 = root.mem.u8; this.$u16 = root.mem.u16; this.$u32 = root.mem.u32; ${init.join(' ')} }
+    ${body.join('\n    ')}
   };`;
-  return new Function("Scalars", "makeStructs", source)(Scalars, makeStructs) as ViewClass;
+  return new Function('Scalars', 'makeStructs', source)(Scalars, makeStructs) as ViewClass;
 }
 
 /** A view of `s` at `root.base + offset`. */
@@ -175,20 +175,20 @@ export function allocate<S extends Struct>(s: S): View<S> {
 /** Zeroes `s.bytes` at `base` and writes the reset values of its fields. */
 export function resetValues(s: Struct, memory: Memory, base: number): void {
   memory.u8.fill(0, base, base + s.bytes);
-  const write = (at: number, type: "u8" | "u16" | "u32" | "u64", value: number): void => {
-    if (type === "u8") memory.u8[at] = value;
-    else if (type === "u16") memory.u16[at >> 1] = value;
+  const write = (at: number, type: 'u8' | 'u16' | 'u32' | 'u64', value: number): void => {
+    if (type === 'u8') memory.u8[at] = value;
+    else if (type === 'u16') memory.u16[at >> 1] = value;
     else {
       memory.u32[at >> 2] = value % 4294967296;
-      if (type === "u64") memory.u32[(at >> 2) + 1] = Math.floor(value / 4294967296);
+      if (type === 'u64') memory.u32[(at >> 2) + 1] = Math.floor(value / 4294967296);
     }
   };
   for (const p of s.placed) {
     const f = p.field;
-    if (f.kind === "struct")
+    if (f.kind === 'struct')
       for (let i = 0; i < f.count; i++) resetValues(f.struct, memory, base + p.offset + i * f.struct.bytes);
-    else if (f.kind !== "pad" && f.reset) {
-      const n = f.kind === "array" ? f.count : 1;
+    else if (f.kind !== 'pad' && f.reset) {
+      const n = f.kind === 'array' ? f.count : 1;
       for (let i = 0; i < n; i++) write(base + p.offset + (i * p.bytes) / n, f.type, f.reset);
     }
   }
@@ -198,8 +198,8 @@ export function resetValues(s: Struct, memory: Memory, base: number): void {
 export function firstIllegal(s: Struct, memory: Memory, base: number): string | undefined {
   for (const p of s.placed) {
     const f = p.field;
-    if (f.kind === "pad") continue;
-    if (f.kind === "struct") {
+    if (f.kind === 'pad') continue;
+    if (f.kind === 'struct') {
       for (let i = 0; i < f.count; i++) {
         const inner = firstIllegal(f.struct, memory, base + p.offset + i * f.struct.bytes);
         if (inner) return `${p.name}[${i}].${inner}`;
@@ -207,19 +207,19 @@ export function firstIllegal(s: Struct, memory: Memory, base: number): string | 
       continue;
     }
     if (f.min === undefined && f.max === undefined) continue;
-    const n = f.kind === "array" ? f.count : 1;
+    const n = f.kind === 'array' ? f.count : 1;
     for (let i = 0; i < n; i++) {
       const at = base + p.offset + (i * p.bytes) / n;
       const value =
-        f.type === "u8"
+        f.type === 'u8'
           ? memory.u8[at]!
-          : f.type === "u16"
+          : f.type === 'u16'
             ? memory.u16[at >> 1]!
-            : f.type === "u32"
+            : f.type === 'u32'
               ? memory.u32[at >> 2]!
               : memory.u32[at >> 2]! + memory.u32[(at >> 2) + 1]! * 4294967296;
       if (value < (f.min ?? 0) || value > (f.max ?? Number.POSITIVE_INFINITY))
-        return `${p.name} = ${value}, expected ${f.min ?? 0}..${f.max ?? "max"}`;
+        return `${p.name} = ${value}, expected ${f.min ?? 0}..${f.max ?? 'max'}`;
     }
   }
   return undefined;

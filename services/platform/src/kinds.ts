@@ -13,4 +13,17 @@ import { post } from './post/device.ts';
 import { rtc } from './rtc/device.ts';
 import { uart16550 } from './uart16550/device.ts';
 
-export const kinds: readonly AnyDeviceKind[] = [acpiPm, debugcon, fwCfgDevice, i8042, ioapic, lpc, mch, pic, pit, post, rtc, uart16550];
+export const kinds: readonly AnyDeviceKind[] = [
+  acpiPm,
+  debugcon,
+  fwCfgDevice,
+  i8042,
+  ioapic,
+  lpc,
+  mch,
+  pic,
+  pit,
+  post,
+  rtc,
+  uart16550,
+];

@@ -14,7 +14,8 @@ import { rtc } from './rtc/device.ts';
 import { uart16550 } from './uart16550/device.ts';
 
 const version = qemuVersion();
-if (version === undefined) console.warn('skipped: chips are not compared with QEMU, qemu-system-x86_64 is not installed');
+if (version === undefined)
+  console.warn('skipped: chips are not compared with QEMU, qemu-system-x86_64 is not installed');
 
 const bcd = (v: number): number => (Math.floor(v / 10) << 4) | (v % 10);
 
@@ -23,7 +24,10 @@ function board() {
   const rigs = {
     pic: new Rig(pic, { config: {} }),
     pit: new Rig(pit, { config: {} }),
-    rtc: new Rig(rtc, { config: { ramBytes: 128 << 20 }, prepare: (ctx) => void (ctx.epoch = Date.UTC(2024, 1, 28, 23, 59, 57) / 1000) }),
+    rtc: new Rig(rtc, {
+      config: { ramBytes: 128 << 20 },
+      prepare: (ctx) => void (ctx.epoch = Date.UTC(2024, 1, 28, 23, 59, 57) / 1000),
+    }),
     uart: new Rig(uart16550, {
       config: {},
       prepare(ctx) {
@@ -36,12 +40,34 @@ function board() {
     i8042: new Rig(i8042, { config: {} }),
   };
   const wire = (): void => {
-    const lines: [number, number | undefined][] = [[2, rigs.pit.ctx.lines[0]], [4, rigs.uart.ctx.lines[0]], [8, rigs.rtc.ctx.lines[0]], [1, rigs.i8042.ctx.lines[0]], [12, rigs.i8042.ctx.lines[1]]];
+    const lines: [number, number | undefined][] = [
+      [2, rigs.pit.ctx.lines[0]],
+      [4, rigs.uart.ctx.lines[0]],
+      [8, rigs.rtc.ctx.lines[0]],
+      [1, rigs.i8042.ctx.lines[0]],
+      [12, rigs.i8042.ctx.lines[1]],
+    ];
     for (const [gsi, word] of lines) rigs.pic.run((d) => d.line!(gsi, word ?? 0));
   };
   const at = (port: number): [Rig<never, never>, number, number] => {
     const [rig, region, offset] =
-      port >= 0x3f8 ? [rigs.uart, 0, port - 0x3f8] : port >= 0x4d0 ? [rigs.pic, 2, port - 0x4d0] : port >= 0xa0 ? [rigs.pic, 1, port - 0xa0] : port >= 0x70 ? [rigs.rtc, 0, port - 0x70] : port === 0x61 ? [rigs.pit, 1, 0] : port === 0x60 ? [rigs.i8042, 0, 0] : port === 0x64 ? [rigs.i8042, 1, 0] : port >= 0x40 ? [rigs.pit, 0, port - 0x40] : [rigs.pic, 0, port - 0x20];
+      port >= 0x3f8
+        ? [rigs.uart, 0, port - 0x3f8]
+        : port >= 0x4d0
+          ? [rigs.pic, 2, port - 0x4d0]
+          : port >= 0xa0
+            ? [rigs.pic, 1, port - 0xa0]
+            : port >= 0x70
+              ? [rigs.rtc, 0, port - 0x70]
+              : port === 0x61
+                ? [rigs.pit, 1, 0]
+                : port === 0x60
+                  ? [rigs.i8042, 0, 0]
+                  : port === 0x64
+                    ? [rigs.i8042, 1, 0]
+                    : port >= 0x40
+                      ? [rigs.pit, 0, port - 0x40]
+                      : [rigs.pic, 0, port - 0x20];
     return [rig as unknown as Rig<never, never>, region as number, offset as number];
   };
   return {
@@ -94,7 +120,10 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
       // FIFO control without DLAB trouble; line control: 8 bits, sometimes DLAB (word length is not modelled by QEMU).
       fc.tuple(fc.constant(0x3fa), fc.constantFrom(0, 1, 7, 0x41, 0x81, 0xc1, 0xc7)),
       fc.tuple(fc.constant(0x3fb), fc.constantFrom(3, 3, 3, 0x83)),
-      fc.tuple(fc.constantFrom(0x20, 0xa0), fc.constantFrom(0x20, 0x60, 0x64, 0x0c, 0x0a, 0x0b, 0xa0, 0xc3, 0xe4, 0x68, 0x48)),
+      fc.tuple(
+        fc.constantFrom(0x20, 0xa0),
+        fc.constantFrom(0x20, 0x60, 0x64, 0x0c, 0x0a, 0x0b, 0xa0, 0xc3, 0xe4, 0x68, 0x48),
+      ),
       fc.tuple(fc.constantFrom(0x21, 0xa1), fc.constantFrom(0, 0x10, 0xef, 0xff)),
     );
     // Not compared: MSR (QEMU has no deltas in loopback).
@@ -110,7 +139,8 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
         for (const op of list) {
           if (typeof op !== 'number') await out(op[0], op[1]);
           // An empty receiver gives what is undefined.
-          else if (op !== 0x3f8 || (await same(0x3fd)) & 1 || (await same(0x3fb)) & 0x80) await same(op, 0xff, JSON.stringify(list));
+          else if (op !== 0x3f8 || (await same(0x3fd)) & 1 || (await same(0x3fb)) & 0x80)
+            await same(op, 0xff, JSON.stringify(list));
         }
       }),
       { numRuns: 60 },
@@ -120,8 +150,17 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
   it('PIT: byte order, latches, status, read-back: random accesses', async () => {
     // A count follows its control word: a new count alone waits for the end of the period by the data sheet, not in QEMU.
     // Mode 2 is left out: there QEMU's output is high for one tick of each period, the data sheet's is low.
-    const load = fc.record({ counter: fc.constantFrom(0, 2), mode: fc.constantFrom(0, 3), rw: fc.constantFrom(1, 2, 3), low: fc.integer({ min: 0, max: 255 }), high: fc.integer({ min: 0, max: 255 }) });
-    const latch = fc.tuple(fc.constant(0x43), fc.constantFrom(0x00, 0x80, 0xc2, 0xd2, 0xe2, 0xca, 0xe8, 0xd8));
+    const load = fc.record({
+      counter: fc.constantFrom(0, 2),
+      mode: fc.constantFrom(0, 3),
+      rw: fc.constantFrom(1, 2, 3),
+      low: fc.integer({ min: 0, max: 255 }),
+      high: fc.integer({ min: 0, max: 255 }),
+    });
+    const latch = fc.tuple(
+      fc.constant(0x43),
+      fc.constantFrom(0x00, 0x80, 0xc2, 0xd2, 0xe2, 0xca, 0xe8, 0xd8),
+    );
     const op = fc.oneof(load, latch);
     const read = fc.constantFrom(0x40, 0x42);
     await fc.assert(
@@ -129,7 +168,8 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
         await out(0x61, 1);
         // A new control word ends a latch by the data sheet, not in QEMU: none is left when one is written.
         const program = async (word: number): Promise<void> => {
-          for (let n = 0; n < 4; n++) for (const p of [0x40, 0x42]) await Promise.all([qemu.inb(p), ours.inb(p)]);
+          for (let n = 0; n < 4; n++)
+            for (const p of [0x40, 0x42]) await Promise.all([qemu.inb(p), ours.inb(p)]);
           await out(0x43, word);
         };
         for (const c of [0x36, 0xb6]) await program(c);
@@ -168,7 +208,20 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
       await write(0x0b, b | 0x80);
       const hour = b & 2 ? 23 : 0x80 | 11;
       const code = (v: number): number => (b & 4 ? v : v & 0x80 ? 0x80 | bcd(v & 0x7f) : bcd(v));
-      for (const [i, v] of [[0, 58], [2, 59], [4, hour], [7, 31], [8, 12], [9, 99], [0x32, 19], [6, 6], [1, 5], [3, 0], [5, 0]] as const) await write(i, code(v));
+      for (const [i, v] of [
+        [0, 58],
+        [2, 59],
+        [4, hour],
+        [7, 31],
+        [8, 12],
+        [9, 99],
+        [0x32, 19],
+        [6, 6],
+        [1, 5],
+        [3, 0],
+        [5, 0],
+      ] as const)
+        await write(i, code(v));
       await registers(`stopped ${b}`);
       await write(0x0b, b);
       await registers(`set ${b}`);
@@ -178,14 +231,43 @@ describe.skipIf(version === undefined)(`beside ${version}`, () => {
   }, 60_000);
 
   it('keyboard controller: commands and answers', async () => {
-    const script: [number, number][] = [[0x64, 0xaa], [0x64, 0xab], [0x64, 0xa9], [0x64, 0x20], [0x60, 0xff], [0x60, 0xf2], [0x60, 0xf0], [0x60, 0x00], [0x60, 0xed], [0x60, 0x02], [0x60, 0xee], [0x60, 0xf4], [0x60, 0xf6], [0x64, 0xd4], [0x60, 0xff], [0x64, 0xd4], [0x60, 0xf2], [0x64, 0xd4], [0x60, 0xe9], [0x64, 0xd3], [0x60, 0x5a], [0x64, 0x60], [0x60, 0x47], [0x64, 0x20]];
+    const script: [number, number][] = [
+      [0x64, 0xaa],
+      [0x64, 0xab],
+      [0x64, 0xa9],
+      [0x64, 0x20],
+      [0x60, 0xff],
+      [0x60, 0xf2],
+      [0x60, 0xf0],
+      [0x60, 0x00],
+      [0x60, 0xed],
+      [0x60, 0x02],
+      [0x60, 0xee],
+      [0x60, 0xf4],
+      [0x60, 0xf6],
+      [0x64, 0xd4],
+      [0x60, 0xff],
+      [0x64, 0xd4],
+      [0x60, 0xf2],
+      [0x64, 0xd4],
+      [0x60, 0xe9],
+      [0x64, 0xd3],
+      [0x60, 0x5a],
+      [0x64, 0x60],
+      [0x60, 0x47],
+      [0x64, 0x20],
+    ];
     for (const [port, value] of script) {
       await out(port, value);
       for (let n = 0; n < 8; n++) {
-        const status = await same(0x64, 0x25, `after 0x${value.toString(16)} to 0x${port.toString(16)}: status`);
+        const status = await same(
+          0x64,
+          0x25,
+          `after 0x${value.toString(16)} to 0x${port.toString(16)}: status`,
+        );
         if (!(status & 1)) break;
         await same(0x60, 0xff, `after 0x${value.toString(16)} to 0x${port.toString(16)}`);
-        }
+      }
     }
   }, 20_000);
 });

@@ -28,15 +28,29 @@ async function start() {
     { name: 'pic', kind: 'pic8259', irqs: 1 },
     { name: 'ioapic', kind: 'ioapic', irqs: 24 },
     { name: 'pit', kind: 'pit8254', irqs: 1, gsi: { 0: 2 } },
-    { name: 'com1', kind: 'uart16550', irqs: 1, gsi: { 0: 4 }, fds: { console: consoleFd, consoleOut: eventfd(), consoleIn: input } },
+    {
+      name: 'com1',
+      kind: 'uart16550',
+      irqs: 1,
+      gsi: { 0: 4 },
+      fds: { console: consoleFd, consoleOut: eventfd(), consoleIn: input },
+    },
     { name: 'pm', kind: 'acpi-pm', irqs: 1, gsi: { 0: 9 } },
     { name: 'mch', kind: 'mch', irqs: 0 },
     { name: 'lpc', kind: 'lpc', irqs: 16, gsi: lines },
   ]);
   served = s;
   await s.start();
-  const exit = (kind: number, device: number, region: number, offset: number, width: number, value = 0): number => {
-    if (s.cpu.sync(kind, device, region, offset, width, value, 0, 1, SECOND) < 0) throw new Error(`no answer: ${s.stderr}`);
+  const exit = (
+    kind: number,
+    device: number,
+    region: number,
+    offset: number,
+    width: number,
+    value = 0,
+  ): number => {
+    if (s.cpu.sync(kind, device, region, offset, width, value, 0, 1, SECOND) < 0)
+      throw new Error(`no answer: ${s.stderr}`);
     return s.cpu.result[0]!;
   };
   return {
@@ -46,8 +60,10 @@ async function start() {
       host.push(Buffer.from(text));
       eventfdWrite(input);
     },
-    read: (device: number, region: number, offset: number, width = 1) => exit(ExitKind.read, device, region, offset, width),
-    write: (device: number, region: number, offset: number, value: number, width = 1) => exit(ExitKind.write, device, region, offset, width, value),
+    read: (device: number, region: number, offset: number, width = 1) =>
+      exit(ExitKind.read, device, region, offset, width),
+    write: (device: number, region: number, offset: number, value: number, width = 1) =>
+      exit(ExitKind.write, device, region, offset, width, value),
     intAck: () => exit(ExitKind.intAck, Dev.pic, 0, 0, 1),
     status: () => s.cpu.result[2]!,
     ioapic(index: number, value: number) {
@@ -105,7 +121,8 @@ it('the timer ticks into the IOAPIC at 100 Hz and goes on over a restart', async
 it('level interrupts of another process through the fabric: IOAPIC, EOI, and the PIRQ router', async () => {
   const p = await start();
   p.ioapic(0x10 + 2 * 18, 0x8041);
-  const line = (gsi: number, word: number): number => p.s.fabric.sync(ExitKind.line, Dev.ioapic, 0, gsi, 4, word, 0, 1, SECOND);
+  const line = (gsi: number, word: number): number =>
+    p.s.fabric.sync(ExitKind.line, Dev.ioapic, 0, gsi, 4, word, 0, 1, SECOND);
   expect(line(18, 3)).toBeGreaterThan(0);
   // Interrupts follow the reply.
   await until(() => p.s.word(ioapicEntry(18)) === 1);
@@ -116,7 +133,10 @@ it('level interrupts of another process through the fabric: IOAPIC, EOI, and the
   await until(() => p.s.word(ioapicEntry(18)) === 2);
   // PIRQC is GSI 18; to IRQ 11 of the PIC.
   p.write(Dev.pic, 2, 1, 0x08);
-  for (const [chip, values] of [[0, [0x20, 4, 1, 0]], [1, [0x28, 2, 1, 0]]] as const) {
+  for (const [chip, values] of [
+    [0, [0x20, 4, 1, 0]],
+    [1, [0x28, 2, 1, 0]],
+  ] as const) {
     p.write(Dev.pic, chip, 0, 0x11);
     for (const v of values) p.write(Dev.pic, chip, 1, v);
   }

@@ -28,6 +28,15 @@ const args = [
 ];
 const program = join(build, target);
 const files = sources.map((name) => join(here, '../src', name));
+// The decoder's tables name every handler.
+if (target === 'decoder') {
+  const soft = join(here, '../src/soft');
+  files.push(
+    ...readdirSync(soft)
+      .filter((name) => name.endsWith('.cc'))
+      .map((name) => join(soft, name)),
+  );
+}
 const compiled = spawnSync(
   clang,
   [...args, `-I${join(here, '../src')}`, join(here, `${target}.cc`), ...files, '-o', program, '-lpthread'],

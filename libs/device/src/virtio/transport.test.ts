@@ -1,3 +1,4 @@
+// Length: one group a clause of the specification; they share one driver and one device.
 import { struct } from '@nyx/layout';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';

@@ -8,7 +8,10 @@ import { Control, Pm1, pmTimerHz } from './regs.ts';
 conformance(acpiPm, { config: {} as PmConfig, runs: 60 });
 
 const make = (timerBits = 32) => {
-  const rig = new Rig(acpiPm, { config: { timerBits }, prepare: (ctx) => void ctx.fds.set('powerButton', 9) });
+  const rig = new Rig(acpiPm, {
+    config: { timerBits },
+    prepare: (ctx) => void ctx.fds.set('powerButton', 9),
+  });
   return { rig, sci: () => rig.ctx.lines[0]! & 1 };
 };
 

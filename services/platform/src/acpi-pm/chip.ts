@@ -1,7 +1,7 @@
 /** ACPI fixed hardware: PM1 events, sleep control, the PM timer and its overflow, general-purpose events, SCI. */
 import { nsOfTick, ticksAt, withLevel } from '@nyx/device';
 import { RegisterBank, type View } from '@nyx/layout';
-import { Control, Pm1, pmRegisters, type PmState, pmTimerHz, SleepType } from './regs.ts';
+import { Control, Pm1, type PmState, pmRegisters, pmTimerHz, SleepType } from './regs.ts';
 
 export class AcpiPm {
   readonly bank: RegisterBank<string>;
@@ -34,7 +34,13 @@ export class AcpiPm {
           },
           pm1Control: (value, mask) => this.#control(value, mask),
         },
-        changed: { pm1Enable: () => this.catchUp(), gpeStatusLo: update, gpeStatusHi: update, gpeEnableLo: update, gpeEnableHi: update },
+        changed: {
+          pm1Enable: () => this.catchUp(),
+          gpeStatusLo: update,
+          gpeStatusHi: update,
+          gpeEnableLo: update,
+          gpeEnableHi: update,
+        },
       },
       0,
     );

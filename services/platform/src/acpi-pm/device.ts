@@ -26,7 +26,8 @@ export const acpiPm = defineDevice({
   irqs: () => 1,
   create(ctx, config: PmConfig) {
     const s = ctx.state;
-    const sleep = (state: 's3' | 's5'): void => ctx.machineEvent(state === 's3' ? MachineEvent.suspend : MachineEvent.shutdown);
+    const sleep = (state: 's3' | 's5'): void =>
+      ctx.machineEvent(state === 's3' ? MachineEvent.suspend : MachineEvent.shutdown);
     const chip = new AcpiPm(s, () => ctx.now(), sleep, config.timerBits === 24 ? 24 : 32);
     if (ctx.has('powerButton')) ctx.watch(ctx.fd('powerButton'), () => ctx.event(() => chip.powerButton()));
     return {

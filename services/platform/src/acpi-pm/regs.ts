@@ -1,11 +1,19 @@
 /** Power management block of an ICH9 (ACPI 6.5 section 4.8, ICH9 data sheet 13.8.3), at PMBASE, and the APM ports. */
-import { registers, struct, structs, u16, u32, u64, u8 } from '@nyx/layout';
+import { registers, struct, structs, u8, u16, u32, u64 } from '@nyx/layout';
 import { Counter } from '@nyx/ring';
 
 export const pmTimerHz = 3_579_545;
 
 /** PM1 status and enable. */
-export const Pm1 = { timer: 0x0001, busMaster: 0x0010, global: 0x0020, powerButton: 0x0100, sleepButton: 0x0200, rtc: 0x0400, wake: 0x8000 } as const;
+export const Pm1 = {
+  timer: 0x0001,
+  busMaster: 0x0010,
+  global: 0x0020,
+  powerButton: 0x0100,
+  sleepButton: 0x0200,
+  rtc: 0x0400,
+  wake: 0x8000,
+} as const;
 export const Control = { sciEnable: 1, sleepType: 0x1c00, sleepShift: 10, sleepEnable: 0x2000 } as const;
 /** SLP_TYP values: S3, and all that mean S5 to somebody. */
 export const SleepType = { s3: 1, s5: [0, 5, 7] } as const;
@@ -15,9 +23,23 @@ const apmcEnable = 0x20;
 export const pmRegisters = registers('acpi-pm', 0x80, {
   pm1Status: { at: 0x00, width: 2, doc: 'PM1a status; write 1 to clear', mask: 0, w1c: 0x8731, reset: 0 },
   pm1Enable: { at: 0x02, width: 2, doc: 'PM1a enable', mask: 0x0721, reset: 0 },
-  pm1Control: { at: 0x04, width: 2, doc: 'PM1a control: always in ACPI mode', mask: 0x1c02, ones: Control.sciEnable, reset: 0 },
+  pm1Control: {
+    at: 0x04,
+    width: 2,
+    doc: 'PM1a control: always in ACPI mode',
+    mask: 0x1c02,
+    ones: Control.sciEnable,
+    reset: 0,
+  },
   pmTimer: { at: 0x08, width: 4, doc: 'Ticks of 3.579545 MHz', mask: 0, read: 'counter' },
-  gpeStatus: { at: 0x20, width: 8, doc: 'GPE0 status; write 1 to clear', mask: 0, w1c: 0xffffffffffff, reset: 0 },
+  gpeStatus: {
+    at: 0x20,
+    width: 8,
+    doc: 'GPE0 status; write 1 to clear',
+    mask: 0,
+    w1c: 0xffffffffffff,
+    reset: 0,
+  },
   gpeEnable: { at: 0x28, width: 8, doc: 'GPE0 enable', reset: 0 },
   smiEnable: { at: 0x30, width: 4, doc: 'SMI enable: storage', reset: apmcEnable },
   smiStatus: { at: 0x34, width: 4, doc: 'SMI status: never any', mask: 0, w1c: 0xffffffff, reset: 0 },

@@ -20,7 +20,13 @@ export const debugcon = defineDevice({
       s.outHead = (s.outHead + 1) >>> 0;
     };
     return {
-      ...banked(ctx, [new RegisterBank<string>(debugconRegisters, {}, { read: { data: () => readback }, write: { data: put } })]),
+      ...banked(ctx, [
+        new RegisterBank<string>(
+          debugconRegisters,
+          {},
+          { read: { data: () => readback }, write: { data: put } },
+        ),
+      ]),
       writeBurst(_region, _offset, width, data) {
         for (let i = 0; i < data.length; i += width) put(data[i]!);
       },

@@ -82,7 +82,8 @@ export class FwCfg {
     memory.dirty(at, length);
     const target = memory.bytes(at, length);
     if (item !== undefined && have > 0) {
-      if (item.writableAt < 0) target.set(this.#blob.subarray(item.offset + s.offset, item.offset + s.offset + have));
+      if (item.writableAt < 0)
+        target.set(this.#blob.subarray(item.offset + s.offset, item.offset + s.offset + have));
       else for (let i = 0; i < have; i++) target[i] = s.writable.get(item.writableAt + s.offset + i);
     }
     target.fill(0, have);
@@ -105,6 +106,7 @@ export class FwCfg {
   /** Writable items get their first content. */
   reset(): void {
     for (const item of this.index.values())
-      for (let i = 0; item.writableAt >= 0 && i < item.size; i++) this.s.writable.set(item.writableAt + i, this.#blob[item.offset + i]!);
+      for (let i = 0; item.writableAt >= 0 && i < item.size; i++)
+        this.s.writable.set(item.writableAt + i, this.#blob[item.offset + i]!);
   }
 }

@@ -4,7 +4,8 @@ import { FwCfg } from './chip.ts';
 import { FwCfgState } from './regs.ts';
 
 const signature = new TextEncoder().encode('QEMU CFG');
-const swap = (v: number): number => ((v << 24) | ((v & 0xff00) << 8) | ((v >>> 8) & 0xff00) | (v >>> 24)) >>> 0;
+const swap = (v: number): number =>
+  ((v << 24) | ((v & 0xff00) << 8) | ((v >>> 8) & 0xff00) | (v >>> 24)) >>> 0;
 
 export const fwCfgDevice = defineDevice({
   kind: 'fw-cfg',
@@ -44,7 +45,9 @@ export const fwCfgDevice = defineDevice({
       },
       readBurst(region, offset, width, out) {
         if (region === 0 && width === 1) for (let i = 0; i < out.length; i++) out[i] = chip.readByte();
-        else for (let at = 0; at < out.length; at++) out[at] = region === 0 ? 0 : readSignature(offset + (at % width), 1);
+        else
+          for (let at = 0; at < out.length; at++)
+            out[at] = region === 0 ? 0 : readSignature(offset + (at % width), 1);
       },
       reset: () => chip.reset(),
       settle() {},

@@ -13,14 +13,18 @@ const blob = buildFwCfg({
     { name: 'etc/e820', data: new Uint8Array(40).fill(7) },
   ],
 }).buffer as ArrayBuffer;
-const options = { config: {}, prepare: (ctx: TestContext<typeof FwCfgState>) => void ctx.bulks.set('blob', blob.slice(0)) };
+const options = {
+  config: {},
+  prepare: (ctx: TestContext<typeof FwCfgState>) => void ctx.bulks.set('blob', blob.slice(0)),
+};
 conformance(fwCfgDevice, { ...options, runs: 40 });
 
 const make = () => {
   const rig = new Rig(fwCfgDevice, options);
   const select = (selector: number) => rig.write(0, 0, selector, 2);
   const bytes = (n: number) => Buffer.from(Array.from({ length: n }, () => rig.read(0, 1)));
-  const swap = (v: number) => Buffer.from([v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255]).readUInt32LE();
+  const swap = (v: number) =>
+    Buffer.from([v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255]).readUInt32LE();
   const v = rig.ctx.memory.view;
   const describeAccess = (control: number, length: number, address: number) => {
     v.setUint32(0x100, control);
@@ -33,7 +37,17 @@ const make = () => {
     rig.write(1, 4, swap(0x100), 4);
     return v.getUint32(0x100);
   };
-  return { rig, select, bytes, describeAccess, start, v, dma: (control: number, length: number, address: number) => (describeAccess(control, length, address), start()) };
+  return {
+    rig,
+    select,
+    bytes,
+    describeAccess,
+    start,
+    v,
+    dma: (control: number, length: number, address: number) => (
+      describeAccess(control, length, address), start()
+    ),
+  };
 };
 
 describe('selector and data', () => {
@@ -59,7 +73,11 @@ describe('selector and data', () => {
       const e = dir.subarray(4 + 64 * i);
       return [e.readUInt32BE(), e.readUInt16BE(4), e.toString('latin1', 8, e.indexOf(0, 8))];
     });
-    expect(entries).toEqual([[15, 0x20, 'bootorder'], [40, 0x21, 'etc/e820'], [16, 0x22, 'etc/vmcoreinfo']]);
+    expect(entries).toEqual([
+      [15, 0x20, 'bootorder'],
+      [40, 0x21, 'etc/e820'],
+      [16, 0x22, 'etc/vmcoreinfo'],
+    ]);
     p.select(0x20);
     expect(p.bytes(15).toString('latin1')).toBe('/rom@genroms/x\0');
   });
@@ -68,7 +86,9 @@ describe('selector and data', () => {
 describe('DMA', () => {
   it('is there', () => {
     const p = make();
-    expect(Buffer.from(new Uint32Array([p.rig.read(1, 0, 4), p.rig.read(1, 4, 4)]).buffer).toString()).toBe('QEMU CFG');
+    expect(Buffer.from(new Uint32Array([p.rig.read(1, 0, 4), p.rig.read(1, 4, 4)]).buffer).toString()).toBe(
+      'QEMU CFG',
+    );
   });
   it('selects, reads, skips, and fills with zeroes', () => {
     const p = make();
@@ -76,7 +96,9 @@ describe('DMA', () => {
     expect(p.dma((0x20 << 16) | Dma.select | Dma.read, 4, 0x1000)).toBe(0);
     expect(p.dma(Dma.skip, 4, 0)).toBe(0);
     expect(p.dma(Dma.read, 20, 0x1004)).toBe(0);
-    expect(Buffer.from(p.rig.ctx.memory.bytes(0x1000, 25)).toString('latin1')).toBe('/romroms/x\0' + '\0'.repeat(13) + '\xee');
+    expect(Buffer.from(p.rig.ctx.memory.bytes(0x1000, 25)).toString('latin1')).toBe(
+      '/romroms/x\0' + '\0'.repeat(13) + '\xee',
+    );
   });
   it('writes writable items only, and within them', () => {
     const p = make();
@@ -124,6 +146,8 @@ describe('blob', () => {
     new Uint32Array(bad)[5] = 0x7fff_ffff;
     expect(() => readFwCfgIndex(bad)).toThrow(/FW_CFG_INVALID: item/);
     expect(() => readFwCfgIndex(new ArrayBuffer(64))).toThrow(/FW_CFG_INVALID: magic/);
-    expect(() => buildFwCfg({ files: [{ name: 'x'.repeat(56), data: new Uint8Array() }] })).toThrow(RangeError);
+    expect(() => buildFwCfg({ files: [{ name: 'x'.repeat(56), data: new Uint8Array() }] })).toThrow(
+      RangeError,
+    );
   });
 });

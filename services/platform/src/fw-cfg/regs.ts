@@ -1,6 +1,7 @@
 /** fw_cfg: ports and state (docs/specs/fw_cfg.rst of QEMU). */
-import { array, pad, struct, u16, u32, u64, u8 } from '@nyx/layout';
+
 import { fwCfg } from '@nyx/device';
+import { array, pad, struct, u8, u16, u32, u64 } from '@nyx/layout';
 
 /** Control word of a DMA access. */
 export const Dma = { error: 1, read: 2, skip: 4, select: 8, write: 16, bytes: 16 } as const;

@@ -20,7 +20,12 @@ export class I8042 {
 
   readStatus(): number {
     const { s } = this;
-    return s.status | Status.unlocked | (s.full ? Status.output : 0) | (s.full && s.fromAux === fromMouse ? Status.aux : 0);
+    return (
+      s.status |
+      Status.unlocked |
+      (s.full ? Status.output : 0) |
+      (s.full && s.fromAux === fromMouse ? Status.aux : 0)
+    );
   }
 
   readData(): number {
@@ -60,7 +65,8 @@ export class I8042 {
     const { s } = this;
     s.status |= Status.command;
     s.pending = 0;
-    if (value >= 0x20 && value <= 0x3f) this.#put(value === 0x20 ? s.mode : s.ram.get(value & 0x1f), fromController);
+    if (value >= 0x20 && value <= 0x3f)
+      this.#put(value === 0x20 ? s.mode : s.ram.get(value & 0x1f), fromController);
     else if (value >= 0x60 && value <= 0x7f) s.pending = value;
     else if (value >= 0xf0) {
       // Pulses the output port's low bits; bit 0 is the reset line.

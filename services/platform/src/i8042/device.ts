@@ -23,9 +23,19 @@ export const i8042 = defineDevice({
   create(ctx) {
     const s = ctx.state;
     const chip = new I8042(s, () => ctx.machineEvent(MachineEvent.reset));
-    const data = new RegisterBank<string>(dataRegisters, {}, { read: { data: () => chip.readData() }, write: { data: (v) => chip.writeData(v) } });
-    const command = new RegisterBank<string>(commandRegisters, {}, { read: { command: () => chip.readStatus() }, write: { command: (v) => chip.writeCommand(v) } });
-    const fast = new RegisterBank<string>(fastRegisters, s, { changed: { fast: (v, old) => chip.writeFast(v, old) } });
+    const data = new RegisterBank<string>(
+      dataRegisters,
+      {},
+      { read: { data: () => chip.readData() }, write: { data: (v) => chip.writeData(v) } },
+    );
+    const command = new RegisterBank<string>(
+      commandRegisters,
+      {},
+      { read: { command: () => chip.readStatus() }, write: { command: (v) => chip.writeCommand(v) } },
+    );
+    const fast = new RegisterBank<string>(fastRegisters, s, {
+      changed: { fast: (v, old) => chip.writeFast(v, old) },
+    });
     return {
       ...banked(ctx, [data, command, fast]),
       reset() {

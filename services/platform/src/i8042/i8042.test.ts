@@ -15,14 +15,24 @@ const make = () => {
     while (status() & Status.output) bytes.push(rig.read(0, 0));
     return bytes;
   };
-  return { rig, status, drain, data: (v: number) => rig.write(0, 0, v), command: (v: number) => rig.write(1, 0, v), lines: () => rig.ctx.lines.map((w) => w & 1) };
+  return {
+    rig,
+    status,
+    drain,
+    data: (v: number) => rig.write(0, 0, v),
+    command: (v: number) => rig.write(1, 0, v),
+    lines: () => rig.ctx.lines.map((w) => w & 1),
+  };
 };
 
 describe('controller', () => {
   it('self-test, interface tests, command byte', () => {
     const p = make();
     p.command(0xaa);
-    expect([p.status() & (Status.output | Status.system | Status.command), p.drain()]).toEqual([Status.output | Status.system | Status.command, [0x55]]);
+    expect([p.status() & (Status.output | Status.system | Status.command), p.drain()]).toEqual([
+      Status.output | Status.system | Status.command,
+      [0x55],
+    ]);
     p.command(0xab);
     p.command(0xa9);
     expect(p.drain()).toEqual([0]);

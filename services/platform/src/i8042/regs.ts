@@ -1,9 +1,24 @@
 /** Keyboard controller (8042 of the AT, with a PS/2 auxiliary port), keyboard and mouse. */
-import { array, registers, struct, structs, u32, u8 } from '@nyx/layout';
+import { array, registers, struct, structs, u8, u32 } from '@nyx/layout';
 
-export const Status = { output: 1, input: 2, system: 4, command: 8, unlocked: 0x10, aux: 0x20, timeout: 0x40 } as const;
+export const Status = {
+  output: 1,
+  input: 2,
+  system: 4,
+  command: 8,
+  unlocked: 0x10,
+  aux: 0x20,
+  timeout: 0x40,
+} as const;
 /** Controller command byte. */
-export const Mode = { keyboardIrq: 1, auxIrq: 2, system: 4, keyboardOff: 0x10, auxOff: 0x20, translate: 0x40 } as const;
+export const Mode = {
+  keyboardIrq: 1,
+  auxIrq: 2,
+  system: 4,
+  keyboardOff: 0x10,
+  auxOff: 0x20,
+  translate: 0x40,
+} as const;
 export const OutputPort = { reset: 1, a20: 2, auxFull: 0x20, keyboardFull: 0x10, base: 0xcc } as const;
 export const queueSize = 16;
 

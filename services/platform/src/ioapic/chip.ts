@@ -30,15 +30,23 @@ export class Ioapic {
   #service(pin: number): void {
     const { s } = this;
     const low = s.low.get(pin);
-    if (!(low & Redirect.level) || low & (Redirect.masked | Redirect.remoteIrr) || !(s.words.get(pin) & 1)) return;
+    if (!(low & Redirect.level) || low & (Redirect.masked | Redirect.remoteIrr) || !(s.words.get(pin) & 1))
+      return;
     s.low.set(pin, low | Redirect.remoteIrr);
     this.#send(pin, low);
   }
 
   #send(pin: number, low: number): void {
     const { s } = this;
-    s.address.set(pin, (apicBase | ((s.high.get(pin) >>> 24) << 12) | (low & Redirect.logical ? 4 : 0)) >>> 0);
-    s.data.set(pin, (low & (Redirect.vector | Redirect.deliveryMode)) | (low & Redirect.level ? Redirect.level | assert : 0));
+    s.address.set(
+      pin,
+      (apicBase | ((s.high.get(pin) >>> 24) << 12) | (low & Redirect.logical ? 4 : 0)) >>> 0,
+    );
+    s.data.set(
+      pin,
+      (low & (Redirect.vector | Redirect.deliveryMode)) |
+        (low & Redirect.level ? Redirect.level | assert : 0),
+    );
     s.sent.set(pin, (s.sent.get(pin) + 1) >>> 0);
   }
 

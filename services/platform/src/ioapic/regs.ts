@@ -1,5 +1,5 @@
 /** Intel 82093AA, with the EOI register of its successors (version 0x20). */
-import { array, registers, struct, u32, u8, pad } from '@nyx/layout';
+import { array, pad, registers, struct, u8, u32 } from '@nyx/layout';
 
 export const pins = 24;
 export const version = 0x20;

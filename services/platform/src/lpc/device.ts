@@ -5,7 +5,18 @@
 import { banked, defineDevice, PciFunction, withLevel } from '@nyx/device';
 import { RegisterBank } from '@nyx/layout';
 import { MachineEvent, Space } from '@nyx/ring';
-import { identity, LpcState, lpcRegisters, Pirq, pirqs, rcrbBytes, rcrbRegisters, Reset, resetRegisters, routable } from './regs.ts';
+import {
+  identity,
+  LpcState,
+  lpcRegisters,
+  Pirq,
+  pirqs,
+  Reset,
+  rcrbBytes,
+  rcrbRegisters,
+  resetRegisters,
+  routable,
+} from './regs.ts';
 
 const firstPirq = 16;
 
@@ -22,7 +33,16 @@ export const lpc = defineDevice({
   irqs: () => 16,
   create(ctx) {
     const s = ctx.state;
-    const pirq = [() => s.pirqA, () => s.pirqB, () => s.pirqC, () => s.pirqD, () => s.pirqE, () => s.pirqF, () => s.pirqG, () => s.pirqH];
+    const pirq = [
+      () => s.pirqA,
+      () => s.pirqB,
+      () => s.pirqC,
+      () => s.pirqD,
+      () => s.pirqE,
+      () => s.pirqF,
+      () => s.pirqG,
+      () => s.pirqH,
+    ];
 
     const update = (): void => {
       let asserted = 0;
@@ -31,16 +51,33 @@ export const lpc = defineDevice({
         if (s.levels & (1 << i) && !(value & Pirq.off)) asserted |= 1 << (value & Pirq.irq);
       }
       asserted &= routable;
-      for (let irq = 3; irq < 16; irq++) s.words.set(irq, withLevel(s.words.get(irq), (asserted & (1 << irq)) !== 0));
+      for (let irq = 3; irq < 16; irq++)
+        s.words.set(irq, withLevel(s.words.get(irq), (asserted & (1 << irq)) !== 0));
     };
     const publish = (): void => {
       if (s.rcba & 1) ctx.setRange(0, Space.mmio, 1, (s.rcba & ~0x3fff) >>> 0, rcrbBytes);
       else ctx.setRange(0, Space.none, 0, 0, 0);
     };
 
-    const changed = { pirqA: update, pirqB: update, pirqC: update, pirqD: update, pirqE: update, pirqF: update, pirqG: update, pirqH: update, rcba: publish };
+    const changed = {
+      pirqA: update,
+      pirqB: update,
+      pirqC: update,
+      pirqD: update,
+      pirqE: update,
+      pirqF: update,
+      pirqG: update,
+      pirqH: update,
+      rcba: publish,
+    };
     const bank = new RegisterBank<string>(lpcRegisters, s, { changed }, 0);
-    const fn = new PciFunction({ identity, commandMask: 0x0140, commandOnes: 0x0007 }, s.pci.at(0), ctx, {}, { table: lpcRegisters, bank });
+    const fn = new PciFunction(
+      { identity, commandMask: 0x0140, commandOnes: 0x0007 },
+      s.pci.at(0),
+      ctx,
+      {},
+      { table: lpcRegisters, bank },
+    );
     const reset = new RegisterBank<string>(resetRegisters, s, {
       changed: {
         // The reset happens when bit 2 rises.

@@ -19,7 +19,9 @@ const make = () => {
 
 it('is an ICH9 LPC bridge with its ACPI base at 0x600', () => {
   const p = make();
-  expect([p.r(0), p.r(8), p.r(0x0e, 1), p.r(0x40), p.r(0x44, 1)]).toEqual([0x2918_8086, 0x0601_0002, 0x80, 0x601, 0x80]);
+  expect([p.r(0), p.r(8), p.r(0x0e, 1), p.r(0x40), p.r(0x44, 1)]).toEqual([
+    0x2918_8086, 0x0601_0002, 0x80, 0x601, 0x80,
+  ]);
 });
 
 it('routes PIRQs to IRQs, several to one', () => {

@@ -1,8 +1,17 @@
 /** LPC bridge of an ICH9 (Intel 316972 chapter 13): function 00:1f.0, the reset port, the chipset registers at RCBA. */
-import { array, pad, type RegisterSpec, registers, struct, structs, u16, u32, u8 } from '@nyx/layout';
-import { PciState } from '@nyx/device';
 
-export const identity = { vendorId: 0x8086, deviceId: 0x2918, revision: 2, classCode: 0x060100, subsystemVendorId: 0x1af4, subsystemId: 0x1100, multifunction: true } as const;
+import { PciState } from '@nyx/device';
+import { array, pad, type RegisterSpec, registers, struct, structs, u8, u16, u32 } from '@nyx/layout';
+
+export const identity = {
+  vendorId: 0x8086,
+  deviceId: 0x2918,
+  revision: 2,
+  classCode: 0x060100,
+  subsystemVendorId: 0x1af4,
+  subsystemId: 0x1100,
+  multifunction: true,
+} as const;
 
 export const pirqs = 8;
 /** PIRQ routing register. */
@@ -13,10 +22,23 @@ export const rcrbBytes = 0x4000;
 /** Reset control, port 0xCF9. */
 export const Reset = { hard: 2, cpu: 4, full: 8 } as const;
 
-const route = (i: number): RegisterSpec => ({ at: i < 4 ? 0x60 + i : 0x64 + i, width: 1, doc: `PIRQ${'ABCDEFGH'[i]}: bit 7 off, 3..0 IRQ`, mask: 0x8f, reset: Pirq.off });
+const route = (i: number): RegisterSpec => ({
+  at: i < 4 ? 0x60 + i : 0x64 + i,
+  width: 1,
+  doc: `PIRQ${'ABCDEFGH'[i]}: bit 7 off, 3..0 IRQ`,
+  mask: 0x8f,
+  reset: Pirq.off,
+});
 
 export const lpcRegisters = registers('lpc', 0x100, {
-  pmbase: { at: 0x40, width: 4, doc: 'ACPI base; the ports themselves are at 0x600 for good', mask: 0xff80, ones: 1, reset: 0x601 },
+  pmbase: {
+    at: 0x40,
+    width: 4,
+    doc: 'ACPI base; the ports themselves are at 0x600 for good',
+    mask: 0xff80,
+    ones: 1,
+    reset: 0x601,
+  },
   acpiControl: { at: 0x44, width: 1, doc: 'ACPI enable, SCI routing', mask: 0x87, reset: 0x80 },
   pirqA: route(0),
   pirqB: route(1),
@@ -31,11 +53,21 @@ export const lpcRegisters = registers('lpc', 0x100, {
   genPmcon1: { at: 0xa0, width: 2, doc: 'General PM configuration 1', mask: 0x16ff, reset: 0 },
   genPmcon3: { at: 0xa4, width: 1, doc: 'General PM configuration 3', mask: 0xfb, reset: 0 },
   biosControl: { at: 0xdc, width: 1, doc: 'BIOS write enable, lock', mask: 0x2f, reset: 0 },
-  rcba: { at: 0xf0, width: 4, doc: 'Chipset registers: bit 0 enable, 31..14 base', mask: 0xffff_c001, reset: 0 },
+  rcba: {
+    at: 0xf0,
+    width: 4,
+    doc: 'Chipset registers: bit 0 enable, 31..14 base',
+    mask: 0xffff_c001,
+    reset: 0,
+  },
 });
 
-export const resetRegisters = registers('reset', 1, { resetControl: { at: 0, width: 1, doc: 'Port 0xCF9', mask: 0x0e, reset: 0 } });
-export const rcrbRegisters = registers('rcrb', rcrbBytes, { gcs: { at: 0x3410, width: 4, doc: 'General control and status', mask: 0xfff, reset: 0x20 } });
+export const resetRegisters = registers('reset', 1, {
+  resetControl: { at: 0, width: 1, doc: 'Port 0xCF9', mask: 0x0e, reset: 0 },
+});
+export const rcrbRegisters = registers('rcrb', rcrbBytes, {
+  gcs: { at: 0x3410, width: 4, doc: 'General control and status', mask: 0xfff, reset: 0x20 },
+});
 
 export const LpcState = struct(
   'LpcState',

@@ -1,6 +1,6 @@
 /** The host bridge's own registers, and the ECAM window that they open. */
 import { RegisterBank, type View } from '@nyx/layout';
-import { mchRegisters, type MchState, PciExBar, Smram } from './regs.ts';
+import { type MchState, mchRegisters, PciExBar, Smram } from './regs.ts';
 
 const lengths = [0x1000_0000, 0x0800_0000, 0x0400_0000, 0] as const;
 

@@ -5,7 +5,7 @@
 import { defineDevice, PciFunction } from '@nyx/device';
 import { Space } from '@nyx/ring';
 import { Mch } from './chip.ts';
-import { identity, mchRegisters, MchState } from './regs.ts';
+import { identity, MchState, mchRegisters } from './regs.ts';
 
 export const mch = defineDevice({
   kind: 'mch',
@@ -15,8 +15,16 @@ export const mch = defineDevice({
   ranges: 1,
   irqs: () => 0,
   create(ctx) {
-    const chip = new Mch(ctx.state, (base, length) => ctx.setRange(0, length ? Space.ecam : Space.none, 0, base, length));
-    const fn = new PciFunction({ identity, commandMask: 0x0106, commandOnes: 0x0006 }, ctx.state.pci.at(0), ctx, {}, { table: mchRegisters, bank: chip.bank });
+    const chip = new Mch(ctx.state, (base, length) =>
+      ctx.setRange(0, length ? Space.ecam : Space.none, 0, base, length),
+    );
+    const fn = new PciFunction(
+      { identity, commandMask: 0x0106, commandOnes: 0x0006 },
+      ctx.state.pci.at(0),
+      ctx,
+      {},
+      { table: mchRegisters, bank: chip.bank },
+    );
     return {
       read() {
         ctx.unclaimed();

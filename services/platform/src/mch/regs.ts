@@ -1,14 +1,26 @@
 /** Host bridge of a Q35 (82P35 MCH, Intel 316966): the registers that firmware and guests look at. */
-import { registers, struct, structs, u16, u64, u8, pad } from '@nyx/layout';
-import { PciState } from '@nyx/device';
 
-export const identity = { vendorId: 0x8086, deviceId: 0x29c0, classCode: 0x060000, subsystemVendorId: 0x1af4, subsystemId: 0x1100 } as const;
+import { PciState } from '@nyx/device';
+import { pad, registers, struct, structs, u8, u16, u64 } from '@nyx/layout';
+
+export const identity = {
+  vendorId: 0x8086,
+  deviceId: 0x29c0,
+  classCode: 0x060000,
+  subsystemVendorId: 0x1af4,
+  subsystemId: 0x1100,
+} as const;
 
 export const PciExBar = { enable: 1, length: 6, base: 0xb000_0000 } as const;
 export const Smram = { open: 0x40, closed: 0x20, locked: 0x10, enable: 0x08, base: 0x02 } as const;
 
 export const mchRegisters = registers('mch', 0x100, {
-  pciexbar: { at: 0x60, width: 8, doc: 'ECAM window: bit 0 enable, 2..1 length, 35..26 base', mask: 0xf_fc00_0007 },
+  pciexbar: {
+    at: 0x60,
+    width: 8,
+    doc: 'ECAM window: bit 0 enable, 2..1 length, 35..26 base',
+    mask: 0xf_fc00_0007,
+  },
   pam0: { at: 0x90, width: 1, doc: 'F0000..FFFFF; stored, that memory is RAM', mask: 0x30, reset: 0 },
   pam1: { at: 0x91, width: 1, doc: 'C0000..C7FFF', mask: 0x33, reset: 0 },
   pam2: { at: 0x92, width: 1, doc: 'C8000..CFFFF', mask: 0x33, reset: 0 },

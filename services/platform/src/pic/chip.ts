@@ -203,7 +203,8 @@ export class Pic {
   /** Power-on: nothing requested until the lines are told anew; INTR falls. */
   reset(): void {
     const { s } = this;
-    for (let irq = 0; irq < 16; irq++) if (irq !== cascade && s.words.get(irq) & 1) this.#chip(irq >> 3).levels |= 1 << (irq & 7);
+    for (let irq = 0; irq < 16; irq++)
+      if (irq !== cascade && s.words.get(irq) & 1) this.#chip(irq >> 3).levels |= 1 << (irq & 7);
     s.intr = withLevel(s.intr, false);
   }
 }

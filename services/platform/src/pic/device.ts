@@ -23,14 +23,22 @@ export const pic = defineDevice({
     const s = ctx.state;
     const chip = new Pic(s);
     const ports = (i: number) =>
-      new RegisterBank<string>(chipRegisters, {}, {
-        read: { command: () => chip.read(i, 0), data: () => chip.read(i, 1) },
-        write: { command: (v) => chip.write(i, 0, v), data: (v) => chip.write(i, 1, v) },
-      });
-    const elcr = new RegisterBank<string>(elcrRegisters, {}, {
-      read: { elcr0: () => s.chips.at(0).elcr, elcr1: () => s.chips.at(1).elcr },
-      write: { elcr0: (v) => chip.writeElcr(0, v), elcr1: (v) => chip.writeElcr(1, v) },
-    });
+      new RegisterBank<string>(
+        chipRegisters,
+        {},
+        {
+          read: { command: () => chip.read(i, 0), data: () => chip.read(i, 1) },
+          write: { command: (v) => chip.write(i, 0, v), data: (v) => chip.write(i, 1, v) },
+        },
+      );
+    const elcr = new RegisterBank<string>(
+      elcrRegisters,
+      {},
+      {
+        read: { elcr0: () => s.chips.at(0).elcr, elcr1: () => s.chips.at(1).elcr },
+        write: { elcr0: (v) => chip.writeElcr(0, v), elcr1: (v) => chip.writeElcr(1, v) },
+      },
+    );
     return {
       ...banked(ctx, [ports(0), ports(1), elcr]),
       intAck: () => chip.acknowledge(),

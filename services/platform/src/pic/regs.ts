@@ -1,10 +1,19 @@
 /** Intel 8259A pair of a PC, with the edge/level control registers of the south bridge. */
-import { array, pad, registers, struct, structs, u32, u8 } from '@nyx/layout';
+import { array, pad, registers, struct, structs, u8, u32 } from '@nyx/layout';
 
 export const Icw1 = { icw4: 1, single: 2, level: 8, init: 0x10 } as const;
 export const Icw4 = { autoEoi: 2, nested: 0x10 } as const;
 /** OCW2, bits 7..5. */
-export const Ocw2 = { rotateAutoClear: 0, eoi: 1, nop: 2, specific: 3, rotateAutoSet: 4, rotateEoi: 5, setPriority: 6, rotateSpecific: 7 } as const;
+export const Ocw2 = {
+  rotateAutoClear: 0,
+  eoi: 1,
+  nop: 2,
+  specific: 3,
+  rotateAutoSet: 4,
+  rotateEoi: 5,
+  setPriority: 6,
+  rotateSpecific: 7,
+} as const;
 export const Ocw3 = { select: 8, readIsr: 1, read: 2, poll: 4, mask: 0x20, maskSet: 0x40 } as const;
 
 export const chipRegisters = registers('pic', 2, {

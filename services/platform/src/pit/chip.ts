@@ -1,7 +1,18 @@
 /** The three counters, their latches and byte order, and port 0x61. */
 import { withEdges, withLevel } from '@nyx/device';
 import type { View } from '@nyx/layout';
-import { advance, type Channel, count, edgesBetween, load, nextEdge, output, program, setGate, stop } from './counter.ts';
+import {
+  advance,
+  type Channel,
+  count,
+  edgesBetween,
+  load,
+  nextEdge,
+  output,
+  program,
+  setGate,
+  stop,
+} from './counter.ts';
 import { Control, type PitState, Port61, ReadBack } from './regs.ts';
 
 /** Counter 0 shorter than this many ticks (50 us) is told in lots: a guest must not keep the host busy with timers. */
@@ -95,7 +106,8 @@ export class Pit {
         if (!(value & ReadBack.noCount)) this.#latch(c, tick);
         if (!(value & ReadBack.noStatus) && !c.statusLatched) {
           const unloaded = !c.loaded || c.nextN !== 0;
-          c.status = (output(c, tick) ? 0x80 : 0) | (unloaded ? 0x40 : 0) | (c.rw << 4) | (c.mode << 1) | c.bcd;
+          c.status =
+            (output(c, tick) ? 0x80 : 0) | (unloaded ? 0x40 : 0) | (c.rw << 4) | (c.mode << 1) | c.bcd;
           c.statusLatched = 1;
         }
       }

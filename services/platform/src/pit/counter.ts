@@ -11,7 +11,8 @@ const periodic = (c: Channel): boolean => c.mode === 2 || c.mode === 3;
 const triggered = (c: Channel): boolean => c.mode === 1 || c.mode === 5;
 
 /** Ticks since the count was loaded. */
-export const elapsed = (c: Channel, tick: number): number => (c.running ? Math.max(0, tick - c.start) : c.held);
+export const elapsed = (c: Channel, tick: number): number =>
+  c.running ? Math.max(0, tick - c.start) : c.held;
 
 /** Rising edges of the output within the first `e` ticks. */
 function rises(c: Channel, e: number): number {
@@ -79,9 +80,13 @@ export function count(c: Channel, tick: number): number {
 }
 
 const toBcd = (v: number): number =>
-  (Math.floor(v / 1000) << 12) | ((Math.floor(v / 100) % 10) << 8) | ((Math.floor(v / 10) % 10) << 4) | (v % 10);
+  (Math.floor(v / 1000) << 12) |
+  ((Math.floor(v / 100) % 10) << 8) |
+  ((Math.floor(v / 10) % 10) << 4) |
+  (v % 10);
 /** A nibble above nine counts as what it is worth. */
-const fromBcd = (v: number): number => (v >>> 12) * 1000 + ((v >>> 8) & 15) * 100 + ((v >>> 4) & 15) * 10 + (v & 15);
+const fromBcd = (v: number): number =>
+  (v >>> 12) * 1000 + ((v >>> 8) & 15) * 100 + ((v >>> 4) & 15) * 10 + (v & 15);
 
 /** A whole count was written. */
 export function load(c: Channel, tick: number, raw: number): void {

@@ -18,11 +18,29 @@ export const pit = defineDevice({
   create(ctx) {
     const s = ctx.state;
     const chip = new Pit(s, () => ticksAt(ctx.now(), pitHz));
-    const ports = new RegisterBank<string>(pitRegisters, {}, {
-      read: { counter0: () => chip.read(0), counter1: () => chip.read(1), counter2: () => chip.read(2), control: () => 0xff },
-      write: { counter0: (v) => chip.write(0, v), counter1: (v) => chip.write(1, v), counter2: (v) => chip.write(2, v), control: (v) => chip.control(v) },
-    });
-    const port61 = new RegisterBank<string>(port61Registers, {}, { read: { port61: () => chip.readPort61() }, write: { port61: (v) => chip.writePort61(v) } });
+    const ports = new RegisterBank<string>(
+      pitRegisters,
+      {},
+      {
+        read: {
+          counter0: () => chip.read(0),
+          counter1: () => chip.read(1),
+          counter2: () => chip.read(2),
+          control: () => 0xff,
+        },
+        write: {
+          counter0: (v) => chip.write(0, v),
+          counter1: (v) => chip.write(1, v),
+          counter2: (v) => chip.write(2, v),
+          control: (v) => chip.control(v),
+        },
+      },
+    );
+    const port61 = new RegisterBank<string>(
+      port61Registers,
+      {},
+      { read: { port61: () => chip.readPort61() }, write: { port61: (v) => chip.writePort61(v) } },
+    );
     return {
       ...banked(ctx, [ports, port61]),
       reset: () => chip.reset(),

@@ -1,5 +1,5 @@
 /** Intel 8254 with the port 0x61 of a PC. */
-import { pad, registers, struct, structs, u16, u32, u64, u8 } from '@nyx/layout';
+import { pad, registers, struct, structs, u8, u16, u32, u64 } from '@nyx/layout';
 
 /** 315 / 264 MHz. */
 export const pitHz = 1_193_182;

@@ -22,7 +22,14 @@ function days(year: number, month: number, day: number): number {
   const era = Math.floor(y / 400);
   const yearOfEra = y - era * 400;
   const dayOfYear = Math.floor((153 * (month + (month > 2 ? -3 : 9)) + 2) / 5) + day - 1;
-  return era * 146_097 + yearOfEra * 365 + Math.floor(yearOfEra / 4) - Math.floor(yearOfEra / 100) + dayOfYear - 719_468;
+  return (
+    era * 146_097 +
+    yearOfEra * 365 +
+    Math.floor(yearOfEra / 4) -
+    Math.floor(yearOfEra / 100) +
+    dayOfYear -
+    719_468
+  );
 }
 
 /** The value of one time register (Reg.second .. Reg.year, Reg.century) at a time. */
@@ -44,7 +51,13 @@ export function timeRegister(seconds: number, index: number, b: number): number 
   const z = day + 719_468;
   const era = Math.floor(z / 146_097);
   const dayOfEra = z - era * 146_097;
-  const yearOfEra = Math.floor((dayOfEra - Math.floor(dayOfEra / 1460) + Math.floor(dayOfEra / 36_524) - Math.floor(dayOfEra / 146_096)) / 365);
+  const yearOfEra = Math.floor(
+    (dayOfEra -
+      Math.floor(dayOfEra / 1460) +
+      Math.floor(dayOfEra / 36_524) -
+      Math.floor(dayOfEra / 146_096)) /
+      365,
+  );
   const dayOfYear = dayOfEra - (365 * yearOfEra + Math.floor(yearOfEra / 4) - Math.floor(yearOfEra / 100));
   const mp = Math.floor((5 * dayOfYear + 2) / 153);
   const month = mp < 10 ? mp + 3 : mp - 9;
@@ -67,5 +80,8 @@ export function timeOf(register: (index: number) => number, b: number): number {
   const month = Math.min(Math.max(decode(register(Reg.month), b), 1), 12);
   const day = days(year, month, decode(register(Reg.day), b));
   const hour = decodeHour(register(Reg.hour), b);
-  return Math.max(0, day * 86_400 + hour * 3600 + decode(register(Reg.minute), b) * 60 + decode(register(Reg.second), b));
+  return Math.max(
+    0,
+    day * 86_400 + hour * 3600 + decode(register(Reg.minute), b) * 60 + decode(register(Reg.second), b),
+  );
 }

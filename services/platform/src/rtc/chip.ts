@@ -16,7 +16,8 @@ const day = 86_400;
 
 /** Indices 0, 2, 4, 6..9 tell the time; 1, 3, 5 are the alarm. */
 const timeRegisters = 0x3d5;
-const isTime = (index: number): boolean => (index <= Reg.year ? (timeRegisters >>> index) & 1 : 0) !== 0 || index === Reg.century;
+const isTime = (index: number): boolean =>
+  (index <= Reg.year ? (timeRegisters >>> index) & 1 : 0) !== 0 || index === Reg.century;
 
 export class Rtc {
   constructor(
@@ -69,7 +70,12 @@ export class Rtc {
   /** The first second after `seconds` that the alarm registers match. 0xC0..0xFF match anything. */
   #nextAlarm(seconds: number): number {
     const { s } = this;
-    const want = (index: number): number => (s.cmos.get(index) >= 0xc0 ? -1 : index === Reg.hourAlarm ? decodeHour(s.cmos.get(index), s.b) : decode(s.cmos.get(index), s.b));
+    const want = (index: number): number =>
+      s.cmos.get(index) >= 0xc0
+        ? -1
+        : index === Reg.hourAlarm
+          ? decodeHour(s.cmos.get(index), s.b)
+          : decode(s.cmos.get(index), s.b);
     const [h, m, sec] = [want(Reg.hourAlarm), want(Reg.minuteAlarm), want(Reg.secondAlarm)];
     if (h > 23 || m > 59 || sec > 59) return Number.POSITIVE_INFINITY;
     let t = seconds + 1;

@@ -16,19 +16,28 @@ export const rtc = defineDevice({
   create(ctx, config: RtcConfig) {
     const s = ctx.state;
     const chip = new Rtc(s, () => ctx.now());
-    const bank = new RegisterBank<string>(rtcRegisters, {}, {
-      read: { index: () => 0xff, data: () => chip.read(s.index), index2: () => s.index2, data2: () => s.cmos.get(128 + s.index2) },
-      write: {
-        index: (v) => {
-          s.index = v & 0x7f;
+    const bank = new RegisterBank<string>(
+      rtcRegisters,
+      {},
+      {
+        read: {
+          index: () => 0xff,
+          data: () => chip.read(s.index),
+          index2: () => s.index2,
+          data2: () => s.cmos.get(128 + s.index2),
         },
-        data: (v) => chip.write(s.index, v),
-        index2: (v) => {
-          s.index2 = v & 0x7f;
+        write: {
+          index: (v) => {
+            s.index = v & 0x7f;
+          },
+          data: (v) => chip.write(s.index, v),
+          index2: (v) => {
+            s.index2 = v & 0x7f;
+          },
+          data2: (v) => s.cmos.set(128 + s.index2, v),
         },
-        data2: (v) => s.cmos.set(128 + s.index2, v),
       },
-    });
+    );
     return {
       ...banked(ctx, [bank]),
       reset() {

@@ -1,10 +1,36 @@
 /** Motorola MC146818A with 256 bytes of CMOS memory, as in a PC's south bridge. */
-import { array, pad, registers, struct, u32, u64, u8 } from '@nyx/layout';
+import { array, pad, registers, struct, u8, u32, u64 } from '@nyx/layout';
 
 /** Registers, by index. */
-export const Reg = { second: 0, secondAlarm: 1, minute: 2, minuteAlarm: 3, hour: 4, hourAlarm: 5, weekday: 6, day: 7, month: 8, year: 9, a: 10, b: 11, c: 12, d: 13, century: 0x32, centuryPs2: 0x37 } as const;
+export const Reg = {
+  second: 0,
+  secondAlarm: 1,
+  minute: 2,
+  minuteAlarm: 3,
+  hour: 4,
+  hourAlarm: 5,
+  weekday: 6,
+  day: 7,
+  month: 8,
+  year: 9,
+  a: 10,
+  b: 11,
+  c: 12,
+  d: 13,
+  century: 0x32,
+  centuryPs2: 0x37,
+} as const;
 export const A = { uip: 0x80, divider: 0x70, running: 0x20, rate: 0x0f } as const;
-export const B = { set: 0x80, periodic: 0x40, alarm: 0x20, update: 0x10, square: 8, binary: 4, hour24: 2, dst: 1 } as const;
+export const B = {
+  set: 0x80,
+  periodic: 0x40,
+  alarm: 0x20,
+  update: 0x10,
+  square: 8,
+  binary: 4,
+  hour24: 2,
+  dst: 1,
+} as const;
 export const C = { irq: 0x80, periodic: 0x40, alarm: 0x20, update: 0x10 } as const;
 export const validRam = 0x80;
 

@@ -20,7 +20,10 @@ const make = (epoch = Date.UTC(2024, 1, 28, 23, 59, 57) / 1000) => {
     rig.write(0, 0, index);
     rig.write(0, 1, value);
   };
-  const time = () => [Reg.century, Reg.year, Reg.month, Reg.day, Reg.hour, Reg.minute, Reg.second].map((i) => r(i).toString(16).padStart(2, '0')).join('');
+  const time = () =>
+    [Reg.century, Reg.year, Reg.month, Reg.day, Reg.hour, Reg.minute, Reg.second]
+      .map((i) => r(i).toString(16).padStart(2, '0'))
+      .join('');
   return { rig, r, w, time, level: () => rig.ctx.lines[0]! & 1 };
 };
 
@@ -32,8 +35,19 @@ describe('calendar', () => {
         const r = (i: number) => timeRegister(seconds, i, b);
         expect(timeOf(r, b)).toBe(seconds);
         const b24 = B.binary | B.hour24;
-        expect([Reg.century, Reg.year, Reg.month, Reg.day, Reg.weekday, Reg.hour, Reg.minute, Reg.second].map((i) => timeRegister(seconds, i, b24))).toEqual([
-          Math.floor(d.getUTCFullYear() / 100), d.getUTCFullYear() % 100, d.getUTCMonth() + 1, d.getUTCDate(), d.getUTCDay() + 1, d.getUTCHours(), d.getUTCMinutes(), d.getUTCSeconds(),
+        expect(
+          [Reg.century, Reg.year, Reg.month, Reg.day, Reg.weekday, Reg.hour, Reg.minute, Reg.second].map(
+            (i) => timeRegister(seconds, i, b24),
+          ),
+        ).toEqual([
+          Math.floor(d.getUTCFullYear() / 100),
+          d.getUTCFullYear() % 100,
+          d.getUTCMonth() + 1,
+          d.getUTCDate(),
+          d.getUTCDay() + 1,
+          d.getUTCHours(),
+          d.getUTCMinutes(),
+          d.getUTCSeconds(),
         ]);
       }),
     );
@@ -62,7 +76,16 @@ describe('clock', () => {
     p.w(Reg.b, B.set | B.hour24);
     p.rig.advance(5 * SECOND);
     expect(p.r(Reg.second)).toBe(0x57);
-    for (const [i, v] of [[Reg.century, 0x19], [Reg.year, 0x99], [Reg.month, 0x12], [Reg.day, 0x31], [Reg.hour, 0x23], [Reg.minute, 0x59], [Reg.second, 0x59]] as const) p.w(i, v);
+    for (const [i, v] of [
+      [Reg.century, 0x19],
+      [Reg.year, 0x99],
+      [Reg.month, 0x12],
+      [Reg.day, 0x31],
+      [Reg.hour, 0x23],
+      [Reg.minute, 0x59],
+      [Reg.second, 0x59],
+    ] as const)
+      p.w(i, v);
     p.w(Reg.b, B.hour24);
     expect(p.time()).toBe('19991231235959');
     p.rig.advance(0.7 * SECOND);
@@ -145,7 +168,9 @@ describe('memory', () => {
   it('tells firmware the sizes, and survives a reset', () => {
     const p = make();
     const word = (i: number) => p.r(i) | (p.r(i + 1) << 8);
-    expect([word(0x15), word(0x17), word(0x34), word(0x5b), p.r(0x5f)]).toEqual([640, 0xffff, 0x7f00, 0x0000, 3]);
+    expect([word(0x15), word(0x17), word(0x34), word(0x5b), p.r(0x5f)]).toEqual([
+      640, 0xffff, 0x7f00, 0x0000, 3,
+    ]);
     expect(p.r(0x5d)).toBe(1);
     p.w(0x0f, 0x0a);
     p.rig.write(0, 2, 0x7f);
@@ -154,6 +179,12 @@ describe('memory', () => {
     p.rig.advance(1.5 * SECOND);
     p.rig.reset();
     p.rig.write(0, 2, 0x7f);
-    expect([p.r(0x0f), p.rig.read(0, 3), p.r(Reg.b), p.level(), p.time()]).toEqual([0x0a, 0x5a, B.hour24, 0, '20240228235958']);
+    expect([p.r(0x0f), p.rig.read(0, 3), p.r(Reg.b), p.level(), p.time()]).toEqual([
+      0x0a,
+      0x5a,
+      B.hour24,
+      0,
+      '20240228235958',
+    ]);
   });
 });

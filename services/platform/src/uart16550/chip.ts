@@ -4,7 +4,19 @@
  */
 import { withLevel } from '@nyx/device';
 import { RegisterBank, type View } from '@nyx/layout';
-import { clockHz, Fcr, fifoSize, Ier, Iir, Lcr, Lsr, Mcr, Msr, type UartState, uartRegisters } from './regs.ts';
+import {
+  clockHz,
+  Fcr,
+  fifoSize,
+  Ier,
+  Iir,
+  Lcr,
+  Lsr,
+  Mcr,
+  Msr,
+  type UartState,
+  uartRegisters,
+} from './regs.ts';
 
 /** The other end of the line. */
 export interface UartLine {
@@ -234,11 +246,15 @@ export class Uart16550 {
     const { mcr } = s;
     const lines =
       mcr & Mcr.loop
-        ? (mcr & Mcr.rts ? Msr.cts : 0) | (mcr & Mcr.dtr ? Msr.dsr : 0) | (mcr & Mcr.out1 ? Msr.ri : 0) | (mcr & Mcr.out2 ? Msr.dcd : 0)
+        ? (mcr & Mcr.rts ? Msr.cts : 0) |
+          (mcr & Mcr.dtr ? Msr.dsr : 0) |
+          (mcr & Mcr.out1 ? Msr.ri : 0) |
+          (mcr & Mcr.out2 ? Msr.dcd : 0)
         : Msr.cts | Msr.dsr | Msr.dcd;
     const changed = lines ^ s.modem;
     // The ring indicator counts only when it ends.
-    s.delta |= ((changed & (Msr.cts | Msr.dsr | Msr.dcd)) >>> 4) | (changed & s.modem & Msr.ri ? Msr.teri : 0);
+    s.delta |=
+      ((changed & (Msr.cts | Msr.dsr | Msr.dcd)) >>> 4) | (changed & s.modem & Msr.ri ? Msr.teri : 0);
     s.modem = lines;
     this.pull();
   }

@@ -22,7 +22,9 @@ export const uart16550 = defineDevice({
       ...banked(ctx, [chip.bank]),
       writeBurst(region, offset, width, data) {
         if (offset === 0 && width === 1) for (const byte of data) chip.bank.write(0, 1, byte);
-        else for (let i = 0; i < data.length; i += width) this.write(region, offset, width, element(data, i, width), 0);
+        else
+          for (let i = 0; i < data.length; i += width)
+            this.write(region, offset, width, element(data, i, width), 0);
       },
       reset() {
         s.irq = withLevel(s.irq, false);

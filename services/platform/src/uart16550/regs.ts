@@ -1,12 +1,21 @@
 /** National Semiconductor PC16550D: registers (table 2) and state. */
-import { array, registers, struct, u16, u32, u64, u8, pad } from '@nyx/layout';
+import { array, pad, registers, struct, u8, u16, u32, u64 } from '@nyx/layout';
 
 export const Ier = { data: 1, thre: 2, line: 4, modem: 8 } as const;
 export const Iir = { none: 1, modem: 0, thre: 2, data: 4, line: 6, timeout: 0xc, fifo: 0xc0 } as const;
 export const Fcr = { enable: 1, clearRx: 2, clearTx: 4, trigger: 0xc0 } as const;
 export const Lcr = { length: 3, stop: 4, parity: 8, break: 0x40, dlab: 0x80 } as const;
 export const Mcr = { dtr: 1, rts: 2, out1: 4, out2: 8, loop: 0x10 } as const;
-export const Lsr = { ready: 1, overrun: 2, parity: 4, framing: 8, break: 0x10, thre: 0x20, temt: 0x40, fifo: 0x80 } as const;
+export const Lsr = {
+  ready: 1,
+  overrun: 2,
+  parity: 4,
+  framing: 8,
+  break: 0x10,
+  thre: 0x20,
+  temt: 0x40,
+  fifo: 0x80,
+} as const;
 export const Msr = { dcts: 1, ddsr: 2, teri: 4, ddcd: 8, cts: 0x10, dsr: 0x20, ri: 0x40, dcd: 0x80 } as const;
 
 export const fifoSize = 16;
@@ -19,8 +28,20 @@ export const uartRegisters = registers('uart16550', 8, {
   iir: { at: 2, width: 1, doc: 'Interrupt identification / FIFO control', reset: Iir.none },
   lcr: { at: 3, width: 1, doc: 'Line control', read: 'shadow', reset: 0 },
   mcr: { at: 4, width: 1, doc: 'Modem control', mask: 0x1f, read: 'shadow', reset: 0 },
-  lsr: { at: 5, width: 1, doc: 'Line status; reading it clears the errors', mask: 0, reset: Lsr.thre | Lsr.temt },
-  msr: { at: 6, width: 1, doc: 'Modem status; reading it clears the deltas', mask: 0, reset: Msr.cts | Msr.dsr | Msr.dcd },
+  lsr: {
+    at: 5,
+    width: 1,
+    doc: 'Line status; reading it clears the errors',
+    mask: 0,
+    reset: Lsr.thre | Lsr.temt,
+  },
+  msr: {
+    at: 6,
+    width: 1,
+    doc: 'Modem status; reading it clears the deltas',
+    mask: 0,
+    reset: Msr.cts | Msr.dsr | Msr.dcd,
+  },
   scr: { at: 7, width: 1, doc: 'Scratch', read: 'shadow' },
 });
 

@@ -52,7 +52,11 @@ describe('output', () => {
     for (let i = 0; i < consoleWire.outBytes / 4096; i++) rig.run((d) => d.writeBurst!(0, 0, 1, block));
     rig.run((d) => d.writeBurst!(0, 0, 1, Buffer.from('the end')));
     const bytes = host.take()!;
-    expect([bytes.length, host.lost, Buffer.from(bytes.subarray(-7)).toString()]).toEqual([consoleWire.outBytes, 7, 'the end']);
+    expect([bytes.length, host.lost, Buffer.from(bytes.subarray(-7)).toString()]).toEqual([
+      consoleWire.outBytes,
+      7,
+      'the end',
+    ]);
   });
   it('a host that writes nonsense counters gets no say', () => {
     const { rig, r, w } = make();
@@ -176,7 +180,11 @@ describe('loopback', () => {
     w(3, 3 | Lcr.break);
     expect([level(), r(5)]).toEqual([0, Lsr.ready | Lsr.thre | Lsr.temt | Lsr.fifo]);
     expect([r(0), level(), r(2)]).toEqual([0x55, 1, Iir.line | Iir.fifo]);
-    expect([r(5), r(5), level()]).toEqual([Lsr.ready | Lsr.thre | Lsr.temt | Lsr.break | Lsr.fifo, Lsr.ready | Lsr.thre | Lsr.temt, 0]);
+    expect([r(5), r(5), level()]).toEqual([
+      Lsr.ready | Lsr.thre | Lsr.temt | Lsr.break | Lsr.fifo,
+      Lsr.ready | Lsr.thre | Lsr.temt,
+      0,
+    ]);
   });
 });
 

@@ -34,6 +34,7 @@ NYX_ALU(Test, "test", false, "+a", NYX_FLAGS_IN)
 #undef NYX_ALU
 
 // One-operand operations.
+#define NYX_LOCKED(text) asm volatile(text : "+m"(*p), "+a"(f) : : "cc", "memory")
 #define NYX_UNARY(Name, mnemonic, in, out)                                                                  \
   struct Name {                                                                                             \
     template <class T>                                                                                      \
@@ -46,7 +47,10 @@ NYX_ALU(Test, "test", false, "+a", NYX_FLAGS_IN)
     template <class T>                                                                                      \
     [[gnu::always_inline]] static void locked(Cpu& c, T* p) {                                               \
       uint32_t f = c.flags;                                                                                 \
-      asm volatile(in "lock; " mnemonic "%z0 %0" out : "+m"(*p), "+a"(f) : : "cc", "memory");               \
+      if constexpr (sizeof(T) == 1) NYX_LOCKED(in "lock; " mnemonic "b %0" out);                            \
+      else if constexpr (sizeof(T) == 2) NYX_LOCKED(in "lock; " mnemonic "w %0" out);                       \
+      else if constexpr (sizeof(T) == 4) NYX_LOCKED(in "lock; " mnemonic "l %0" out);                       \
+      else NYX_LOCKED(in "lock; " mnemonic "q %0" out);                                                     \
       c.flags = uint16_t(f);                                                                                \
     }                                                                                                       \
   };
@@ -55,6 +59,7 @@ NYX_UNARY(Dec, "dec", NYX_CARRY_IN, NYX_FLAGS_OUT)
 NYX_UNARY(Neg, "neg", "", NYX_FLAGS_OUT)
 NYX_UNARY(Not, "not", "", "")
 #undef NYX_UNARY
+#undef NYX_LOCKED
 
 template <class Op, class T>
 [[gnu::always_inline]] inline void to_reg(Cpu& c, uint8_t r, T b) {

@@ -84,17 +84,28 @@ void io_store(Cpu& c, const Insn* i, uint64_t phys, const uint8_t* in, unsigned 
   }
 }
 
+// The sizes of ordinary operands without a call.
+void copy(void* to, const void* from, unsigned size) {
+  switch (size) {
+    case 1: std::memcpy(to, from, 1); return;
+    case 2: std::memcpy(to, from, 2); return;
+    case 4: std::memcpy(to, from, 4); return;
+    case 8: std::memcpy(to, from, 8); return;
+    default: std::memcpy(to, from, size);
+  }
+}
+
 void load_part(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, unsigned which) {
   const TlbEntry& e = lookup(c, i, linear, Access::kRead, which);
   if (e.read & kTagIo) return io_load(c, i, linear + uint64_t(e.addend), static_cast<uint8_t*>(out), size);
-  std::memcpy(out, reinterpret_cast<const void*>(linear + uint64_t(e.addend)), size);
+  copy(out, reinterpret_cast<const void*>(linear + uint64_t(e.addend)), size);
 }
 
 void store_part(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, unsigned which) {
   const TlbEntry& e = lookup(c, i, linear, Access::kWrite, which);
   uint8_t* at = reinterpret_cast<uint8_t*>(linear + uint64_t(e.addend));
   switch (e.write & 0xfff) {
-    case 0: std::memcpy(at, in, size); return;
+    case 0: return copy(at, in, size);
     case kTagIo: return io_store(c, i, linear + uint64_t(e.addend), static_cast<const uint8_t*>(in), size);
     case kTagCode: return write_code(c, at, in, size);
     default: return;  // ROM

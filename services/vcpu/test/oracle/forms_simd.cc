@@ -1,4 +1,5 @@
 // The x87, MMX and SSE to SSE4.2 forms of the oracle, in the notation of the SDM.
+// Length: one line a form.
 #include "oracle.h"
 
 namespace oracle {
