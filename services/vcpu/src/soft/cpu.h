@@ -87,7 +87,7 @@ struct TlbEntry {
   intptr_t addend;  // host address = linear address + addend
 };
 inline constexpr uint64_t kTlbInvalid = ~0ull;
-inline constexpr int kTlbBits = 10;
+inline constexpr int kTlbBits = 12;
 inline constexpr int kTlbEntries = 1 << kTlbBits;
 // Low bits of a tag that keep it from matching but save the slow path a page walk.
 inline constexpr uint64_t kTagIo = 1;    // device memory: addend is physical minus linear address
