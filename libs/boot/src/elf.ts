@@ -1,11 +1,14 @@
 /** ELF executables for direct boot: program headers and notes. The file is the user's: every number is checked. */
 import { BootError } from './errors.ts';
+import { type BootFile, bytesFile, piece } from './file.ts';
 import { low } from './lowmem.ts';
 import type { GuestRam } from './ram.ts';
 
 const PT_LOAD = 1;
 const PT_NOTE = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY = 18;
+/** Notes are hundreds of bytes; more of them are not looked at. */
+const NOTE_BYTES_MAX = 1 << 20;
 
 export interface ElfSegment {
   /** In the file. */
@@ -17,7 +20,7 @@ export interface ElfSegment {
 }
 
 export interface Elf {
-  readonly file: Uint8Array;
+  readonly file: BootFile;
   readonly is64: boolean;
   readonly entry: number;
   readonly segments: readonly ElfSegment[];
@@ -34,7 +37,9 @@ export const isElf = (file: Uint8Array): boolean =>
  * Reads headers and notes.
  * @throws BootError KERNEL_NOT_ELF (not an x86 executable), KERNEL_TRUNCATED
  */
-export function parseElf(file: Uint8Array): Elf {
+export function parseElf(from: Uint8Array | BootFile): Elf {
+  const file = from instanceof Uint8Array ? bytesFile(from) : from;
+  const head = piece(file, 0, Math.min(64, file.length));
   const not = (got: string): BootError =>
     new BootError(
       'KERNEL_NOT_ELF',
@@ -49,15 +54,15 @@ export function parseElf(file: Uint8Array): Elf {
       `${file.length}`,
       'The file was cut; copy or build it again.',
     );
-  if (!isElf(file)) throw not('another format');
-  const v = new DataView(file.buffer, file.byteOffset, file.length);
-  const is64 = file[4] === 2;
+  if (!isElf(head)) throw not('another format');
+  let v = new DataView(head.buffer);
+  const is64 = head[4] === 2;
   const machine = v.getUint16(18, true);
   const EXEC = 2;
   const DYN = 3;
   const type = v.getUint16(16, true);
-  if (file[5] !== 1 || (file[4] !== 1 && !is64) || (is64 ? machine !== 62 : machine !== 3))
-    throw not(`machine ${machine}, class ${file[4]}, data ${file[5]}`);
+  if (head[5] !== 1 || (head[4] !== 1 && !is64) || (is64 ? machine !== 62 : machine !== 3))
+    throw not(`machine ${machine}, class ${head[4]}, data ${head[5]}`);
   if (type !== EXEC && type !== DYN) throw not(`an object of type ${type}`);
   if (is64 && file.length < 64) throw truncated(64);
   const word = (at: number): number => (is64 ? Number(v.getBigUint64(at, true)) : v.getUint32(at, true));
@@ -67,10 +72,11 @@ export function parseElf(file: Uint8Array): Elf {
   const phCount = v.getUint16(is64 ? 56 : 44, true);
   if (phSize < (is64 ? 56 : 32) || phCount === 0) throw not('no program headers');
   if (phAt + phSize * phCount > file.length) throw truncated(phAt + phSize * phCount);
+  v = new DataView(piece(file, phAt, phSize * phCount).buffer);
   const segments: ElfSegment[] = [];
   let pvhEntry: number | undefined;
   for (let i = 0; i < phCount; i++) {
-    const p = phAt + i * phSize;
+    const p = i * phSize;
     const kind = v.getUint32(p, true);
     if (kind !== PT_LOAD && kind !== PT_NOTE) continue;
     const at = word(p + (is64 ? 8 : 4));
@@ -78,7 +84,7 @@ export function parseElf(file: Uint8Array): Elf {
     const fileBytes = word(p + (is64 ? 32 : 16));
     const bytes = word(p + (is64 ? 40 : 20));
     if (at + fileBytes > file.length) throw truncated(at + fileBytes);
-    if (kind === PT_NOTE) pvhEntry ??= note(v, at, at + fileBytes);
+    if (kind === PT_NOTE) pvhEntry ??= note(piece(file, at, Math.min(fileBytes, NOTE_BYTES_MAX)));
     else if (bytes > 0) segments.push({ at, fileBytes: Math.min(fileBytes, bytes), address, bytes });
   }
   if (segments.length === 0) throw not('nothing to load');
@@ -92,9 +98,11 @@ export function parseElf(file: Uint8Array): Elf {
   };
 }
 
-/** The PHYS32 entry among the notes in a range of the file. */
-function note(v: DataView, from: number, to: number): number | undefined {
-  for (let at = from; at + 12 <= to; ) {
+/** The PHYS32 entry among notes. */
+function note(notes: Uint8Array): number | undefined {
+  const v = new DataView(notes.buffer);
+  const to = notes.length;
+  for (let at = 0; at + 12 <= to; ) {
     const nameBytes = v.getUint32(at, true);
     const bytes = v.getUint32(at + 4, true);
     const type = v.getUint32(at + 8, true);
@@ -129,7 +137,7 @@ export function loadSegments(ram: GuestRam, elf: Elf): void {
       );
   }
   for (const s of elf.segments) {
-    ram.write(s.address, elf.file.subarray(s.at, s.at + s.fileBytes));
+    elf.file.read(s.at, ram.bytes(s.address, s.fileBytes));
     ram.zero(s.address + s.fileBytes, s.bytes - s.fileBytes);
   }
 }

@@ -3,6 +3,7 @@ export * from './bzimage.ts';
 export * from './e820.ts';
 export * from './elf.ts';
 export * from './errors.ts';
+export { type BootFile, descriptorFile } from './file.ts';
 export * from './firmware.ts';
 export * from './fwcfg.ts';
 export * from './initrd.ts';

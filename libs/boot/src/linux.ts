@@ -6,14 +6,15 @@ import { type BzImage, hdr, parseBzImage } from './bzimage.ts';
 import { type E820Entry, packE820 } from './e820.ts';
 import { type Elf, isElf, loadSegments, parseElf } from './elf.ts';
 import { BootError } from './errors.ts';
+import { type BootFile, bytesFile, piece } from './file.ts';
 import { placeInitrd } from './initrd.ts';
 import { low, plan64 } from './lowmem.ts';
 import { loadPvh } from './pvh.ts';
 import type { BootPlan, GuestRam } from './ram.ts';
 
 export interface DirectBoot {
-  /** Content of the kernel file. */
-  kernel: Uint8Array;
+  /** The kernel file, or its content. */
+  kernel: Uint8Array | BootFile;
   initrd?: Uint8Array | undefined;
   cmdline: string;
   e820: readonly E820Entry[];
@@ -127,11 +128,11 @@ function loadVmlinux(ram: GuestRam, boot: DirectBoot, elf: Elf): BootPlan {
  */
 export function loadKernel(ram: GuestRam, boot: DirectBoot): BootPlan {
   const protocol = boot.protocol ?? 'auto';
-  if (isElf(boot.kernel)) {
-    const elf = parseElf(boot.kernel);
+  const file = boot.kernel instanceof Uint8Array ? bytesFile(boot.kernel) : boot.kernel;
+  if (isElf(piece(file, 0, Math.min(64, file.length))) || protocol === 'pvh') {
+    const elf = parseElf(file);
     const isPvh = protocol === 'pvh' || (protocol === 'auto' && !elf.is64);
     return isPvh ? loadPvh(ram, boot, elf) : loadVmlinux(ram, boot, elf);
   }
-  if (protocol !== 'pvh') return loadBzImage(ram, boot, parseBzImage(boot.kernel));
-  return loadPvh(ram, boot, parseElf(boot.kernel));
+  return loadBzImage(ram, boot, parseBzImage(piece(file, 0, file.length)));
 }

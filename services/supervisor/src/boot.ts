@@ -1,11 +1,13 @@
 /** Puts what the machine boots into its memory, at start and again at each reset. */
 import { randomBytes } from 'node:crypto';
+import { fstatSync, readSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import {
   BootError,
   type BootPlan,
   checkInitrd,
+  descriptorFile,
   e820Map,
   GuestRam,
   loadFirmware,
@@ -66,8 +68,9 @@ export class BootLoader {
    */
   async verify(): Promise<void> {
     if (this.files.initrd === undefined) return;
+    const magic = Buffer.alloc(2);
+    if (readSync(this.files.initrd, magic, 0, 2, 0) < 2 || magic.readUInt16BE() !== 0x1f8b) return;
     const initrd = readWhole(this.files.initrd);
-    if (initrd[0] !== 0x1f || initrd[1] !== 0x8b) return;
     await promisify(gunzip)(initrd).catch((e: Error) => {
       throw new NyxError('INITRD_INVALID', {
         expected: 'a whole gzip file',
@@ -88,7 +91,7 @@ export class BootLoader {
       const initrd = files.initrd === undefined ? undefined : readWhole(files.initrd);
       if (initrd) checkInitrd(initrd);
       const plan = loadKernel(this.#ram, {
-        kernel: readWhole(files.kernel),
+        kernel: descriptorFile(files.kernel, fstatSync(files.kernel).size),
         initrd,
         cmdline: this.cmdline,
         e820: e820Map(spec.memory),
