@@ -70,13 +70,15 @@ void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
   Block* const from = c.block;
   Block* b = from->link[k];
   c.rip = rip;
-  if (b && still_there(c, b)) {
+  if (b && from->valid && still_there(c, b)) {
     from->link_gen[k] = c.map_gen;
     return enter(c, b);
   }
+  // Its memory may be the new block's when it was dropped, or everything is.
+  const bool linkable = from->valid;
   const uint64_t generation = c.blocks->generation();
   b = find_block(c);
-  if (generation == c.blocks->generation()) {
+  if (linkable && generation == c.blocks->generation()) {
     from->link[k] = b;
     from->link_gen[k] = c.map_gen;
   }
