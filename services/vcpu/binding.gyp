@@ -35,6 +35,13 @@
       "sources": ["<!@(node list-sources.mjs test/cc)"]
     },
     {
+      # The soft CPU alone with a board of a few registers: guests for tests, firmware and kernels for profiles.
+      "target_name": "soft-run",
+      "type": "executable",
+      "dependencies": ["soft", "machine"],
+      "sources": ["test/soft_run.cc"]
+    },
+    {
       # Random instructions on the host CPU and on the soft one. flat.cc stands in for mmu.cc and the system half, whose
       # members of the archive are therefore not linked.
       "target_name": "soft-oracle",

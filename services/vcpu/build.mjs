@@ -10,7 +10,7 @@ import { nodeDir } from '@nyx/native/build';
 import { ccFiles, hasSoft } from './list-sources.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test/cc', 'test/oracle'];
+const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test', 'test/cc', 'test/oracle'];
 
 const inputs = () =>
   folders
