@@ -17,6 +17,8 @@ import {
   pidfdSendSignal,
   type SeqSocketOptions,
   socketpair,
+  spawnProcess,
+  waitProcess,
   watch,
 } from './index.ts';
 
@@ -225,6 +227,54 @@ test('a pidfd becomes readable when its process dies, and signals reach it', asy
   await died;
   close(pidfd);
   expect(() => pidfdSendSignal(pidfd, 0)).toThrow(coded('EBADF'));
+});
+
+test('a child has the descriptors, the environment and the session that it was started with, and nothing more', async () => {
+  const [ours, theirs] = socketpair();
+  const script =
+    'echo "$NAME" >&3; ps -o sid= -p $$ >&3; pwd >&3; ls /proc/$$/fd | tr "\\n" " " >&3; kill -TERM $$';
+  const pid = spawnProcess(
+    '/bin/sh',
+    ['-c', script],
+    ['NAME=value', 'PATH=/usr/bin:/bin'],
+    [-1, -1, -1, theirs],
+  );
+  close(theirs);
+  const pidfd = pidfdOpen(pid);
+  let text = '';
+  const closed = new Promise<void>((resolve) =>
+    openSeqSocket(ours, {
+      onMessage: (bytes) => {
+        text += Buffer.from(bytes).toString();
+      },
+      onClose: () => resolve(),
+    }),
+  );
+  await new Promise<void>((resolve) => {
+    const w = watch(pidfd, () => {
+      w.close();
+      resolve();
+    });
+  });
+  expect(waitProcess(pidfd)).toBe(-15);
+  expect(() => waitProcess(pidfd)).toThrow(coded('ECHILD'));
+  close(pidfd);
+  await closed;
+  expect(text.split(/\s+/)).toEqual(['value', String(pid), '/', '0', '1', '2', '3', '']);
+});
+
+test('the exit status of a child; a program that is not there', async () => {
+  const pidfd = pidfdOpen(spawnProcess('/bin/sh', ['-c', 'read line; exit 7'], [], [-1, -1, -1]));
+  let status = waitProcess(pidfd);
+  while (status === undefined) {
+    await new Promise(setImmediate);
+    status = waitProcess(pidfd);
+  }
+  expect(status).toBe(7);
+  close(pidfd);
+  expect(() => spawnProcess('/none', [], [], [-1, -1, -1])).toThrow(coded('ENOENT'));
+  expect(() => spawnProcess('/bin/sh', [], [], [-1])).toThrow(coded('ERR_INVALID_ARG'));
+  expect(() => spawnProcess('/bin/sh', [], [], [-1, -1, 9999])).toThrow(coded('EBADF'));
 });
 
 test('an exception in a callback of the event loop is an uncaught exception, as everywhere in Node', async () => {

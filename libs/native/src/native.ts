@@ -59,6 +59,8 @@ export const {
   crc32c,
   socketpair,
   openSeqSocket,
+  spawnProcess,
+  waitProcess,
   pidfdOpen,
   pidfdSendSignal,
   getcpu,

@@ -308,6 +308,19 @@ export interface Native {
   socketpair(): [number, number];
   openSeqSocket(fd: number, options: SeqSocketOptions): SeqSocket;
 
+  /**
+   * Starts a program as a child in a session of its own, in '/', with `fds[i]` (-1: /dev/null) as its descriptor i and
+   * `env` ('NAME=value'); returns its pid. Unlike fork it does not copy this process's page tables. Only
+   * `waitProcess` reaps it.
+   */
+  spawnProcess(
+    program: string,
+    args: readonly string[],
+    env: readonly string[],
+    fds: readonly number[],
+  ): number;
+  /** Reaps a child: its exit status, or minus the signal that ended it; undefined while it runs. */
+  waitProcess(pidfd: number): number | undefined;
   pidfdOpen(pid: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
   /** CPU that this thread runs on. */

@@ -3,8 +3,19 @@
  * us; its environment holds nothing of ours. Death is told by a pidfd: it is readable once every thread is gone, so that
  * whoever hears of it knows that the child no longer writes to shared memory.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { close, openSeqSocket, pidfdOpen, type SeqSocket, socketpair, watch } from '@nyx/native';
+import { constants } from 'node:os';
+import {
+  close,
+  openSeqSocket,
+  pidfdOpen,
+  pidfdSendSignal,
+  type SeqSocket,
+  socketpair,
+  spawnProcess,
+  type Watch,
+  waitProcess,
+  watch,
+} from '@nyx/native';
 
 export interface ChildOptions {
   /** Descriptor for stdout and stderr. */
@@ -15,48 +26,40 @@ export interface ChildOptions {
   env?: Record<string, string>;
 }
 
+const signalName = (n: number): string =>
+  Object.entries(constants.signals).find(([, number]) => number === n)?.[0] ?? `signal ${n}`;
+
 export class Child {
   readonly pid: number;
   #alive = true;
   readonly #socket: SeqSocket;
-  readonly #process: ChildProcess;
+  readonly #pidfd: number;
+  readonly #watch: Watch;
 
-  /** @throws NativeError, or the error of spawn when the program cannot be started */
+  /** @throws NativeError, also when the program cannot be started */
   constructor(
     readonly program: string,
     args: readonly string[],
     readonly options: ChildOptions,
   ) {
+    const env = { PATH: '/usr/bin:/bin', OPENSSL_CONF: '/dev/null', ...options.env };
     const [mine, theirs] = socketpair();
     try {
-      this.#process = spawn(program, args, {
-        stdio: ['ignore', options.log, options.log, theirs],
-        detached: true,
-        cwd: '/',
-        env: { PATH: '/usr/bin:/bin', OPENSSL_CONF: '/dev/null', ...options.env },
-      });
+      this.pid = spawnProcess(
+        program,
+        args,
+        Object.entries(env).map(([name, value]) => `${name}=${value}`),
+        [-1, options.log, options.log, theirs],
+      );
+    } catch (e) {
+      close(mine);
+      throw e;
     } finally {
       close(theirs);
     }
-    // 'error' after a start that succeeded is about a signal that could not be sent; without a pid it is the start.
-    this.#process.on('error', () => {});
-    if (this.#process.pid === undefined) {
-      close(mine);
-      throw Object.assign(new Error(`${program} could not be started`), { code: 'HOST_ERROR' });
-    }
-    this.pid = this.#process.pid;
     this.#socket = openSeqSocket(mine, { onMessage: options.onMessage, onClose: () => {} });
-    const pidfd = pidfdOpen(this.pid);
-    const w = watch(pidfd, () => {
-      w.close();
-      close(pidfd);
-      // Node learns exit code and signal at about the same time; without them the report would be poorer, not wrong.
-      if (this.#process.exitCode !== null || this.#process.signalCode !== null) this.#died();
-      else {
-        this.#process.once('exit', () => this.#died());
-        setTimeout(() => this.#died(), 5);
-      }
-    });
+    this.#pidfd = pidfdOpen(this.pid);
+    this.#watch = watch(this.#pidfd, () => this.#ended());
   }
 
   get alive(): boolean {
@@ -76,16 +79,21 @@ export class Child {
   }
 
   kill(signal: NodeJS.Signals = 'SIGKILL'): void {
-    if (this.#alive) this.#process.kill(signal);
+    if (!this.#alive) return;
+    try {
+      pidfdSendSignal(this.#pidfd, constants.signals[signal]);
+    } catch {
+      // It has ended already.
+    }
   }
 
-  #died(): void {
-    if (!this.#alive) return;
+  #ended(): void {
+    const status = waitProcess(this.#pidfd);
+    if (status === undefined || !this.#alive) return;
     this.#alive = false;
+    this.#watch.close();
+    close(this.#pidfd);
     this.#socket.close();
-    const { exitCode, signalCode } = this.#process;
-    this.options.onDeath(
-      signalCode ? `killed by ${signalCode}` : exitCode !== null ? `exited ${exitCode}` : 'ended',
-    );
+    this.options.onDeath(status < 0 ? `killed by ${signalName(-status)}` : `exited ${status}`);
   }
 }

@@ -15,6 +15,7 @@ NAPI_MODULE_INIT() {
   nyx::ExportEvents(env, exports);
   nyx::ExportSeqSocket(env, exports);
   nyx::ExportProcess(env, exports);
+  nyx::ExportSpawn(env, exports);
   nyx::ExportJail(env, exports);
   nyx::ExportIoQueue(env, exports);
   nyx::ExportExitCore(env, exports);

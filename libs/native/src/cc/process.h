@@ -4,5 +4,6 @@
 namespace nyx {
 
 void ExportProcess(napi_env env, napi_value exports);
+void ExportSpawn(napi_env env, napi_value exports);
 
 }  // namespace nyx
