@@ -3,6 +3,7 @@
 #include <cpuid.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -36,22 +37,40 @@ void Pair(uint64_t* ns, uint64_t* tsc) {
   }
 }
 
-// kHz against CLOCK_MONOTONIC over 10 ms (error below 20 ppm); CPUID 15H where the processor tells it.
+constexpr uint64_t kMeasureNs = 10'000'000;
+
+// Where the measurement of the TSC begins.
+struct Begin {
+  uint64_t ns = 0, tsc = 0;
+  Begin() { Pair(&ns, &tsc); }
+};
+
+// As the process starts: when the machine is described, most of the time to measure has passed already.
+const Begin& ProcessBegin() {
+  static const Begin begin;
+  return begin;
+}
+
+// kHz against CLOCK_MONOTONIC over at least 10 ms (error below 20 ppm); CPUID 15H where the processor tells it.
 uint32_t MeasureTscKhz() {
   unsigned a, b, c, d;
   if (__get_cpuid_max(0, nullptr) >= 0x15) {
     __cpuid_count(0x15, 0, a, b, c, d);
     if (a && b && c) return static_cast<uint32_t>(static_cast<uint64_t>(c) * b / a / 1000);
   }
-  uint64_t n0 = 0, t0 = 0, n1 = 0, t1 = 0;
-  Pair(&n0, &t0);
-  const timespec wait{0, 10'000'000};
-  nanosleep(&wait, nullptr);
-  Pair(&n1, &t1);
-  return static_cast<uint32_t>(static_cast<unsigned __int128>(t1 - t0) * 1'000'000u / (n1 > n0 ? n1 - n0 : 1));
+  const Begin& begin = ProcessBegin();
+  const uint64_t passed = MonotonicNs() - begin.ns;
+  if (passed < kMeasureNs) {
+    const timespec wait{0, static_cast<long>(kMeasureNs - passed)};
+    nanosleep(&wait, nullptr);
+  }
+  const Begin end;
+  return static_cast<uint32_t>(static_cast<unsigned __int128>(end.tsc - begin.tsc) * 1'000'000u / std::max<uint64_t>(end.ns - begin.ns, 1));
 }
 
 }  // namespace
+
+void Clock::BeginMeasuring() { ProcessBegin(); }
 
 Clock::Clock(wire::VmPage* page, uint64_t wall_clock) : page_(page) {
   host_tsc_ = InvariantTsc();

@@ -22,6 +22,9 @@ class Clock {
   // `page` outlives the clock. Guest time stands still at 0 until Resume(). wall_clock 0: taken from the host.
   Clock(wire::VmPage* page, uint64_t wall_clock);
 
+  // Called as the process starts: measuring the TSC takes 10 ms, which then pass beside other work.
+  static void BeginMeasuring();
+
   // Guest nanoseconds.
   uint64_t Now() const {
     return paused_.load(std::memory_order_acquire) ? paused_at_.load(std::memory_order_relaxed)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "machine.h"
 
 namespace nyx {
@@ -101,6 +102,7 @@ int Main() {
     fprintf(stderr, "nyx-vcpu is started by nyxd: descriptor 3 must be its control socket\n");
     return 1;
   }
+  Clock::BeginMeasuring();
   signal(SIGPIPE, SIG_IGN);
   // Interrupts system calls of vCPU threads (Machine::Interrupt).
   struct sigaction nothing = {};
