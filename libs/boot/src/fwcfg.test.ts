@@ -19,6 +19,8 @@ describe('fw_cfg items', () => {
     expect([...key(FwCfgKey.id)!]).toEqual([3, 0, 0, 0]);
     expect(Buffer.from(key(FwCfgKey.ramSize)!).readBigUInt64LE()).toBe(3n << 30n);
     expect([...key(FwCfgKey.cpus)!, ...key(FwCfgKey.maxCpus)!]).toEqual([3, 0, 3, 0]);
+    expect([...file('etc/boot-fail-wait')!]).toEqual([0xff, 0xff, 0xff, 0xff]);
+    expect([...key(FwCfgKey.nographic)!, ...key(FwCfgKey.bootMenu)!]).toEqual([1, 0, 1, 0]);
     expect([...file('etc/boot-menu-wait')!]).toEqual([0xf4, 1]);
     expect(Buffer.from(file('bootorder')!).toString()).toBe('/rom@a\n/pci@b\0');
   });

@@ -25,7 +25,7 @@ export interface FirmwareConfig extends AcpiMachine {
   ramBytes: number;
   /** The device offers its DMA interface (bit 1 of the id). */
   hasDma: boolean;
-  /** Show the boot menu for so many milliseconds. */
+  /** Offer the boot menu for so many milliseconds. */
   bootMenuMs?: number;
   /** Open Firmware paths in the order to try, e.g. "/pci@i0cf8/scsi@3/disk@0,0". */
   bootOrder?: readonly string[];
@@ -43,6 +43,9 @@ function u64(value: number): Uint8Array {
   return out;
 }
 
+/** Milliseconds from "No bootable device" to the next try: never. SeaBIOS would reset the machine every minute. */
+const BOOT_FAIL_WAIT = Uint8Array.of(0xff, 0xff, 0xff, 0xff);
+
 /** S0 and S5 (bit 7: supported; low bits: SLP_TYP); no S3, no S4. */
 const SYSTEM_STATES = Uint8Array.of(0x80, 0, 0, 1, 2, 0x80);
 
@@ -52,11 +55,12 @@ export function fwCfgItems(config: FirmwareConfig): FwCfgItem[] {
   const files: Record<string, Uint8Array> = {
     ...config.files,
     ...acpiFiles(config),
+    'etc/boot-fail-wait': BOOT_FAIL_WAIT,
     'etc/e820': packE820(firmwareE820(config.ramBytes)),
     'etc/max-cpus': u16(config.cpus),
     'etc/system-states': SYSTEM_STATES,
     ...(config.bootMenuMs === undefined ? {} : { 'etc/boot-menu-wait': u16(config.bootMenuMs) }),
-    ...(config.bootOrder ? { bootorder: text(`${config.bootOrder.join('\n')}\0`) } : {}),
+    ...(config.bootOrder?.length ? { bootorder: text(`${config.bootOrder.join('\n')}\0`) } : {}),
   };
   return [
     { key: FwCfgKey.signature, bytes: text('QEMU') },

@@ -71,8 +71,8 @@ export const VmSpec = z.strictObject({
   append: z.optional(z.string()),
   /** Firmware image, or `seabios` for the host's. */
   bios: z.optional(path),
-  /** Seconds that the firmware's boot menu waits for a key. */
-  bootMenu: z.optional(z.number().check(z.gte(0), z.lte(60))),
+  /** Seconds that the firmware waits for ESC, which shows its boot menu; 0: it does not ask. */
+  bootMenu: z._default(z.number().check(z.gte(0), z.lte(60)), 2.5),
   memory: z.prefault(memory, 512 * MiB),
   cpus: z._default(z.int().check(z.gte(1), z.lte(64)), 1),
   accel: z._default(z.enum(['auto', 'kvm', 'soft']), 'auto'),

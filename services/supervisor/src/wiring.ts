@@ -29,6 +29,8 @@ export interface DeviceLine {
 }
 
 const bdf = (device: number, fn = 0): number => (device << 3) | fn;
+/** PCI device number of disk i. */
+export const diskSlot = (i: number): number => 2 + i;
 const repeat = (n: number, r: Route): Route[] => Array.from({ length: n }, () => r);
 const platform = { process: 'platform', service: 'platform' } as const;
 const com = (n: 1 | 2): Record<string, string> => ({
@@ -58,8 +60,8 @@ export const wiring = (spec: VmSpec, diskBytes: readonly number[]): DeviceLine[]
     kind: 'virtio-blk',
     process: `disk${i}`,
     service: 'storage',
-    bdf: bdf(2 + i),
-    irqs: [`line ${pciGsi(2 + i, 0)}`, ...repeat(9, 'msi')],
+    bdf: bdf(diskSlot(i)),
+    irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
     config: { readOnly: disk.readonly, size: diskBytes[i], serial: disk.serial ?? `nyx-disk${i}` },
     fds: { file: `disk${i}` },
   })),

@@ -16,6 +16,7 @@ interface Flags {
   cpus?: string;
   accel?: 'auto' | 'kvm' | 'soft';
   bios?: string;
+  bootMenu?: string;
   name?: string;
   detach?: boolean;
   exec?: string;
@@ -56,6 +57,7 @@ export const make = (): Command =>
       ]),
     )
     .option('--bios <file>', "firmware image, or 'seabios' for the host's")
+    .option('--boot-menu <seconds>', 'firmware waits so long for ESC (default 2.5; 0: it does not ask)')
     .option('--name <name>', 'name of the machine')
     .option('--detach', 'do not attach to the console')
     .option('--agent', 'the guest runs an agent for commands (images do anyway)')
@@ -97,6 +99,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (memory !== undefined) spec.memory = memory;
   if (accel !== undefined) spec.accel = accel;
   if (bios !== undefined) spec.bios = bios === 'seabios' ? bios : here(bios);
+  if (f.bootMenu !== undefined) spec.bootMenu = number(f.bootMenu, '--boot-menu');
   if (name !== undefined) spec.name = name;
   if (f.cpus !== undefined) spec.cpus = number(f.cpus, '--cpus');
   if (f.agent || f.exec !== undefined) spec.agent = true;
