@@ -90,6 +90,10 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
       // The supervisor is gone; the guest is not.
     }
   };
-  warm(kinds);
-  send({ type: 'ready', pid: process.pid });
+  // A role that is here already has been read by then, and is served at once.
+  setImmediate(() => {
+    if (serving) return;
+    warm(kinds);
+    send({ type: 'ready', pid: process.pid });
+  });
 }

@@ -7,17 +7,9 @@ import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, wr
 import { join } from 'node:path';
 import { sockets } from '@nyx/protocol/control';
 import { NyxError, type WireError } from '@nyx/protocol/errors';
+import { files } from './files.ts';
 
-export const files = {
-  pids: 'pids.json',
-  spec: 'spec.json',
-  result: 'result.json',
-  /** pino JSON, a line a record. */
-  log: 'nyxd.log',
-  vcpuLog: 'nyx-vcpu.log',
-  deviceLog: 'devices.log',
-  console: 'console.log',
-} as const;
+export { files };
 
 export interface ProcessId {
   /** 'nyxd', 'nyx-vcpu', or the name of the device process. */

@@ -117,6 +117,8 @@ export class DeviceProcess {
     this.state = 'starting';
     this.error = undefined;
     const child = this.spares.take(this.plan.service);
+    // At the machine's start it is the machine that sees to spares, once its guest runs.
+    if (!this.#first) this.spares.keep(this.plan.service, 200);
     this.#child = child;
     this.#startTimer = setTimeout(() => this.#silent(), this.rules.startTimeout * 1000);
     child.assign(

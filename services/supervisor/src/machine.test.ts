@@ -8,6 +8,7 @@ import type { NyxError } from '@nyx/protocol/errors';
 import { parseSpec, type VmSpecInput } from '@nyx/protocol/spec';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Machine } from './machine.ts';
+import { Spares } from './spares.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nyx-machine-'));
 const double = fileURLToPath(new URL('testing/double.cjs', import.meta.url));
@@ -63,7 +64,11 @@ const rig = (device: string, vcpu = 'vcpu', spec: VmSpecInput = {}): Rig => {
     name: 'test',
     dir: run,
     spec: parseSpec({ bios: join(dir, 'bios'), memory: '16M', ...spec }),
-    host: { log, bundle: () => join(dir, `${device}.cjs`), nodeOptions: ['--preserve-symlinks-main'] },
+    spares: new Spares({
+      log,
+      bundle: () => join(dir, `${device}.cjs`),
+      nodeOptions: ['--preserve-symlinks-main'],
+    }),
     vcpuProgram: join(dir, vcpu),
     vcpuLog: log,
     consoleLog: join(run, 'console.log'),

@@ -4,6 +4,7 @@
  */
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { monotonicNs } from '@nyx/native';
 import { ControlEvent } from '@nyx/protocol';
 import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
@@ -19,7 +20,7 @@ import { isFinal, Lifecycle } from './lifecycle.ts';
 import { planProcesses } from './plan.ts';
 import { preflight } from './preflight.ts';
 import { Resources } from './resources.ts';
-import { type Host, Spares } from './spares.ts';
+import type { Spares } from './spares.ts';
 import { StatusReader } from './status.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
 import { wiring } from './wiring.ts';
@@ -28,7 +29,8 @@ export interface MachineOptions {
   name: string;
   dir: string;
   spec: VmSpec;
-  host: Host;
+  /** Those that wait already get the first roles. */
+  spares: Spares;
   vcpuProgram: string;
   vcpuLog: number;
   consoleLog: string;
@@ -68,6 +70,7 @@ export class Machine {
 
   /** @throws NyxError of preflight */
   constructor(readonly o: MachineOptions) {
+    this.#mark('code');
     const { spec } = o;
     const files = preflight(spec);
     this.#life = new Lifecycle((from, to) => this.#changed(from, to));
@@ -95,7 +98,7 @@ export class Machine {
     this.#execServer = serveExec(join(o.dir, sockets.exec), this.#exec);
     this.#loader = new BootLoader(spec, files, r.ram.buffer, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);
-    this.#spares = new Spares(o.host);
+    this.#spares = o.spares;
     const { processes, part } = planProcesses(
       o.name,
       wiring(
@@ -144,6 +147,7 @@ export class Machine {
       });
       this.#vcpu = vcpu;
       this.#pids();
+      this.#mark('spawned');
       const verified = this.#loader.verify();
       verified.catch(() => {});
       const payload = this.#loader.load();
@@ -161,6 +165,9 @@ export class Machine {
         engine: this.#status.accel,
         kvmInstructionsPerSecond: ready.b,
         startedNs: started.a,
+        // CLOCK_MONOTONIC of what milestones (ms) count from: the start of this process.
+        originNs: Math.round(monotonicNs() - performance.now() * 1e6),
+        milestones: this.#milestones,
       });
       if (this.#life.state === 'starting') this.#life.go('running');
       for (const p of new Set(this.#processes.map((p) => p.plan.service))) this.#spares.keep(p, 500);

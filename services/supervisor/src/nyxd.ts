@@ -1,133 +1,35 @@
 /**
- * nyxd: the supervisor of one machine. `nyxd <run directory>`; the directory was claimed and holds spec.json. Descriptor 3,
- * if open, is a pipe to whoever started us: a line of JSON when the machine runs, and one when it has ended.
+ * nyxd: the supervisor of one machine. `nyxd <run directory>`; the directory was claimed and holds spec.json. Device processes
+ * need longest to start, so they come first, before even the supervisor's own code is loaded (supervise.ts).
  */
-import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
-import { basename, join } from 'node:path';
-import { Logs } from '@nyx/log';
-import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
-import type { VmState } from '@nyx/protocol/control';
-import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
-import { parseSpec } from '@nyx/protocol/spec';
-import { Machine } from './machine.ts';
-import { serviceBundle, vcpuProgram } from './paths.ts';
-import type { ControlServer } from './server.ts';
+import { openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { files } from '@nyx/nyx/files';
+import { serviceBundle } from './paths.ts';
+import { Spares } from './spares.ts';
 
-const reportFd = 3;
-
-/** Lines on the report pipe. */
-export interface Report {
-  state: VmState;
-  error?: WireError;
-}
-
-const report = (r: Report): void => {
+/** What the machine will surely need. Whether the specification is right is seen later. */
+const servicesOf = (dir: string): string[] => {
   try {
-    writeSync(reportFd, `${JSON.stringify(r)}\n`);
+    const spec = JSON.parse(readFileSync(join(dir, files.spec), 'utf8')) as { disks?: unknown[] };
+    return spec.disks?.length ? ['platform', 'storage'] : ['platform'];
   } catch {
-    // Nobody listens any more; that is no reason to stop the guest.
+    return [];
   }
 };
 
 const main = async (dir: string): Promise<void> => {
-  const name = basename(dir);
-  const logs = new Logs({ destination: join(dir, files.log), base: { vm: name } });
-  const log = logs.logger('nyxd');
-
-  const end = (state: RunResult['state'], error: NyxError | undefined, keep = true): void => {
-    const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
-    if (state === 'failed' && keep) {
-      // Kept, with its logs, until somebody has looked.
-      writeJson(join(dir, files.result), result);
-      writeJson(join(dir, files.pids), []);
-    } else rmSync(dir, { recursive: true, force: true });
-    report(result);
-  };
-
-  // An error nobody foresaw must not leave the guest without a supervisor; it is logged, and the machine goes on.
-  process.on('uncaughtException', (e) => log.error({ err: e }, 'uncaught'));
-  process.on('unhandledRejection', (e) => log.error({ err: e }, 'unhandled rejection'));
-  process.on('SIGHUP', () => {});
-  process.on('SIGPIPE', () => {});
-
-  let machine: Machine;
-  let server: ControlServer | undefined;
-  let isOpen = false;
-  try {
-    const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
-    logs.setLevel(spec.logLevel);
-    const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
-    writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
-    machine = new Machine({
-      name,
-      dir,
-      spec,
-      host: { log: append(files.deviceLog), bundle: serviceBundle },
-      vcpuProgram: vcpuProgram(),
-      vcpuLog: append(files.vcpuLog),
-      consoleLog: join(dir, files.console),
-      log: (level, message, detail) => log[level](detail ?? {}, message),
-      onEvent: (e) => {
-        server?.publish(e);
-        if (isOpen && e.type === 'state' && e.to === 'running' && e.from === 'starting')
-          report({ state: 'running' });
-      },
-      onPids: (pids) =>
-        writeJson(join(dir, files.pids), [
-          identify('nyxd', process.pid),
-          ...pids.map((p) => identify(p.role, p.pid)),
-        ]),
-      onEnd: (state, error) => {
-        // The answer to the `stop` that ended us goes out first.
-        setTimeout(async () => {
-          await server?.close();
-          end(state, error);
-          closeReport();
-          process.exit(0);
-        }, 20);
-      },
-    });
-  } catch (e) {
-    const error = asNyxError(e);
-    log.error(error.toJSON(), error.message);
-    // Nothing was started: the error says it all.
-    end('failed', error, false);
-    process.exit(error.exit);
+  const log = openSync(join(dir, files.deviceLog), 'a', 0o600);
+  const spares = new Spares({ log, bundle: serviceBundle });
+  for (const service of servicesOf(dir)) {
+    try {
+      spares.start(service);
+    } catch {
+      // It is tried again when it is needed, and reported then.
+    }
   }
-
-  // Processes start while ZeroMQ loads.
-  const starting = machine.start();
-  const { ControlServer: Server } = await import('./server.ts');
-  server = new Server(dir, {
-    status: () => machine.status(),
-    pause: async () => {
-      await machine.pause();
-      return {};
-    },
-    resume: async () => {
-      await machine.resume();
-      return {};
-    },
-    reset: async () => {
-      await machine.reset();
-      return {};
-    },
-    stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
-    kill: ({ target }) => machine.kill(target),
-  });
-  process.on('SIGTERM', () => void machine.stop(10));
-  process.on('SIGINT', () => {});
-  await server.open().catch((e) => log.error({ err: e }, 'control sockets'));
-  // Clients may come now; the report of a guest that runs already waited for this.
-  isOpen = true;
-  if (machine.state === 'running') report({ state: 'running' });
-  await starting;
-};
-
-const closeReport = (): void => {
-  try {
-    closeSync(reportFd);
-  } catch {}
+  const { supervise } = await import('./supervise.ts');
+  await supervise(dir, spares);
 };
 
 const dir = process.argv[2];

@@ -105,21 +105,25 @@ export class Spares {
 
   constructor(readonly host: Host) {}
 
-  /** The warm spare, or a new process. Its replacement is started a little later: recovery has the CPU first. */
+  /** The warm spare, or a new process. */
   take(service: string): DeviceChild {
     const spare = this.#waiting.get(service);
     this.#waiting.delete(service);
-    this.keep(service, 200);
     return spare && spare.death === undefined ? spare : new DeviceChild(service, this.host);
   }
 
-  /** Starts a spare after `delay` ms unless there is one. */
+  /** Starts a spare unless there is one. */
+  start(service: string): void {
+    const spare = this.#waiting.get(service);
+    if (!this.#closed && (!spare || spare.death !== undefined))
+      this.#waiting.set(service, new DeviceChild(service, this.host));
+  }
+
+  /** The same after `delay` ms: what is under way has the CPU first. */
   keep(service: string, delay: number): void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      const spare = this.#waiting.get(service);
-      if (!this.#closed && (!spare || spare.death !== undefined))
-        this.#waiting.set(service, new DeviceChild(service, this.host));
+      this.start(service);
     }, delay);
     this.#timers.add(timer);
   }

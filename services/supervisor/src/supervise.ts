@@ -1,0 +1,134 @@
+/**
+ * What nyxd does once its code is loaded: reads the specification, runs the machine, serves its control sockets. Descriptor 3, if
+ * open, is a pipe to whoever started us: a line of JSON when the machine runs, and one when it has ended.
+ */
+import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { Logs } from '@nyx/log';
+import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
+import type { VmState } from '@nyx/protocol/control';
+import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
+import { parseSpec } from '@nyx/protocol/spec';
+import { Machine } from './machine.ts';
+import { vcpuProgram } from './paths.ts';
+import type { ControlServer } from './server.ts';
+import type { Spares } from './spares.ts';
+
+const reportFd = 3;
+
+/** Lines on the report pipe. */
+export interface Report {
+  state: VmState;
+  error?: WireError;
+}
+
+const report = (r: Report): void => {
+  try {
+    writeSync(reportFd, `${JSON.stringify(r)}\n`);
+  } catch {
+    // Nobody listens any more; that is no reason to stop the guest.
+  }
+};
+
+/** @param spares device processes that were started already */
+export const supervise = async (dir: string, spares: Spares): Promise<void> => {
+  const name = basename(dir);
+  const logs = new Logs({ destination: join(dir, files.log), base: { vm: name } });
+  const log = logs.logger('nyxd');
+
+  const end = (state: RunResult['state'], error: NyxError | undefined, keep = true): void => {
+    const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
+    if (state === 'failed' && keep) {
+      // Kept, with its logs, until somebody has looked.
+      writeJson(join(dir, files.result), result);
+      writeJson(join(dir, files.pids), []);
+    } else rmSync(dir, { recursive: true, force: true });
+    report(result);
+  };
+
+  // An error nobody foresaw must not leave the guest without a supervisor; it is logged, and the machine goes on.
+  process.on('uncaughtException', (e) => log.error({ err: e }, 'uncaught'));
+  process.on('unhandledRejection', (e) => log.error({ err: e }, 'unhandled rejection'));
+  process.on('SIGHUP', () => {});
+  process.on('SIGPIPE', () => {});
+
+  let machine: Machine;
+  let server: ControlServer | undefined;
+  let isOpen = false;
+  try {
+    const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
+    logs.setLevel(spec.logLevel);
+    const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
+    writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
+    machine = new Machine({
+      name,
+      dir,
+      spec,
+      spares,
+      vcpuProgram: vcpuProgram(),
+      vcpuLog: append(files.vcpuLog),
+      consoleLog: join(dir, files.console),
+      log: (level, message, detail) => log[level](detail ?? {}, message),
+      onEvent: (e) => {
+        server?.publish(e);
+        if (isOpen && e.type === 'state' && e.to === 'running' && e.from === 'starting')
+          report({ state: 'running' });
+      },
+      onPids: (pids) =>
+        writeJson(join(dir, files.pids), [
+          identify('nyxd', process.pid),
+          ...pids.map((p) => identify(p.role, p.pid)),
+        ]),
+      onEnd: (state, error) => {
+        // The answer to the `stop` that ended us goes out first.
+        setTimeout(async () => {
+          await server?.close();
+          end(state, error);
+          closeReport();
+          process.exit(0);
+        }, 20);
+      },
+    });
+  } catch (e) {
+    const error = asNyxError(e);
+    log.error(error.toJSON(), error.message);
+    // No machine was started: the error says it all.
+    spares.close();
+    end('failed', error, false);
+    process.exit(error.exit);
+  }
+
+  // Processes start while ZeroMQ loads.
+  const starting = machine.start();
+  const { ControlServer: Server } = await import('./server.ts');
+  server = new Server(dir, {
+    status: () => machine.status(),
+    pause: async () => {
+      await machine.pause();
+      return {};
+    },
+    resume: async () => {
+      await machine.resume();
+      return {};
+    },
+    reset: async () => {
+      await machine.reset();
+      return {};
+    },
+    stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
+    kill: ({ target }) => machine.kill(target),
+  });
+  process.on('SIGTERM', () => void machine.stop(10));
+  process.on('SIGINT', () => {});
+  await server.open().catch((e) => log.error({ err: e }, 'control sockets'));
+  // Clients may come now; the report of a guest that runs already waited for this.
+  isOpen = true;
+  if (machine.state === 'running') report({ state: 'running' });
+  await starting;
+};
+
+const closeReport = (): void => {
+  try {
+    closeSync(reportFd);
+  } catch {}
+};
