@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { CtlIndex, IoOps, Native } from './types.ts';
+import type { CtlIndex, FaultVerbIndex, IoOps, Native, PlaceIndex } from './types.ts';
 
 /** The folder of this file as a module, or of the CommonJS bundle that it became part of. */
 const here = (): string =>
@@ -102,4 +102,10 @@ export const ctl: CtlIndex = {
   replyLo: 17,
   replyHi: 18,
   status: 19,
+  faultPlace: 20,
+  faultVerb: 21,
+  faultUs: 22,
 };
+
+export const place: PlaceIndex = { nowhere: 0, commit: 1, reply: 2, tail: 3, settle: 4, done: 5 };
+export const faultVerb: FaultVerbIndex = { kill: 0, hang: 1, delay: 2 };

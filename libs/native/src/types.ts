@@ -146,6 +146,10 @@ export interface CtlIndex {
   readonly replyLo: 17;
   readonly replyHi: 18;
   readonly status: 19;
+  /** A fault on purpose in the exit being served: where (`place`), what (`faultVerb`), microseconds of a delay. */
+  readonly faultPlace: 20;
+  readonly faultVerb: 21;
+  readonly faultUs: 22;
 }
 
 export interface ExitCoreOptions {
@@ -165,6 +169,31 @@ export interface ExitCoreOptions {
   killAt?: number;
   /** ... 0 before the commit, 1 between commit and reply, 2 between reply and tail, 3 after the tail moved. */
   killPoint?: number;
+}
+
+/** Values of `ctl[faultPlace]`: cleared when the fault has happened. */
+export interface PlaceIndex {
+  readonly nowhere: 0;
+  /** After the handler, before the commit. */
+  readonly commit: 1;
+  /** Between commit and reply. */
+  readonly reply: 2;
+  /** Between reply and tail. */
+  readonly tail: 3;
+  /** Between tail and settle. */
+  readonly settle: 4;
+  /** After settle, interrupts and lines, before the next exit is looked for. */
+  readonly done: 5;
+}
+
+/** Values of `ctl[faultVerb]`. */
+export interface FaultVerbIndex {
+  /** SIGKILL. */
+  readonly kill: 0;
+  /** For ever. */
+  readonly hang: 1;
+  /** `ctl[faultUs]` microseconds. */
+  readonly delay: 2;
 }
 
 /** The consumer of exit rings: waiting, the commit point, the reply. libs/ring wraps it. */
@@ -193,6 +222,8 @@ export interface ExitCore {
   commitEvent(block: number): void;
   /** Makes the inactive half a copy of the active one again: throws a change away. */
   revert(block: number): void;
+  /** Does what `ctl[faultVerb]` says, here and now. */
+  strike(): void;
   /** Requests answered natively because a producer's request was not well formed. */
   readonly malformed: number;
   /** Stops serving. */

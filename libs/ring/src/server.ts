@@ -92,6 +92,11 @@ export class ExitServer {
     this.#core.revert(block.index);
   }
 
+  /** A fault on purpose, here and now: `ctl` words faultVerb and faultUs. */
+  strike(): void {
+    this.#core.strike();
+  }
+
   /** Requests that were not well formed; they were answered as unclaimed. */
   get malformed(): number {
     return this.#core.malformed;

@@ -19,7 +19,16 @@ namespace nyx {
 namespace {
 
 // Words of the control record; src/native.ts `ctl`. A Request lies at its start.
-enum Ctl : uint32_t { kBlock = 16, kReplyLo = 17, kReplyHi = 18, kStatus = 19, kCtlWords = 32 };
+enum Ctl : uint32_t {
+  kBlock = 16,
+  kReplyLo = 17,
+  kReplyHi = 18,
+  kStatus = 19,
+  kFaultPlace = 20,
+  kFaultVerb = 21,
+  kFaultUs = 22,
+  kCtlWords = 32,
+};
 static_assert(sizeof(Request) <= kBlock * sizeof(uint32_t));
 
 constexpr int32_t kAsleep = -1;
@@ -28,8 +37,9 @@ constexpr int32_t kYield = -2;
 constexpr uint32_t kExitsPerClock = 32;
 constexpr int kPollsPerClock = 32;
 
-// Where a test wants the process to die, in the exit numbered kill_at_.
-enum KillPoint : uint32_t { kBeforeCommit, kAfterCommit, kAfterReply, kAfterTail };
+// Places in the life of an exit where a fault can be made to happen (ctl word kFaultPlace); src/native.ts `place`.
+enum Place : uint32_t { kNowhere, kBeforeCommit, kAfterCommit, kAfterReply, kAfterTail, kAfterSettle };
+enum Verb : uint32_t { kKill, kHang, kDelay };
 
 class ExitCore : public LoopObject {
  public:
@@ -47,6 +57,7 @@ class ExitCore : public LoopObject {
   napi_value CommitEvent(Call& call);
   napi_value Revert(Call& call);
   napi_value Malformed(Call& call);
+  napi_value StrikeNow(napi_env env) { return Strike(), nullptr; }
   bool BlockArgument(const Call& call, StateBlock** block);
 
   int32_t Next();
@@ -59,9 +70,11 @@ class ExitCore : public LoopObject {
   void Tell();
   bool MaySpin();
   void SetBusy(bool busy);
-  void KillAt(KillPoint point) {
-    if (served_ == kill_at_ && point == kill_point_) [[unlikely]] raise(SIGKILL);
+  // What a fault plan costs while there is none: a branch, always taken the same way.
+  void At(Place place) {
+    if (ctl_[kFaultPlace] == place) [[unlikely]] Strike();
   }
+  void Strike();
   void OnKick();
   void OnClosed() override {
     on_work_.Clear();
@@ -162,6 +175,7 @@ napi_value ExitCore::Create(napi_env env, napi_callback_info info) {
   SetMethod(env, object, "reply", self, Member0<ExitCore, &ExitCore::Reply>);
   SetMethod(env, object, "commitEvent", self, Member<ExitCore, &ExitCore::CommitEvent>);
   SetMethod(env, object, "revert", self, Member<ExitCore, &ExitCore::Revert>);
+  SetMethod(env, object, "strike", self, Member0<ExitCore, &ExitCore::StrikeNow>);
   SetGetter(env, object, "malformed", self, Member<ExitCore, &ExitCore::Malformed>);
   return object;
 }
@@ -258,8 +272,24 @@ bool ExitCore::MaySpin() {
   return many_cpus_ && rings_.ProducerCpu() != cpu;
 }
 
+void ExitCore::Strike() {
+  ctl_[kFaultPlace] = kNowhere;
+  switch (ctl_[kFaultVerb]) {
+    case kKill:
+      raise(SIGKILL);
+      __builtin_trap();  // a jail may not let us signal ourselves
+    case kHang:
+      for (;;) pause();
+    default:
+      usleep(ctl_[kFaultUs]);
+  }
+}
+
 bool ExitCore::Take(uint32_t ring) {
-  served_++;
+  if (++served_ == kill_at_) [[unlikely]] {
+    ctl_[kFaultPlace] = kill_point_ + kBeforeCommit;
+    ctl_[kFaultVerb] = kKill;
+  }
   Request request;
   const bool well_formed = rings_.Read(ring, &request);
   if (!well_formed) [[unlikely]] {
@@ -328,6 +358,7 @@ int32_t ExitCore::Next() {
 }
 
 napi_value ExitCore::Wait(napi_env env) {
+  At(kAfterSettle);
   if (pending_ != kNoRing) [[unlikely]] return Throw(env, "EXIT_UNANSWERED", "wait: the last exit was not answered");
   if (closed() || !attached_) [[unlikely]] return FromInt(env, kAsleep);
   return FromInt(env, Next());
@@ -335,10 +366,10 @@ napi_value ExitCore::Wait(napi_env env) {
 
 void ExitCore::Finish(uint64_t reply, uint32_t status) {
   rings_.StoreReply(pending_, reply, status);
-  KillAt(kAfterReply);
+  At(kAfterReply);
   rings_.Advance(pending_);
   pending_ = kNoRing;
-  KillAt(kAfterTail);
+  At(kAfterTail);
 }
 
 napi_value ExitCore::Commit(napi_env env) {
@@ -347,9 +378,9 @@ napi_value ExitCore::Commit(napi_env env) {
   StateBlock& block = blocks_[ctl_[kBlock]];
   const uint64_t reply = static_cast<uint64_t>(ctl_[kReplyHi]) << 32 | ctl_[kReplyLo];
   const uint32_t status = ctl_[kStatus];
-  KillAt(kBeforeCommit);
+  At(kBeforeCommit);
   block.Commit(pending_, rings_.next(pending_), reply, status);
-  KillAt(kAfterCommit);
+  At(kAfterCommit);
   Finish(reply, status);
   block.Prepare();
   return nullptr;
