@@ -85,10 +85,9 @@ void Channel::KickIfAsleep() {
   if (Load(control()->consumer_asleep)) Kick();
 }
 
-void SpinBudget::Paid(uint64_t cycles) {
+void SpinBudget::Paid() {
   failures_ = 0;
-  average_ += (cycles >> 3) - (average_ >> 3);
-  limit_ = std::clamp(average_ * 4, kLeast, kMost);
+  limit_ = std::min(limit_ * 2, kMost);
 }
 
 void SpinBudget::Failed() {
@@ -224,7 +223,7 @@ bool Producer::Spin(uint64_t seq) {
   for (;;) {
     for (int i = 0; i < 16; i++) {
       if (Replied(seq)) {
-        budget.Paid(__rdtsc() - start);
+        budget.Paid();
         return true;
       }
       _mm_pause();

@@ -86,16 +86,17 @@ enum class CallResult {
   kAbandoned,  // the waiter gave up; the request stays in the ring and will be executed
 };
 
-// How long to spin before sleeping: as long as it paid lately.
+// How long to spin before sleeping. A reply that takes longer than usual (the device process turned its event loop, or
+// collected garbage) comes still much sooner than a sleep and its wake-up would end: so as long as these cost, unless
+// spinning did not pay lately.
 class SpinBudget {
  public:
   uint64_t cycles() const { return limit_; }
-  void Paid(uint64_t cycles);
+  void Paid();
   void Failed();
 
  private:
   uint64_t limit_ = kMost;
-  uint64_t average_ = 0;
   uint32_t failures_ = 0;
   // About 50 us and 2 us at 2 to 3 GHz; exactness is of no use here.
   static constexpr uint64_t kMost = 120'000;

@@ -1,7 +1,7 @@
 // How long to spin before going to sleep. Spinning pays when work comes sooner than a sleep and a wake-up would
-// take; so the limit follows the gaps seen lately, and is zero when gaps are long.
+// take; whether it will is guessed from the gaps seen lately. When they are short, the spin is as long as sleeping would
+// cost, not as long as the gaps: a gap that is longer than usual (an interrupt on the other CPU) must not end in a sleep.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 
 namespace nyx {
@@ -18,9 +18,7 @@ class SpinPolicy {
   void Arrived(uint64_t gap, bool slept) {
     const uint64_t real = slept ? (gap > kWakeNs ? gap - kWakeNs : 0) : gap;
     if (real <= max_) {
-      // Twice the gap covers its jitter. Up at once, down slowly: a missed spin costs a wake-up of kWakeNs.
-      const uint64_t wanted = std::min(max_, std::max<uint64_t>(2 * real, kLeastNs));
-      limit_ = wanted > limit_ ? wanted : limit_ - (limit_ - wanted) / 8;
+      limit_ = max_;
     } else {
       limit_ = limit_ / 2 < kLeastNs ? 0 : limit_ / 2;
     }
