@@ -1,7 +1,7 @@
 /** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
 import type { Struct, View } from '@nyx/layout';
 import { eventfdWrite, fileSize, mmap, watch } from '@nyx/native';
-import type { RoleDevice } from '@nyx/protocol';
+import type { FaultRule, RoleDevice } from '@nyx/protocol';
 import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
 import type { DeviceHost } from './host.ts';
@@ -35,6 +35,8 @@ export class HostedDevice implements DeviceContext<Struct> {
     readonly irqPage: IrqPage,
     readonly memory: GuestMemory,
     irqs: number,
+    /** In its process. */
+    readonly index: number,
   ) {
     this.name = role.name;
     this.state = block.state;
@@ -72,10 +74,18 @@ export class HostedDevice implements DeviceContext<Struct> {
 
   line(i: number, word: number): void {
     const source = this.#gsi[i];
+    if (this.host.injector !== undefined) {
+      if (this.host.injector.holdsLine(this, i, word)) return;
+      word += 2 * this.host.injector.engine.shift(this.role.irqBase + i);
+    }
     if (source !== undefined) this.host.lines.set(source, word);
     else this.irqPage.setLine(this.role.irqBase + i, word);
   }
   message(i: number, addressLo: number, addressHi: number, data: number, count: number): void {
+    if (this.host.injector !== undefined) {
+      if (this.host.injector.holdsMessage(this, i, count)) return;
+      count += this.host.injector.engine.shift(this.role.irqBase + i);
+    }
     this.irqPage.setMessage(this.role.irqBase + i, addressLo, addressHi, data, count);
   }
   timerAt(guestNs: number): void {
@@ -86,6 +96,10 @@ export class HostedDevice implements DeviceContext<Struct> {
   }
   checkpoint(): void {
     this.host.checkpoint(this);
+  }
+  fault(op: number, position: number): FaultRule | undefined {
+    const { injector } = this.host;
+    return injector === undefined ? undefined : injector.engine.io(this.index, op, position);
   }
 
   has(name: string): boolean {

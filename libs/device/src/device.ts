@@ -7,6 +7,7 @@
  * `settle` makes the outside world what the state says, and doing it twice changes nothing.
  */
 import type { RegisterTable, Struct, View } from '@nyx/layout';
+import type { FaultRule } from '@nyx/protocol';
 import type { GuestMemory } from './memory.ts';
 
 export interface RegionSpec {
@@ -94,6 +95,11 @@ export interface DeviceContext<S extends Struct = Struct> {
    * it is executed again after a crash, it finds the saved copy.
    */
   checkpoint(): void;
+  /**
+   * The fault on purpose that a request to the backend is to suffer, if any: `op` is the index of its type in
+   * faultTypes.io of @nyx/protocol, `position` its first byte. Asked once for each request.
+   */
+  fault?(op: number, position: number): FaultRule | undefined;
   /** Guest memory as granted to this device. */
   readonly memory: GuestMemory;
   /** Descriptors of the role, by name (backing file, console ring ...). @throws coded error when missing. */

@@ -10,8 +10,9 @@
  * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
  */
 import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
-import type { Role, RoleDevice } from '@nyx/protocol';
+import type { FaultRule, Role, RoleDevice } from '@nyx/protocol';
 import {
+  ClassKind,
   ExitKind,
   ExitServer,
   GuestClock,
@@ -24,9 +25,16 @@ import {
 import { classesOf } from './classes.ts';
 import { HostedDevice } from './context.ts';
 import type { AnyDeviceKind } from './device.ts';
+import { Before } from './faults/engine.ts';
+import { Injector } from './faults/injector.ts';
+import { Faults } from './faults/page.ts';
+import { Transcript } from './faults/transcript.ts';
 import { LineRouter } from './lines.ts';
 import { GuestMemory } from './memory.ts';
 import { resetState } from './reset.ts';
+
+const servedWithoutAsking = (kind: number): boolean =>
+  kind === ClassKind.shadow || kind === ClassKind.counter;
 
 /** How often a paused clock is looked at while timers wait for it. */
 const pausedPollNs = 10_000_000;
@@ -55,6 +63,10 @@ export class DeviceHost {
   #armed = Number.POSITIVE_INFINITY;
   #busy = false;
   readonly #queue: (() => void)[] = [];
+  /** Faults on purpose; undefined until a rule is given. */
+  injector: Injector | undefined;
+  #transcript: Transcript | undefined;
+  #faultPage: (() => ArrayBuffer) | undefined;
 
   /** Attaches. @throws coded errors of libs/ring, the addon, or a device's `create`; nothing was changed then. */
   constructor(
@@ -73,11 +85,13 @@ export class DeviceHost {
     };
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
     this.clock = new GuestClock(map(role.vmPage));
-    const memory = new GuestMemory(map(role.ram), role.ramLowBytes);
-    if (role.pageMap !== undefined) {
-      const { code, dirty, attend } = openPageMap(map(role.pageMap));
-      memory.attachPageMap(code, dirty, attend);
-    }
+    const ram = map(role.ram);
+    const pages = role.pageMap === undefined ? undefined : openPageMap(map(role.pageMap));
+    const memory = (): GuestMemory => {
+      const m = new GuestMemory(ram, role.ramLowBytes);
+      if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);
+      return m;
+    };
     this.#irqs = new IrqPage(map(role.irqPage), fd(role.irqEvent));
     this.#server = new ExitServer({
       rings: mapRings(fd(role.ring)),
@@ -85,8 +99,32 @@ export class DeviceHost {
       onExit: () => this.#exit(),
     });
     this.#ctl = this.#server.ctl;
-    for (const d of role.devices) this.#add(d, fds, kinds, map, memory);
+    const { faults } = role;
+    for (const d of role.devices) this.#add(d, fds, kinds, map, memory(), faults?.transcript !== undefined);
     this.#timer = createTimer(() => this.#fired());
+    if (faults === undefined) return;
+    this.#faultPage = () => map(faults.page);
+    if (faults.transcript !== undefined)
+      this.#transcript = new Transcript(map(faults.transcript), this.#server.view);
+    // A process without rules goes on with what faults before did to interrupt words.
+    if (faults.rules.length > 0 || new Faults(map(faults.page)).page.recorded > 0)
+      this.setFaults(faults.rules);
+  }
+
+  /** These rules and no others. */
+  setFaults(rules: readonly FaultRule[]): void {
+    if (this.#faultPage === undefined) return;
+    this.injector ??= new Injector(this.#faultPage(), {
+      words: this.#ctl,
+      now: () => this.clock.now(),
+      strike: () => this.#server.strike(),
+      settle: (d) => {
+        if (this.#busy) return;
+        this.#settleOne(d);
+        this.#after();
+      },
+    });
+    this.injector.setRules(rules, this.devices);
   }
 
   #add(
@@ -95,6 +133,7 @@ export class DeviceHost {
     kinds: readonly AnyDeviceKind[],
     map: (fd: number) => ArrayBuffer,
     memory: GuestMemory,
+    askAlways: boolean,
   ): void {
     const kind = kinds.find((k) => k.kind === role.kind);
     if (kind === undefined)
@@ -109,10 +148,12 @@ export class DeviceHost {
       stateVersion: kind.stateVersion,
       state: kind.state,
       ranges: kind.ranges,
-      classes: classesOf(kind),
+      classes: askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind),
     });
     if (block.repaired) this.repaired.push(role.name);
-    const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, kind.irqs(role.config));
+    const irqs = kind.irqs(role.config);
+    const index = this.devices.length;
+    const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
     this.#server.addBlock(block);
     hosted.device = kind.create(hosted, role.config);
@@ -145,6 +186,7 @@ export class DeviceHost {
     const d = this.devices[words[ctl.device]!];
     if (d === undefined) {
       this.bad++;
+      this.#transcript?.record(words, 0xffffffff, 0xffffffff, Status.unclaimed);
       this.#server.reply(0xffffffff, 0xffffffff, Status.unclaimed);
       return;
     }
@@ -153,7 +195,7 @@ export class DeviceHost {
     d.replyHi = 0;
     let value: number;
     try {
-      value = this.#handle(d, words);
+      value = this.injector === undefined ? this.#handle(d, words) : this.#faulty(d, words, this.injector);
     } catch (e) {
       this.options.fatal(e);
     }
@@ -163,10 +205,26 @@ export class DeviceHost {
       value = 0xffffffff;
       high = 0xffffffff;
     }
+    if (this.#transcript !== undefined) this.#transcript.record(words, value >>> 0, high >>> 0, status);
     this.#server.commit(d.block, value >>> 0, high >>> 0, status);
     this.#settleOne(d);
     this.#busy = false;
     this.#after();
+    if (this.injector !== undefined) this.injector.engine.over();
+  }
+
+  /** `#handle` where faults are made. */
+  #faulty(d: HostedDevice, words: Uint32Array, { engine }: Injector): number {
+    const then = engine.before();
+    let value = 0xffffffff;
+    if (then === Before.error) d.unclaimed();
+    else if (then !== Before.drop) {
+      if (then === Before.twice) this.#handle(d, words);
+      value = this.#handle(d, words);
+    }
+    value = engine.answer(value);
+    if (Number.isNaN(value)) d.unclaimed();
+    return value;
   }
 
   #handle(d: HostedDevice, words: Uint32Array): number {

@@ -2,6 +2,7 @@ export * from './banked.ts';
 export * from './classes.ts';
 export * from './console.ts';
 export * from './device.ts';
+export * from './faults/index.ts';
 export * from './fwcfg.ts';
 export * from './host.ts';
 export * from './line.ts';

@@ -12,6 +12,8 @@ export class GuestMemory {
   #code: Uint8Array = new Uint8Array(0);
   #dirty: Uint8Array = new Uint8Array(0);
   #attend: () => void = () => {};
+  /** Faults on purpose: may put another place, or -1, for the one that was found. */
+  inject: ((address: number, length: number, at: number) => number) | undefined;
 
   /**
    * @param buffer the whole RAM memfd, mapped
@@ -33,6 +35,11 @@ export class GuestMemory {
 
   /** Offset in the memfd of `length` bytes at a guest address, or -1 when they are not all RAM. */
   offset(address: number, length: number): number {
+    const at = this.#find(address, length);
+    return this.inject === undefined ? at : this.inject(address, length, at);
+  }
+
+  #find(address: number, length: number): number {
     if (address + length <= this.lowBytes) return address;
     if (address >= FOUR_GIB) {
       const at = address - FOUR_GIB + this.lowBytes;

@@ -4,7 +4,7 @@
  */
 import { writeSync } from 'node:fs';
 import { monotonicNs, openSeqSocket } from '@nyx/native';
-import type { Role, RoleReply } from '@nyx/protocol';
+import type { FaultMessage, Role, RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
 import { warm } from './warm.ts';
@@ -34,9 +34,19 @@ const parseRole = (bytes: Uint8Array): Role => {
   return role;
 };
 
+/** What the supervisor says after the role. Anything else is not for this version. */
+const order = (bytes: Uint8Array, host: DeviceHost | undefined): void => {
+  let message: Partial<FaultMessage> | undefined;
+  try {
+    message = JSON.parse(new TextDecoder().decode(bytes)) as FaultMessage;
+  } catch {}
+  if (message?.type === 'faults' && Array.isArray(message.rules)) host?.setFaults(message.rules);
+};
+
 /** @param kinds the devices that this program can be; any number of each in one process */
 export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
   let serving = false;
+  let host: DeviceHost | undefined;
   const fatal = (error: unknown): never => {
     const e = error as Error;
     log('error', '', `bug: ${e?.stack ?? String(error)}`);
@@ -47,14 +57,17 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
   const socket = openSeqSocket(controlFd, {
     maxFds: 253,
     onMessage(bytes, fds) {
-      if (serving) return;
+      if (serving) {
+        order(bytes, host);
+        return;
+      }
       const start = monotonicNs();
       let name = '';
       try {
         const role = parseRole(bytes);
         name = role.process;
         serving = true;
-        const host = new DeviceHost(role, fds, kinds, { fatal, log });
+        host = new DeviceHost(role, fds, kinds, { fatal, log });
         host.start();
         const { epoch, republished, repaired } = host;
         send({

@@ -3,6 +3,8 @@
  * with it is what. One JSON text in one SOCK_SEQPACKET message, descriptors beside it (SCM_RIGHTS), each named
  * by its index. JSON, because a device process loads nothing that it can do without.
  */
+import type { RoleFaults } from './fault-rule.ts';
+
 export interface RoleDevice {
   /** Unique in the VM, e.g. 'disk0'. */
   name: string;
@@ -37,6 +39,8 @@ export interface Role {
   ramLowBytes: number;
   ramBytes: number;
   log?: number;
+  /** Faults on purpose; see fault-rule.ts. */
+  faults?: RoleFaults;
 }
 
 /** Device process to supervisor. */
