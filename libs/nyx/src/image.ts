@@ -19,7 +19,7 @@ export const imageError = (e: unknown): unknown => {
 export const resolveImage = async (
   spec: VmSpec,
   dir: string,
-  progress: (message: string) => void,
+  progress: (message: string, fraction?: number) => void,
 ): Promise<VmSpec> => {
   if (spec.bios === 'seabios') {
     const bios = seabiosPaths.find((p) => existsSync(p));
@@ -35,7 +35,7 @@ export const resolveImage = async (
   // Loaded only when asked for: it brings an archive library.
   const { createDataDisk, ImageStore } = await import('@nyx/image');
   try {
-    const image = await new ImageStore().build(spec.image, (p) => progress(p.message));
+    const image = await new ImageStore().build(spec.image, (p) => progress(p.message, p.fraction));
     let disks = spec.disks;
     if (disks.length === 0) {
       const path = join(dir, 'data.img');

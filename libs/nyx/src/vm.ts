@@ -23,8 +23,8 @@ import { find, type ProcessId, type RunInfo, signal } from './rundir.ts';
 export interface StartOptions {
   /** Directory that relative paths count from (default: the current one). */
   base?: string;
-  /** What is done that takes time, e.g. the building of an image. */
-  onProgress?(message: string): void;
+  /** What is done that takes time, e.g. the building of an image; `fraction` (0..1) of this step, when known. */
+  onProgress?(message: string, fraction?: number): void;
 }
 
 export interface Metrics {

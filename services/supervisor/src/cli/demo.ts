@@ -7,7 +7,7 @@ import { NyxError } from '@nyx/protocol/errors';
 import { Command } from 'commander';
 import { attach } from './attach.ts';
 import { type Killed, killAndWait } from './kill.ts';
-import { bold, box, columns, dim, duration, green, note, print, red, short } from './text.ts';
+import { bold, box, columns, dim, duration, green, note, print, progress, red, short } from './text.ts';
 
 const megabytes = 4;
 const rounds = 6;
@@ -73,7 +73,7 @@ const demo = async (o: { accel?: 'auto' | 'kvm' | 'soft'; memory: string }): Pro
   note(bold('A Debian guest, each device in a process of its own'));
   const vm = await Vm.launch(
     { image: 'debian', memory: o.memory, ...(o.accel ? { accel: o.accel } : {}) },
-    { onProgress: (m) => note(`  ${m}`) },
+    { onProgress: (m, f) => progress(`  ${m}`, f) },
   );
   const { running, ended } = vm.launched!;
   const failed = new Promise<never>((_, reject) => ended.catch(reject));

@@ -1,7 +1,7 @@
 import { imageError } from '@nyx/nyx';
 import { NyxError } from '@nyx/protocol/errors';
 import { Command } from 'commander';
-import { bytes, columns, dim, note, print } from './text.ts';
+import { bytes, columns, dim, print, progress } from './text.ts';
 
 export const make = (): Command => {
   const image = new Command('image')
@@ -31,7 +31,7 @@ export const make = (): Command => {
     .option('--refresh', 'ask for newer packages even if the image is there')
     .action(async (name: string, o: { refresh?: boolean }) => {
       const i = await (await store())
-        .build(name, (p) => note(p.message), { refresh: o.refresh === true })
+        .build(name, (p) => progress(p.message, p.fraction), { refresh: o.refresh === true })
         .catch((e) => Promise.reject(imageError(e)));
       print(`${i.name}: ${i.release}, ${bytes(i.bytes)}`);
     });

@@ -5,7 +5,7 @@ import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpecInput } from '@nyx/protocol/spec';
 import { Command, Option } from 'commander';
 import { attach } from './attach.ts';
-import { note } from './text.ts';
+import { note, progress } from './text.ts';
 
 interface Flags {
   kernel?: string;
@@ -113,7 +113,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
 async function run(what: string | undefined, flags: Flags): Promise<void> {
   const { spec, base } = await specOf(what, flags);
   const timeout = number(flags.timeout, '--timeout');
-  const vm = await Vm.launch(spec, { base, onProgress: (m) => note(m) });
+  const vm = await Vm.launch(spec, { base, onProgress: progress });
   const machine = vm.launched!;
   if (flags.exec !== undefined) {
     process.exitCode = await execute(vm, flags.exec, timeout);

@@ -67,8 +67,29 @@ export const duration = (ns: number): string => {
 };
 
 export const print = (s: string): void => {
+  progressEnds();
   process.stdout.write(`${s}\n`);
 };
 export const note = (s: string): void => {
+  progressEnds();
   process.stderr.write(`${s}\n`);
+};
+
+let shown = '';
+const progressEnds = (): void => {
+  if (shown && process.stderr.isTTY) process.stderr.write('\n');
+  shown = '';
+};
+/**
+ * A step that takes time: a line with a bar that grows on a terminal, each step once elsewhere. The next `note` or
+ * `print` ends it.
+ * @param fraction 0..1 of the step, when known
+ */
+export const progress = (message: string, fraction?: number): void => {
+  if (process.stderr.isTTY) {
+    const done = fraction === undefined ? '' : `${'█'.repeat(Math.round(fraction * 20)).padEnd(20, '░')} `;
+    const line = `${done}${message}`.slice(0, (process.stderr.columns || 80) - 1);
+    process.stderr.write(`${shown && message !== shown ? '\n' : ''}\r\x1b[K${line}`);
+  } else if (message !== shown) process.stderr.write(`${message}\n`);
+  shown = message;
 };
