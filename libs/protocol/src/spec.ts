@@ -69,6 +69,8 @@ export const VmSpec = z.strictObject({
   kernel: z.optional(path),
   initrd: z.optional(path),
   append: z.optional(z.string()),
+  /** How an ELF kernel is entered; auto: by PVH if it is 32-bit and declares it, else by Linux's 64-bit protocol. */
+  bootProtocol: z._default(z.enum(['auto', 'linux', 'pvh']), 'auto'),
   /** Firmware image, or `seabios` for the host's. */
   bios: z.optional(path),
   /** Seconds that the firmware waits for ESC, which shows its boot menu; 0: it does not ask. */

@@ -97,6 +97,7 @@ export class BootLoader {
         e820: e820Map(spec.memory),
         rsdp: writeAcpi(this.#ram, { cpus: spec.cpus, hasMouse: true }),
         seed: randomBytes(32),
+        protocol: spec.bootProtocol,
       });
       return { plan };
     } catch (e) {

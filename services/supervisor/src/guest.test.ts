@@ -78,6 +78,26 @@ describe.runIf(image)(
       expect(list()).toEqual([]);
     });
 
+    test.each([
+      ['bzImage', () => image!.kernel, 'auto'],
+      ['ELF by PVH', () => image!.vmlinux, 'pvh'],
+    ] as const)('Linux as %s reaches its shell', async (_, kernel, bootProtocol) => {
+      const vm = await Vm.start({
+        kernel: kernel(),
+        initrd: image!.initrd,
+        append: image!.cmdline,
+        memory: '256M',
+        accel: 'soft',
+        agent: true,
+        bootProtocol,
+      });
+      try {
+        expect((await vm.exec('uname -s', patience)).stdout.toString()).toBe('Linux\n');
+      } finally {
+        await vm.stop(0);
+      }
+    });
+
     test("one command by `nyx run --exec`: output and status are the command's", () => {
       const args = [
         '--kernel',

@@ -11,6 +11,7 @@ interface Flags {
   kernel?: string;
   initrd?: string;
   append?: string;
+  bootProtocol?: 'auto' | 'linux' | 'pvh';
   disk: string[];
   memory?: string;
   cpus?: string;
@@ -41,6 +42,13 @@ export const make = (): Command =>
     .option('--kernel <file>', 'kernel: bzImage, or ELF')
     .option('--initrd <file>', 'initial RAM disk')
     .option('--append <text>', 'kernel command line (added to that of an image)')
+    .addOption(
+      new Option('--boot-protocol <name>', 'how an ELF kernel is entered (default auto)').choices([
+        'auto',
+        'linux',
+        'pvh',
+      ]),
+    )
     .option(
       '--disk <file>',
       'raw disk image; several times for several disks. file:ro is read-only',
@@ -96,6 +104,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (kernel !== undefined) spec.kernel = here(kernel);
   if (initrd !== undefined) spec.initrd = here(initrd);
   if (append !== undefined) spec.append = append;
+  if (f.bootProtocol !== undefined) spec.bootProtocol = f.bootProtocol;
   if (memory !== undefined) spec.memory = memory;
   if (accel !== undefined) spec.accel = accel;
   if (bios !== undefined) spec.bios = bios === 'seabios' ? bios : here(bios);
