@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -24,6 +25,26 @@ const fences: Fence[] = docs.flatMap((file) =>
   })),
 );
 
+/**
+ * Commands of the documentation: run here, or why not. A command that is not in this list fails the test.
+ * An array is run from the root; its output must match the pattern.
+ */
+const commands: Record<string, [string[], RegExp] | string> = {
+  'npm start': '.ci/run runs it',
+  'npm test': '.ci/run runs it',
+  'npm run build': 'every tool runs it first',
+  'npm run check -- --fix': 'would change the tree; npm test runs it without --fix',
+  'npm run bench': 'takes minutes; measures, proves nothing',
+  'npm test libs/device/template': 'npm test runs these tests',
+  'cp -r libs/device/template services/doorbell-copy': 'would add a folder to the tree',
+  "bin/nyx run debian --exec 'uname -a'": [
+    ['bin/nyx', 'run', 'debian', '--exec', 'uname -a'],
+    /^Linux nyx .* x86_64/,
+  ],
+  'bin/nyx run --help': [['bin/nyx', 'run', '--help'], /--exec <command>/],
+  'bin/nyx ps': [['bin/nyx', 'ps'], /./],
+};
+
 describe('documentation', () => {
   // ```ts path: the lines stand in that file, in this order.
   for (const { file, info, text } of fences) {
@@ -34,6 +55,30 @@ describe('documentation', () => {
       });
     }
   }
+  for (const { file, text } of fences.filter((f) => f.info === 'sh')) {
+    for (const line of text.split('\n')) {
+      const command = line.replace(/\s+#.*$/, '').trim();
+      if (!command) continue;
+      const what = commands[command];
+      it(`${file}: ${command}${typeof what === 'string' ? ` (not run here: ${what})` : ''}`, {
+        timeout: 180_000,
+      }, () => {
+        expect(what, 'a command of the documentation that nobody runs').toBeDefined();
+        if (!what || typeof what === 'string') return;
+        const [[program, ...args], pattern] = what;
+        const r = spawnSync(join(root, program!), args, { cwd: root, encoding: 'utf8' });
+        expect([r.status, r.stderr]).toEqual([0, expect.any(String)]);
+        expect(r.stdout).toMatch(pattern);
+      });
+    }
+  }
+  it('examples/library.ts does what it says', { timeout: 180_000 }, () => {
+    const r = spawnSync(join(root, 'node_modules/.bin/tsx'), [join(root, 'examples/library.ts')], {
+      encoding: 'utf8',
+    });
+    expect([r.stderr, r.status]).toEqual(['', 0]);
+    expect(r.stdout).toMatch(/^status 0: Linux \d.*\n.*killed: status 0\n$/);
+  });
   it('has excerpts, so that the test above tests something', () => {
     expect(fences.filter((f) => / /.test(f.info)).length).toBeGreaterThan(4);
   });

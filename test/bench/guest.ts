@@ -37,6 +37,7 @@ export const access = {
   in8: (port: number): number[] => [...movEdx(port), 0xec],
   in32: (port: number): number[] => [...movEdx(port), 0xed],
   out8: (port: number, value: number): number[] => [...movEdx(port), ...movEax(value), 0xee],
+  out32: (port: number, value: number): number[] => [...movEdx(port), ...movEax(value), 0xef],
 };
 
 export interface Part {
@@ -132,6 +133,39 @@ export const measuring = (parts: readonly Part[], rounds: number): Uint8Array =>
 
 /** Stores 1 to `layout.flag` and halts: the first instructions of a guest. */
 export const first = (): Uint8Array => kernel([...movEax(1), ...storeEax(layout.flag), ...halt]);
+
+/**
+ * A program that does these accesses for ever and writes down the duration (TSC ticks) of every one that took longer than
+ * `threshold` ticks: how many there were at `layout.flag`, then theirs from `layout.samples`.
+ */
+export const watching = (
+  prepare: readonly number[],
+  accesses: readonly number[][],
+  threshold: number,
+): Uint8Array => {
+  const in608 = access.in32(0x608);
+  const poll = [...in608, ...subEaxEbx, 0x3d, ...u32(357_954)];
+  const code = [...in608, ...movEbxEax, ...rdtsc, 0x89, 0xc6, ...poll, 0x72, -(poll.length + 2) & 0xff];
+  code.push(...rdtsc, 0x29, 0xf0, ...storeEax(layout.ticks), ...movEdi(layout.samples), ...prepare);
+  const body = accesses.flatMap((a) => {
+    // inc dword [flag]
+    const note = [...stosd, 0xff, 0x05, ...u32(layout.flag)];
+    return [
+      ...rdtsc,
+      ...movEbxEax,
+      ...a,
+      ...rdtsc,
+      ...subEaxEbx,
+      0x3d,
+      ...u32(threshold),
+      0x72,
+      note.length,
+      ...note,
+    ];
+  });
+  code.push(...body, 0xe9, ...u32(-(body.length + 5)));
+  return kernel(code);
+};
 
 /** Guest memory, read from outside: the descriptor of the process that owns it. */
 export class GuestWindow {

@@ -42,15 +42,21 @@ const until = (child: ChildProcess, text: string): Promise<number> =>
   });
 
 const ended = (child: ChildProcess): Promise<void> =>
-  child.exitCode !== null || child.signalCode !== null ? Promise.resolve() : new Promise((r) => child.once('exit', () => r()));
+  child.exitCode !== null || child.signalCode !== null
+    ? Promise.resolve()
+    : new Promise((r) => child.once('exit', () => r()));
 
 /** `look`: called when the shell is there. */
 const run = async (args: string[], shell: boolean, look?: (vm: Vm) => Promise<void>): Promise<Start> => {
   const name = `bench-start-${process.pid}`;
   const t0 = monotonicNs();
-  const child = spawn(process.execPath, [nyx, 'run', ...args, '--name', name, '--accel', 'soft', ...(shell ? [] : ['--detach'])], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    [nyx, 'run', ...args, '--name', name, '--accel', 'soft', ...(shell ? [] : ['--detach'])],
+    {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    },
+  );
   const at = shell ? await until(child, prompt) : (await ended(child), monotonicNs());
   const dir = find(name).dir;
   const r = ran(dir);
@@ -80,8 +86,21 @@ const run = async (args: string[], shell: boolean, look?: (vm: Vm) => Promise<vo
 
 const qemu = async (kernel: string, initrd: string, append: string): Promise<number> => {
   const t0 = monotonicNs();
-  const args = ['-M', 'q35,accel=tcg', '-m', '512', '-nographic', '-no-reboot', '-nic', 'none', '-kernel', kernel];
-  const child = spawn('qemu-system-x86_64', [...args, '-initrd', initrd, '-append', append], { stdio: ['pipe', 'pipe', 'ignore'] });
+  const args = [
+    '-M',
+    'q35,accel=tcg',
+    '-m',
+    '512',
+    '-nographic',
+    '-no-reboot',
+    '-nic',
+    'none',
+    '-kernel',
+    kernel,
+  ];
+  const child = spawn('qemu-system-x86_64', [...args, '-initrd', initrd, '-append', append], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
   const at = await until(child, prompt);
   child.kill('SIGKILL');
   await ended(child);
@@ -117,7 +136,10 @@ const own = (pid: number): number => {
 
 const memory = async (vm: Vm): Promise<void> => {
   const s = await vm.status();
-  const rows: [string, number][] = [['nyxd', s.pid], ['nyx-vcpu', s.vcpuPid]];
+  const rows: [string, number][] = [
+    ['nyxd', s.pid],
+    ['nyx-vcpu', s.vcpuPid],
+  ];
   for (const p of s.processes) rows.push([p.name, p.pid]);
   for (const p of find(vm.name).pids) if (p.role === 'spare') rows.push(['spare', p.pid]);
   console.log('\nPSS of each process at the shell, MiB: all, and without guest memory (512 MiB offered)');
@@ -130,7 +152,10 @@ const memory = async (vm: Vm): Promise<void> => {
   print('  all, without guest memory', `${total.toFixed(1).padStart(15)}`);
   const v = s.vcpus[0]!;
   const seconds = s.guestNs / 1e9;
-  print('guest instructions until then', `${(v.instructions / 1e6).toFixed(0)} M, ${(v.instructions / seconds / 1e6).toFixed(0)} M/s (halts included)`);
+  print(
+    'guest instructions until then',
+    `${(v.instructions / 1e6).toFixed(0)} M, ${(v.instructions / seconds / 1e6).toFixed(0)} M/s (halts included)`,
+  );
 };
 
 console.log(`${await noise()}; ${repeats} repetitions; ms, median (least..most)`);
@@ -159,14 +184,29 @@ else {
     }),
   );
   console.log();
-  print('first guest instruction, Debian', `${spread(debian.map((s) => s.first))}  goal < 300: ${quantile(debian.map((s) => s.first), 0.5) < 300 ? 'yes' : 'no'}`);
-  for (const name of Object.keys(debian[0]!.steps)) print(`  ${name}`, spread(debian.map((s) => s.steps[name]!)));
+  print(
+    'first guest instruction, Debian',
+    `${spread(debian.map((s) => s.first))}  goal < 300: ${
+      quantile(
+        debian.map((s) => s.first),
+        0.5,
+      ) < 300
+        ? 'yes'
+        : 'no'
+    }`,
+  );
+  for (const name of Object.keys(debian[0]!.steps))
+    print(`  ${name}`, spread(debian.map((s) => s.steps[name]!)));
   print('shell, Debian', spread(debian.map((s) => s.shell)));
-  if (spawnSync('qemu-system-x86_64', ['--version']).status !== 0) console.log('QEMU: skipped: qemu-system-x86_64 is not installed');
+  if (spawnSync('qemu-system-x86_64', ['--version']).status !== 0)
+    console.log('QEMU: skipped: qemu-system-x86_64 is not installed');
   else {
     // `agent` is a parameter of ours; it would wait for a second serial port.
     const { kernel, initrd, append } = spec!;
-    print('shell, QEMU TCG, q35, same kernel and initrd', spread(await repeat(() => qemu(kernel, initrd, append))));
+    print(
+      'shell, QEMU TCG, q35, same kernel and initrd',
+      spread(await repeat(() => qemu(kernel, initrd, append))),
+    );
   }
 }
 console.log(await noise());
