@@ -11,8 +11,9 @@
  */
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import { type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
+import type { FaultPlanInput } from '@nyx/protocol/fault-plan';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
 import { ControlClient } from './client.ts';
 import { type ExecOptions, type ExecResult, execIn } from './exec.ts';
@@ -26,6 +27,9 @@ export interface StartOptions {
   /** What is done that takes time, e.g. the building of an image; `fraction` (0..1) of this step, when known. */
   onProgress?(message: string, fraction?: number): void;
 }
+
+/** One rule of a plan. */
+export type FaultRuleInput = NonNullable<FaultPlanInput['rules']>[number];
 
 export interface Metrics {
   guestInstructions: number;
@@ -107,6 +111,21 @@ export class Vm {
   /** SIGKILL to the process of a device, by the device's or the process's name. */
   kill(target: string): Promise<{ process: string; pid: number }> {
     return this.#client.request('kill', { target });
+  }
+
+  /** Makes faults on purpose from now on. @returns ids of the rules. @throws NyxError SPEC_*, DEVICE_UNKNOWN, FAULT_LIMIT */
+  async inject(plan: FaultPlanInput | FaultRuleInput): Promise<number[]> {
+    const { parseFaultPlan } = await import('@nyx/protocol/fault-file');
+    const full = parseFaultPlan('point' in plan ? { rules: [plan] } : plan);
+    return (await this.#client.request('faultAdd', full)).ids;
+  }
+  /** Rules in force with what they did, and the newest faults. */
+  faults(): Promise<Result<'faultList'>> {
+    return this.#client.request('faultList', {});
+  }
+  /** Ends a rule, or all. @returns how many. @throws NyxError FAULT_UNKNOWN */
+  async heal(id?: number): Promise<number> {
+    return (await this.#client.request('faultRemove', id === undefined ? {} : { id })).removed;
   }
 
   /** Runs a command in the guest. @throws NyxError EXEC_NO_AGENT when nothing in the guest listens, EXEC_TIMEOUT */

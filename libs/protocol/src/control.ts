@@ -10,6 +10,7 @@
 import { Packr } from 'msgpackr';
 import * as z from 'zod/mini';
 import { isErrorCode, NyxError, type WireError } from './errors.ts';
+import { FaultEntry, FaultPlan } from './fault-plan.ts';
 
 export const controlWire = {
   version: 1,
@@ -124,6 +125,17 @@ const Status = z.object({
 });
 export type Status = z.output<typeof Status>;
 
+/** A fault rule in force. */
+const FaultStatus = z.object({
+  id: count,
+  /** The entry of the plan (fault-plan.ts). */
+  rule: FaultEntry,
+  processes: z.array(z.string()),
+  matches: count,
+  fired: count,
+});
+export type FaultStatus = z.output<typeof FaultStatus>;
+
 const Nothing = z.object({});
 
 /** Every request: validators of its arguments and of its result. */
@@ -141,6 +153,20 @@ export const requests = {
   kill: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),
     result: z.object({ process: z.string(), pid: count }),
+  },
+  /** Faults on purpose. */
+  faultAdd: { args: FaultPlan, result: z.object({ ids: z.array(count) }) },
+  /** One rule, or all. */
+  faultRemove: { args: z.object({ id: z.optional(count) }), result: z.object({ removed: count }) },
+  faultList: {
+    args: Nothing,
+    result: z.object({
+      rules: z.array(FaultStatus),
+      /** The newest faults of each process, oldest first; times are guest nanoseconds. */
+      happened: z.array(
+        z.object({ id: count, process: z.string(), device: z.string(), match: count, guestNs: count }),
+      ),
+    }),
   },
 } as const;
 

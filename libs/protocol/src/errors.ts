@@ -135,6 +135,16 @@ export const errors = {
     text: 'The machine cannot do that in its state',
     hint: '`nyx status` tells the state.',
   },
+  FAULT_LIMIT: {
+    exit: usage,
+    text: 'Too many fault rules',
+    hint: '`nyx fault rm` removes some; one rule can make many faults.',
+  },
+  FAULT_UNKNOWN: {
+    exit: usage,
+    text: 'There is no such fault rule',
+    hint: '`nyx fault ls` lists the rules in force.',
+  },
   DEVICE_UNKNOWN: {
     exit: usage,
     text: 'The machine has no such device',

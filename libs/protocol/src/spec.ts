@@ -7,6 +7,7 @@
 import * as z from 'zod/mini';
 import en from 'zod/v4/locales/en.js';
 import { NyxError } from './errors.ts';
+import { FaultEntry, FaultPlan } from './fault-plan.ts';
 
 z.config(en());
 
@@ -93,6 +94,8 @@ export const VmSpec = z.strictObject({
     [],
   ),
   recovery: z.prefault(Recovery, {}),
+  /** Faults on purpose, from the first exit on (docs/fault-injection.md). */
+  faults: z.optional(FaultPlan),
   onTripleFault: z._default(z.enum(['reset', 'stop', 'fail']), 'reset'),
   onReset: z._default(z.enum(['reset', 'stop']), 'reset'),
   logLevel: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']), 'info'),
@@ -126,7 +129,15 @@ export const nearest = (word: string, among: readonly string[]): string | undefi
   )[0];
 
 const keysAt = (where: readonly PropertyKey[]): string[] =>
-  Object.keys(where[0] === 'recovery' ? Recovery.shape : where[0] === 'disks' ? Disk.shape : VmSpec.shape);
+  Object.keys(
+    where[0] === 'recovery'
+      ? Recovery.shape
+      : where[0] === 'disks'
+        ? Disk.shape
+        : where[0] === 'faults'
+          ? (where.length > 1 ? FaultEntry : FaultPlan).shape
+          : VmSpec.shape,
+  );
 
 const dotted = (where: readonly PropertyKey[]): string =>
   where
@@ -170,10 +181,20 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
       });
     return s;
   }
-  const issue = deepest(result.error.issues[0]!);
+  return refuse(result.error, value, from, keysAt);
+};
+
+/** @param keys legal keys at a path. @throws NyxError SPEC_UNKNOWN_KEY, SPEC_INVALID, always */
+export const refuse = (
+  error: z.core.$ZodError,
+  value: unknown,
+  from: string,
+  keys: (path: readonly PropertyKey[]) => string[],
+): never => {
+  const issue = deepest(error.issues[0]!);
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
-    const legal = keysAt(issue.path);
+    const legal = keys(issue.path);
     const where = dotted([...issue.path, key]);
     throw new NyxError('SPEC_UNKNOWN_KEY', {
       expected: `one of ${legal.join(', ')}`,

@@ -6,7 +6,7 @@
  */
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
-import type { RoleReply } from '@nyx/protocol';
+import type { FaultMessage, RoleReply } from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
@@ -83,6 +83,11 @@ export class DeviceProcess {
     this.#wished = reason === undefined;
     this.#child?.child.kill();
     return pid;
+  }
+
+  /** Says something to whoever has the role now; a successor learns it from the role. */
+  tell(message: FaultMessage): void {
+    this.#child?.child.send(Buffer.from(JSON.stringify(message)));
   }
 
   stop(): void {

@@ -15,6 +15,7 @@ import { BootLoader, type Payload } from './boot.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
 import { ExecChannel, serveExec } from './exec.ts';
+import { FaultBook } from './faults.ts';
 import { fwCfgBlob } from './fwcfg.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
 import { planProcesses } from './plan.ts';
@@ -50,6 +51,7 @@ const machineEvents: Record<number, 'reset' | 'shutdown' | 'suspend' | 'panic'> 
 };
 
 export class Machine {
+  readonly faults: FaultBook;
   readonly #life: Lifecycle;
   readonly #resources: Resources;
   readonly #loader: BootLoader;
@@ -106,6 +108,7 @@ export class Machine {
         files.disks.map((d) => d.bytes),
       ),
       r,
+      spec.faults?.transcript,
     );
     this.#part = part;
     this.#processes = processes.map(
@@ -124,6 +127,16 @@ export class Machine {
           },
         }),
     );
+    this.faults = new FaultBook(
+      this.#processes.map((p) => ({
+        name: p.name,
+        devices: p.plan.devices,
+        role: p.plan.role,
+        page: p.plan.memory.faults.buffer,
+        tell: (m) => p.tell(m),
+      })),
+    );
+    if (spec.faults) this.faults.add(spec.faults);
     this.#watch = setInterval(() => {
       for (const p of this.#processes) p.watch(performance.now());
     }, 250);

@@ -37,11 +37,15 @@ class Fds {
 const gsiOf = (route: string): number | undefined =>
   route.startsWith('line ') ? Number(route.slice(5)) : undefined;
 
-/** @throws RangeError when a line names a resource that was not made (a mistake in the table). */
+/**
+ * @param transcripts folder for the transcripts of all processes, if they are wanted
+ * @throws RangeError when a line names a resource that was not made (a mistake in the table).
+ */
 export function planProcesses(
   vm: string,
   lines: readonly DeviceLine[],
   r: Resources,
+  transcripts?: string,
 ): { processes: ProcessPlan[]; part: DevicePart } {
   const groups = new Map<string, DeviceLine[]>();
   for (const line of lines) groups.set(line.process, [...(groups.get(line.process) ?? []), line]);
@@ -122,6 +126,11 @@ export function planProcesses(
       ram: fds.of(r.ram.fd),
       ramLowBytes: r.lowBytes,
       ramBytes: r.ramBytes,
+      faults: {
+        page: fds.of(memory.faults.fd),
+        rules: [],
+        ...(transcripts === undefined ? {} : { transcript: fds.of(r.transcript(name, transcripts)) }),
+      },
     };
     return { name, index, service: devices[0]!.service, devices, memory, role, fds: fds.list };
   });

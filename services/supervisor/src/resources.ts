@@ -1,5 +1,7 @@
 /** Everything shared that a machine consists of: made here, owned here, so that any process can be replaced. */
-import { consoleWire, formatConsole } from '@nyx/device';
+import { ftruncateSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import { consoleWire, faultPageBytes, formatConsole, transcriptBytes } from '@nyx/device';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
 import { NyxError } from '@nyx/protocol/errors';
 import {
@@ -28,6 +30,8 @@ export interface ProcessMemory {
   irqPage: Shared;
   kick: number;
   irqEvent: number;
+  /** Counters of fault rules (libs/device/src/faults/page.ts). */
+  faults: Shared;
 }
 
 export class Resources {
@@ -67,7 +71,15 @@ export class Resources {
     formatRings(ring.buffer, this.cpus);
     const irqPage = this.#shared(`nyx-irq-${name}`, irqPageBytes(entries));
     formatIrqPage(irqPage.buffer, entries);
-    return { ring, irqPage, kick: this.event(), irqEvent: this.event() };
+    const faults = this.#shared(`nyx-faults-${name}`, faultPageBytes);
+    return { ring, irqPage, kick: this.event(), irqEvent: this.event(), faults };
+  }
+
+  /** A file for the transcript of a process, in a folder that exists. Sparse. @throws NodeJS.ErrnoException */
+  transcript(name: string, folder: string): number {
+    const fd = openSync(join(folder, `${name}.transcript`), 'w+', 0o600);
+    ftruncateSync(fd, transcriptBytes(this.cpus + 1));
+    return this.#keep(fd);
   }
 
   /** State block of a device: zeroed, the device formats it. */

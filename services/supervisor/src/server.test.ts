@@ -42,6 +42,9 @@ describe('the control plane over its sockets', async () => {
       return { forced: false };
     },
     kill: ({ target }) => ({ process: target, pid: 7 }),
+    faultAdd: () => ({ ids: [1] }),
+    faultRemove: () => ({ removed: 1 }),
+    faultList: () => ({ rules: [], happened: [] }),
   });
   await server.open();
   const client = new ControlClient(dir);

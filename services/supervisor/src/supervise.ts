@@ -8,6 +8,7 @@ import { Logs } from '@nyx/log';
 import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
 import type { VmState } from '@nyx/protocol/control';
 import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
+import type { FaultPlan } from '@nyx/protocol/fault-plan';
 import { parseSpec } from '@nyx/protocol/spec';
 import { Machine } from './machine.ts';
 import { vcpuProgram } from './paths.ts';
@@ -117,6 +118,9 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     },
     stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
     kill: ({ target }) => machine.kill(target),
+    faultAdd: (plan) => ({ ids: machine.faults.add(plan as FaultPlan) }),
+    faultRemove: ({ id }) => ({ removed: machine.faults.remove(id) }),
+    faultList: () => ({ rules: machine.faults.list(), happened: machine.faults.happened() }),
   });
   process.on('SIGTERM', () => void machine.stop(10));
   process.on('SIGINT', () => {});
