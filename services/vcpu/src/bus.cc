@@ -56,8 +56,10 @@ uint64_t VcpuBus::Read(const Target& t, uint64_t offset, unsigned width) {
   if (t.space == wire::Space::kEcam) return ConfigRead(static_cast<uint16_t>(offset >> 12), offset & 0xfff, width);
   if (const auto* e = snapshot_->classes(t.device).Find(t.region, offset, width)) {
     Device& d = device(t.device);
-    // Posted writes of this vCPU come first; then the register is asked for like any other.
-    if (e->kind <= wire::ClassKind::kCounter && !d.channel->isolated() && producer(d).Idle()) {
+    // Posted writes come first, those of this vCPU and those that another has told it of; the register is then asked for
+    // like any other.
+    if (e->kind <= wire::ClassKind::kCounter && !d.channel->isolated() && producer(d).Idle() &&
+        d.channel->OthersIdle(config_.index)) {
       uint64_t value;
       if (e->kind == wire::ClassKind::kShadow && d.block.Shadow(e->source, width, &value)) {
         stats_->exits_shadow++;

@@ -69,6 +69,15 @@ void Channel::Replaced() {
   Kick();
 }
 
+bool Channel::OthersIdle(unsigned ring) const {
+  for (unsigned r = 0; r + 1 < rings_; r++) {
+    if (r == ring) continue;
+    const auto* h = reinterpret_cast<const wire::RingHeader*>(this->ring(r));
+    if (Load(h->head, std::memory_order_acquire) != Load(h->tail, std::memory_order_acquire)) return false;
+  }
+  return true;
+}
+
 void Channel::Kick() {
   // The other side may fill the counter and clear O_NONBLOCK: never write to a descriptor that would block.
   pollfd room{kick_fd_, POLLOUT, 0};

@@ -51,6 +51,9 @@ class Channel {
   uint8_t* ring(unsigned r) const { return data_ + wire::kRingBase + uint64_t{r} * wire::kRingStride; }
   unsigned rings() const { return rings_; }
   HostEvents* events() const { return events_; }
+  // Nothing that another vCPU has asked of the process is under way (`ring` is the caller's own). A device that ruins
+  // these words only makes a read of its own registers slower or older.
+  bool OthersIdle(unsigned ring) const;
   // Wakes the process if it says that it sleeps. Full fence.
   void KickIfAsleep();
   void Kick();
