@@ -59,7 +59,7 @@ uint64_t VcpuBus::Read(const Target& t, uint64_t offset, unsigned width) {
     // Posted writes come first, those of this vCPU and those that another has told it of; the register is then asked for
     // like any other.
     if (e->kind <= wire::ClassKind::kCounter && !d.channel->isolated() && producer(d).Idle() &&
-        d.channel->OthersIdle(config_.index)) {
+        d.channel->OthersIdle(producer(d).ring())) {
       uint64_t value;
       if (e->kind == wire::ClassKind::kShadow && d.block.Shadow(e->source, width, &value)) {
         stats_->exits_shadow++;

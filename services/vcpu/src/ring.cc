@@ -108,6 +108,7 @@ void SpinBudget::Failed() {
 void Producer::Attach(Channel* channel, unsigned ring, unsigned cpu, Waiter* waiter, wire::VcpuStats* stats) {
   channel_ = channel;
   ring_ = channel->ring(ring);
+  ring_index_ = ring;
   cpu_ = cpu;
   waiter_ = waiter;
   stats_ = stats;

@@ -124,6 +124,7 @@ class Producer {
   // No posted request is under way, so that state blocks show all that this thread did.
   bool Idle();
   Channel* channel() const { return channel_; }
+  unsigned ring() const { return ring_index_; }
 
   // How often a sleeping producer looks around. Tests and fuzzers shorten it.
   static inline long look_ns = 20'000'000;
@@ -151,6 +152,7 @@ class Producer {
   Waiter* waiter_ = nullptr;
   wire::VcpuStats* stats_ = nullptr;
   unsigned cpu_ = 0;
+  unsigned ring_index_ = 0;
   uint64_t seq_ = 0;        // last published
   uint64_t completed_ = 0;  // replies up to here were seen
   uint32_t replacements_ = 0;
