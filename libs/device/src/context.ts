@@ -1,6 +1,6 @@
 /** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
 import type { Struct, View } from '@nyx/layout';
-import { eventfdWrite, fileSize, mmap, watch } from '@nyx/native';
+import { eventfdWrite, fileSize, mmap, type Watch, watch } from '@nyx/native';
 import type { FaultRule, RoleDevice } from '@nyx/protocol';
 import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
@@ -21,6 +21,7 @@ export class HostedDevice implements DeviceContext<Struct> {
   device!: Device;
   readonly regions: readonly number[];
   readonly #gsi: readonly (LineSource | undefined)[];
+  readonly #watches: Watch[] = [];
   readonly #mapped = new Map<string, ArrayBuffer>();
   #notes = 0;
   #suppressed = 0;
@@ -132,7 +133,12 @@ export class HostedDevice implements DeviceContext<Struct> {
     eventfdWrite(fd);
   }
   watch(fd: number, readable: () => void, drain = true): void {
-    watch(fd, readable, { drain });
+    this.#watches.push(watch(fd, readable, { drain }));
+  }
+
+  /** Hears of nothing any more. */
+  close(): void {
+    for (const w of this.#watches) w.close();
   }
 
   log(level: string, message: string): void {

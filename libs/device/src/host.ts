@@ -175,6 +175,7 @@ export class DeviceHost {
 
   /** Serves no more. Mappings and descriptors stay with who gave them. */
   close(): void {
+    for (const d of this.devices) d.close();
     this.#timer.close();
     this.#server.close();
   }

@@ -3,7 +3,7 @@
  * memory, so that views are compiled and the code is loaded before a guest waits for it.
  */
 import { Memory, Root, resetValues, type Struct, viewAt } from '@nyx/layout';
-import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
+import { close, eventfd, fileSize, memfdCreate, mmap } from '@nyx/native';
 import type { Role } from '@nyx/protocol';
 import {
   blockBytes,
@@ -14,14 +14,39 @@ import {
   ringsBytes,
   vmPageBytes,
 } from '@nyx/ring';
+import { consoleWire, formatConsole } from './console.ts';
 import type { AnyDeviceKind, DeviceContext } from './device.ts';
+import { buildFwCfg } from './fwcfg.ts';
 import { DeviceHost } from './host.ts';
 import { GuestMemory } from './memory.ts';
 
 const nothing = (): void => {};
 
-/** A context in which nothing has an effect. */
-function idle(kind: AnyDeviceKind): DeviceContext<Struct> {
+/** What stands for the descriptors that come with a role, by the names that devices know them by; else an eventfd. */
+const standIns: Record<string, () => number> = {
+  console: () => {
+    const fd = memfdCreate('spare', consoleWire.bytes);
+    formatConsole(mmap(fd, consoleWire.bytes));
+    return fd;
+  },
+  blob: () => {
+    const bytes = buildFwCfg({ items: {}, files: [] });
+    const fd = memfdCreate('spare', Math.ceil(bytes.length / 4096) * 4096);
+    new Uint8Array(mmap(fd, fileSize(fd))).set(bytes);
+    return fd;
+  },
+  file: () => memfdCreate('spare', 65536),
+};
+
+/** A context in which nothing has an effect. @param fds what the device asked for is added, by name */
+function idle(kind: AnyDeviceKind, fds: Map<string, number>): DeviceContext<Struct> {
+  const fd = (name: string): number => {
+    const known = fds.get(name);
+    if (known !== undefined) return known;
+    const made = (standIns[name] ?? eventfd)();
+    fds.set(name, made);
+    return made;
+  };
   const memory = new Memory(new ArrayBuffer((kind.state.bytes + 7) & ~7));
   resetValues(kind.state, memory, 0);
   return {
@@ -39,13 +64,9 @@ function idle(kind: AnyDeviceKind): DeviceContext<Struct> {
     event: (change) => change(),
     checkpoint: nothing,
     memory: new GuestMemory(new ArrayBuffer(4096), 4096),
-    has: () => false,
-    fd: () => {
-      throw new Error('a spare has no descriptors');
-    },
-    bulk: () => {
-      throw new Error('a spare has no memory');
-    },
+    has: (name) => fd(name) >= 0,
+    fd,
+    bulk: (name) => mmap(fd(name), fileSize(fd(name))),
     signal: nothing,
     watch: nothing,
     log: nothing,
@@ -53,7 +74,7 @@ function idle(kind: AnyDeviceKind): DeviceContext<Struct> {
 }
 
 /** Attaches these devices to memory of its own, as it will to that of a role, and lets go again. */
-function rehearse(kinds: readonly AnyDeviceKind[]): void {
+function rehearse(kinds: readonly AnyDeviceKind[], named: readonly ReadonlyMap<string, number>[]): void {
   const fds: number[] = [];
   const share = (fd: number): number => fds.push(fd) - 1;
   const made = (bytes: number, format: (buffer: ArrayBuffer) => void): number => {
@@ -67,13 +88,13 @@ function rehearse(kinds: readonly AnyDeviceKind[]): void {
     version: 1,
     vm: '',
     process: 'spare',
-    devices: kinds.map((k) => ({
+    devices: kinds.map((k, i) => ({
       name: k.kind,
       kind: k.kind,
       config: {},
       state: made(blockBytes(k) + 4096, nothing),
       irqBase: 0,
-      fds: {},
+      fds: Object.fromEntries([...named[i]!].map(([name, fd]) => [name, share(fd)])),
     })),
     ring: made(ringsBytes(1), (b) => formatRings(b, 1)),
     kick: share(eventfd()),
@@ -96,8 +117,10 @@ function rehearse(kinds: readonly AnyDeviceKind[]): void {
 /** Never throws: a device that cannot live without its descriptors has at least its views compiled. */
 export function warm(kinds: readonly AnyDeviceKind[]): void {
   const alive: AnyDeviceKind[] = [];
+  const named: Map<string, number>[] = [];
   for (const kind of kinds) {
-    const ctx = idle(kind);
+    const fds = new Map<string, number>();
+    const ctx = idle(kind, fds);
     try {
       const device = kind.create(ctx, {});
       device.reset();
@@ -113,12 +136,13 @@ export function warm(kinds: readonly AnyDeviceKind[]): void {
       device.intAck?.();
       device.settle();
       alive.push(kind);
+      named.push(fds);
     } catch {
       // What it needs comes with its role.
     }
   }
   try {
-    rehearse(alive);
+    rehearse(alive, named);
   } catch {
     // A host that is short of descriptors or memory: the role will tell.
   }

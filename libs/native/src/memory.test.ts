@@ -60,6 +60,20 @@ test('sealed: a file that its holder could shrink is refused', () => {
   close(sealed);
 });
 
+test('a mapping goes with munmap, wherever its buffer went meanwhile', () => {
+  const fd = memfdCreate('nyx-moved', 4096);
+  const buffer = mmap(fd, 4096);
+  close(fd);
+  const mapped = (): boolean => readFileSync('/proc/self/maps', 'latin1').includes('memfd:nyx-moved');
+  const moved = structuredClone(buffer, { transfer: [buffer] });
+  expect(buffer.byteLength).toBe(0);
+  expect(new Uint8Array(moved)[4095]).toBe(0);
+  munmap(buffer);
+  expect(mapped()).toBe(true);
+  munmap(moved);
+  expect(mapped()).toBe(false);
+});
+
 test('munmap detaches: views become empty, nothing dangles', () => {
   const fd = memfdCreate('gone', 4096);
   const buffer = mmap(fd, 4096);

@@ -8,6 +8,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <mutex>
+#include <unordered_map>
 
 #include "call.h"
 #include "crc32c.h"
@@ -28,6 +30,30 @@ v8::Local<v8::ArrayBuffer> AsV8(napi_value value) {
   v8::Local<v8::Value> local;
   memcpy(static_cast<void*>(&local), &value, sizeof value);
   return local.As<v8::ArrayBuffer>();
+}
+
+// A mapping stays until `munmap`, and until native objects that use it are gone. V8 could unmap it by a deleter when its
+// ArrayBuffer is collected, but counts memory that has one as its heap's: it collects all garbage whenever a large one
+// is made, 30 ms in the midst of an attach.
+struct Mapping {
+  void* at;
+  size_t size;
+  ~Mapping() { munmap(at, size); }
+};
+
+std::mutex mappings_mutex;
+std::unordered_map<void*, std::shared_ptr<Mapping>> mappings;
+
+napi_value NewBuffer(void* at, size_t size) {
+  {
+    const std::lock_guard lock(mappings_mutex);
+    mappings[at].reset(new Mapping{at, size});
+  }
+  auto store = v8::ArrayBuffer::NewBackingStore(at, size, v8::BackingStore::EmptyDeleter, nullptr);
+  v8::Local<v8::Value> buffer = v8::ArrayBuffer::New(v8::Isolate::GetCurrent(), std::move(store));
+  napi_value out;
+  memcpy(&out, static_cast<void*>(&buffer), sizeof out);
+  return out;
 }
 
 napi_value MemfdCreate(napi_env env, napi_callback_info info) {
@@ -75,22 +101,17 @@ napi_value Mmap(napi_env env, napi_callback_info info) {
   const auto size = static_cast<size_t>(length);
   void* at = mmap(nullptr, size, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED, fd, static_cast<off_t>(offset));
   if (at == MAP_FAILED) return ThrowErrno(env, "mmap", errno);
-  v8::Isolate* isolate = v8::Isolate::GetCurrent();
-  auto store = v8::ArrayBuffer::NewBackingStore(
-      at, size, [](void* data, size_t bytes, void*) { munmap(data, bytes); }, nullptr);
-  v8::Local<v8::Value> buffer = v8::ArrayBuffer::New(isolate, std::move(store));
-  napi_value out;
-  memcpy(&out, static_cast<void*>(&buffer), sizeof out);
-  return out;
+  return NewBuffer(at, size);
 }
 
 napi_value Munmap(napi_env env, napi_callback_info info) {
   Call call(env, info);
   Span span;
   if (!call.Buffer(0, "buffer", &span)) return nullptr;
-  // The backing store's deleter unmaps once the last holder (a native object, perhaps) is gone.
   if (!AsV8(call.arg(0))->Detach(v8::Local<v8::Value>()).FromMaybe(false))
     return Throw(env, "EINVAL", "munmap: this ArrayBuffer cannot be detached");
+  const std::lock_guard lock(mappings_mutex);
+  mappings.erase(span.data);
   return nullptr;
 }
 
@@ -156,7 +177,13 @@ napi_value Wake(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
-std::shared_ptr<void> HoldMemory(napi_value array_buffer) { return AsV8(array_buffer)->GetBackingStore(); }
+std::shared_ptr<void> HoldMemory(napi_value array_buffer) {
+  auto store = AsV8(array_buffer)->GetBackingStore();
+  const std::lock_guard lock(mappings_mutex);
+  const auto found = mappings.find(store->Data());
+  if (found != mappings.end()) return found->second;
+  return store;
+}
 
 void ExportMemory(napi_env env, napi_value exports) {
   SetFunction(env, exports, "memfdCreate", MemfdCreate);
