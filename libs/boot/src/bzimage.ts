@@ -106,9 +106,10 @@ export function parseBzImage(file: Uint8Array): BzImage {
       'Use an x86-64 kernel, or boot this one from a disk with firmware.',
     );
   const codeAt = ((v.getUint8(hdr.setupSects) || 4) + 1) * 512;
-  const codeBytes = v.getUint32(hdr.syssize, true) * 16;
-  // Signatures may follow the kernel; missing bytes may not.
-  if (codeAt + codeBytes > file.length) throw truncated(codeAt + codeBytes);
+  // In paragraphs, rounded up: the last one may be short (memtest86+). Signatures may follow.
+  const paragraphs = v.getUint32(hdr.syssize, true) * 16;
+  if (codeAt + paragraphs > file.length + 15) throw truncated(codeAt + paragraphs - 15);
+  const codeBytes = Math.min(paragraphs, file.length - codeAt);
   const payloadAt = codeAt + v.getUint32(hdr.payloadOffset, true);
   const payloadEnd = payloadAt + v.getUint32(hdr.payloadLength, true);
   if (payloadEnd > file.length) throw truncated(payloadEnd);

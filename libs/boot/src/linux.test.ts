@@ -181,6 +181,14 @@ describe('bzImage by the 64-bit boot protocol', () => {
     ).toBe('cf93000000ffff');
   });
 
+  it('takes a kernel whose last paragraph is short', () => {
+    const whole = bzImage();
+    expect(() => loadKernel(ramOf(32), boot(whole.subarray(0, whole.length - 15)))).not.toThrow();
+    expect(() => loadKernel(ramOf(32), boot(whole.subarray(0, whole.length - 16)))).toThrow(
+      /KERNEL_TRUNCATED/,
+    );
+  });
+
   it.each<[string, () => unknown]>([
     ['KERNEL_NOT_BZIMAGE', () => loadKernel(ramOf(32), boot(new Uint8Array(10)))],
     ['KERNEL_NOT_BZIMAGE', () => loadKernel(ramOf(32), boot(Buffer.from('#!/bin/sh\n'.repeat(1000))))],
