@@ -30,6 +30,8 @@ export const attach = async (vm: Vm): Promise<'left' | 'closed'> => {
       done('left');
     };
     if (raw) stdin.setRawMode(true);
+    // Whoever reads our output (a pipe) has left.
+    stdout.on('error', () => done('left'));
     stdin.on('data', onKeys);
     stdin.on('error', () => {});
     socket.on('data', (b) => stdout.write(b));
