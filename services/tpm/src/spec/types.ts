@@ -90,7 +90,7 @@ export const pcrSelections = list(pcrSelection, 16);
 export type PcrSelection = TypeOf<typeof pcrSelection>;
 
 /** TPMT_HA: a digest of the size of its algorithm. */
-export const ha = struct({ hashAlg, digest: octets((s) => digestSize(s['hashAlg'] as number)) });
+export const ha = struct({ hashAlg, digest: octets((s) => digestSize(s.hashAlg as number)) });
 export const digestValues = list(ha, hashes.length);
 
 // Schemes
@@ -238,7 +238,7 @@ export interface SignatureBody {
 }
 const rsaSignature = struct({ hash: hashAlg, sig: rsaKey });
 const eccSignature = struct({ hash: hashAlg, r: eccParameter, s: eccParameter });
-const hmacSignature = struct({ hash: hashAlg, hmac: octets((s) => digestSize(s['hash'] as number)) });
+const hmacSignature = struct({ hash: hashAlg, hmac: octets((s) => digestSize(s.hash as number)) });
 export const signature = struct({
   sigAlg: oneOf(u16, [...signSchemes.rsa, ...signSchemes.ecc, ALG.HMAC, ALG.NULL], RC.SCHEME),
   signature: union('sigAlg', {
@@ -345,7 +345,7 @@ export const capabilityData = struct({
     ),
     [CAP.ECC_CURVES]: capList(u16),
     [CAP.AUTH_POLICIES]: capList(
-      struct({ handle: u32, hashAlg: u16, digest: octets((s) => digestSize(s['hashAlg'] as number)) }),
+      struct({ handle: u32, hashAlg: u16, digest: octets((s) => digestSize(s.hashAlg as number)) }),
     ),
     [CAP.ACT]: capList(struct({ handle: u32, timeout: u32, attributes: u32 })),
   }) as Codec<{ list: unknown[] }>,

@@ -1,0 +1,13 @@
+/** The actions of all commands; a command that is in none of these tables is not implemented. */
+import type { Handlers } from '../core/dispatch.ts';
+import { capabilityCommands } from './capability.ts';
+import { hashCommands } from './hash.ts';
+import { pcrCommands } from './pcr.ts';
+import { startupCommands } from './startup.ts';
+
+export const handlers: Handlers = {
+  ...startupCommands,
+  ...capabilityCommands,
+  ...hashCommands,
+  ...pcrCommands,
+};

@@ -1,0 +1,23 @@
+/** Where the TPM keeps what must survive: named records, changed in groups that take effect together. */
+export interface Store {
+  /** All records, at the start. */
+  load(): Map<string, Buffer>;
+  /** One commit point for all of `changes`; `undefined` removes. Durable when it returns. */
+  commit(changes: ReadonlyMap<string, Buffer | undefined>): void;
+}
+
+/** For tests and for TPMs whose state is not kept. */
+export class MemoryStore implements Store {
+  readonly records = new Map<string, Buffer>();
+  commits = 0;
+  load(): Map<string, Buffer> {
+    return new Map(this.records);
+  }
+  commit(changes: ReadonlyMap<string, Buffer | undefined>): void {
+    this.commits++;
+    for (const [k, v] of changes) {
+      if (v) this.records.set(k, Buffer.from(v));
+      else this.records.delete(k);
+    }
+  }
+}

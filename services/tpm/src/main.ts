@@ -1,0 +1,4 @@
+/** `tpm serve`: a TPM on sockets. */
+import { serveCli } from './server/cli.ts';
+
+serveCli(process.argv.slice(2));
