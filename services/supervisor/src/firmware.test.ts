@@ -77,7 +77,11 @@ class Screen {
   #text = '';
   #heard = (): void => {};
 
-  constructor(readonly socket: Socket) {
+  /** @param told more for the message when something does not come */
+  constructor(
+    readonly socket: Socket,
+    readonly told: () => string,
+  ) {
     socket.on('data', (b) => {
       this.#text += b.toString('latin1');
       this.#heard();
@@ -95,7 +99,8 @@ class Screen {
         this.#text = this.#text.slice(at + what.length);
         return seen;
       }
-      if (Date.now() > end) throw new Error(`'${what}' was not printed; but: ${JSON.stringify(this.#text)}`);
+      if (Date.now() > end)
+        throw new Error(`'${what}' was not printed; but: ${JSON.stringify(this.#text)}\n${this.told()}`);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 1000);
         this.#heard = () => {
@@ -109,6 +114,12 @@ class Screen {
 
 /** Debug log of each boot, by engine. */
 const logs = new Map<Engine, string[][]>();
+const logOf = (engine: Engine): string[][] => {
+  const log = logs.get(engine);
+  if (!log)
+    throw new Error(`the machine on ${engine} did not come to its end (see above): no log to compare`);
+  return log;
+};
 const boots = (log: string): string[][] =>
   log
     .split(/^(?=SeaBIOS .*\nBUILD)/m)
@@ -153,7 +164,9 @@ describe.runIf(hasFirmware)('SeaBIOS', () => {
         bootMenu: 30,
         disks: [disk(`first-${accel}.img`, Buffer.alloc(1 << 20)), second],
       });
-      const screen = new Screen(await vm.console());
+      const screen = new Screen(await vm.console(), () =>
+        readFileSync(join(vm.dir, 'debugcon.log'), 'latin1').slice(-1000),
+      );
       const boot = async (): Promise<string> => {
         await screen.until('Press ESC for boot menu.');
         screen.socket.write('\x1b');
@@ -180,13 +193,13 @@ describe.runIf(hasFirmware)('SeaBIOS', () => {
   );
 
   test.each(engines)('%s: the debug log of each boot is that of the first', (engine) => {
-    const [first, ...others] = logs.get(engine)!;
+    const [first, ...others] = logOf(engine);
     expect(first).toContain('Booting from 0000:7c00');
     expect(others).toEqual([first, first, first]);
   });
 
   test.runIf(engines.length === 2)('the debug log is the same on both engines', () => {
-    const [soft, kvm] = engines.map((e) => logs.get(e)![0]!) as [string[], string[]];
+    const [soft, kvm] = engines.map((e) => logOf(e)[0]!) as [string[], string[]];
     for (const d of differences)
       expect(
         (d.on === 'soft' ? soft : kvm).some((l) => d.pattern.test(l)),
