@@ -26,6 +26,18 @@
       # -Wno-restrict: g++ 12 warns falsely of "text" + std::to_string (GCC bug 105651).
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
       "cflags_cc": ["-std=c++20", "-msse4.2", "-Wno-restrict", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
+    },
+    {
+      # Started before a device process, in its place: makes its namespaces a jail, then becomes the program.
+      "target_name": "nyx-jail",
+      "type": "executable",
+      "sources": ["src/jail/main.cc", "src/jail/root.cc"],
+      "include_dirs": ["src/cc"],
+      "defines": ["_GNU_SOURCE"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti"],
+      "ldflags": ["-static"]
     }
   ]
 }

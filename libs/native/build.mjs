@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Compiles the addon; does nothing when it is newer than its sources. The Node headers come with the running
+// Compiles the addon and nyx-jail; does nothing when it is newer than its sources. The Node headers come with the running
 // Node, so that nothing is downloaded: from its prefix, or from the configuration it was built with.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
@@ -10,15 +10,18 @@ import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const output = join(here, 'build/Release/nyx_native.node');
+const jail = join(here, 'build/Release/nyx-jail');
 const header = join(here, '../../services/vcpu/src/gen/wire.h');
 
 const sources = () => [
   header,
   join(here, 'binding.gyp'),
-  ...readdirSync(join(here, 'src/cc')).map((name) => join(here, 'src/cc', name)),
+  ...['src/cc', 'src/jail'].flatMap((folder) =>
+    readdirSync(join(here, folder)).map((name) => join(here, folder, name)),
+  ),
 ];
 const upToDate = () => {
-  if (!existsSync(output)) return false;
+  if (!existsSync(output) || !existsSync(jail)) return false;
   const built = statSync(output).mtimeMs;
   return sources().every((path) => statSync(path).mtimeMs <= built);
 };

@@ -6,6 +6,7 @@ export * from './faults/index.ts';
 export * from './fwcfg.ts';
 export * from './host.ts';
 export * from './line.ts';
+export type { SyscallPolicy } from './lockdown.ts';
 export * from './memory.ts';
 export * from './pci/index.ts';
 export * from './reset.ts';

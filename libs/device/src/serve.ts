@@ -7,6 +7,7 @@ import { monotonicNs, openSeqSocket } from '@nyx/native';
 import type { FaultMessage, Role, RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
+import { LockDown, type SyscallPolicy } from './lockdown.ts';
 import { warm } from './warm.ts';
 
 const controlFd = 3;
@@ -43,8 +44,11 @@ const order = (bytes: Uint8Array, host: DeviceHost | undefined): void => {
   if (message?.type === 'faults' && Array.isArray(message.rules)) host?.setFaults(message.rules);
 };
 
-/** @param kinds the devices that this program can be; any number of each in one process */
-export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
+/**
+ * @param kinds the devices that this program can be; any number of each in one process
+ * @param policy system calls that it needs beyond those of every device process
+ */
+export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPolicy = {}): void {
   let serving = false;
   let host: DeviceHost | undefined;
   const fatal = (error: unknown): never => {
@@ -53,6 +57,8 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
     process.exit(exitCode.software);
   };
   process.on('uncaughtException', fatal);
+  // All code is in memory; what comes from now on comes with the role.
+  const jail = new LockDown(policy, log);
 
   const socket = openSeqSocket(controlFd, {
     maxFds: 253,
@@ -69,6 +75,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
         serving = true;
         host = new DeviceHost(role, fds, kinds, { fatal, log });
         host.start();
+        jail.serving();
         const { epoch, republished, repaired } = host;
         send({
           type: 'serving',
@@ -77,6 +84,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[]): void {
           attachNs: monotonicNs() - start,
           republished,
           repaired,
+          missing: jail.missing,
         });
       } catch (error) {
         const e = error as { code?: string; message?: string };

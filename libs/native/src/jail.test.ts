@@ -48,6 +48,39 @@ test('seccomp with kill ends the process', () => {
   );
 });
 
+test('seccomp with log: EPERM in all threads, each call told by its name', () => {
+  expect(
+    jailed(`
+      await fs.promises.stat('/');
+      const told = new Map();
+      n.onDenied((calls) => { for (let i = 0; i < calls.length; i += 2) told.set(calls[i], (told.get(calls[i]) ?? 0) + calls[i + 1]); });
+      n.seccomp({ allow: ${base}, otherwise: 'log' });
+      say(attempt(() => fs.openSync('/etc/passwd')));
+      say(attempt(() => n.memfdCreate('x', 4096)));
+      say(await fs.promises.open('/etc/passwd').then(() => 'open', (e) => e.code));
+      await new Promise((r) => setImmediate(() => setImmediate(r)));
+      say([...told].sort())`),
+  ).toEqual([
+    'EPERM',
+    'EPERM',
+    'EPERM',
+    [
+      ['memfd_create', 1],
+      ['openat', 2],
+    ],
+  ]);
+});
+
+test('seccomp: signals reach only the process itself, and memory is its own', () => {
+  expect(
+    jailed(`
+      n.seccomp({ allow: ${base}.concat(['kill', 'mmap']) });
+      say(attempt(() => process.kill(process.pid, 0)));
+      say(attempt(() => process.kill(process.ppid, 0)));
+      say(attempt(() => process.kill(1, 0)))`),
+  ).toEqual(['ok', 'EPERM', 'EPERM']);
+});
+
 test('seccomp takes numbers, and refuses names that do not exist', () => {
   expect(
     jailed(`say(attempt(() => n.seccomp({ allow: ['no_such_call'] }))); say(attempt(() => n.seccomp({ allow: [0.5, {}] })));

@@ -76,6 +76,8 @@ export const {
   landlockAbi,
   landlock,
   seccomp,
+  onDenied,
+  leaveFiles,
   unshare,
   setPdeathsig,
   chroot,

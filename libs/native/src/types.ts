@@ -239,8 +239,8 @@ export interface LandlockRule {
 export interface SeccompOptions {
   /** Names ('read', 'futex') or numbers of system calls that stay allowed. */
   allow: readonly (string | number)[];
-  /** What other calls get (default 'EPERM'). */
-  otherwise?: 'EPERM' | 'kill';
+  /** What other calls get (default 'EPERM'); 'log': EPERM too, and they are told to `onDenied` and on standard error. */
+  otherwise?: 'EPERM' | 'log' | 'kill';
 }
 
 /** Acts as a vCPU thread on one ring; for tests and benchmarks. `sync` blocks its thread. */
@@ -306,7 +306,7 @@ export interface SpinPolicy {
 
 export interface Native {
   memfdCreate(name: string, size: number, options?: MemfdOptions): number;
-  /** Maps MAP_SHARED. EINVAL when offset + length is beyond the end of the file. Any size that the host can map. */
+  /** Maps MAP_SHARED, until `munmap`. EINVAL when offset + length is beyond the end of the file. Any size that the host can map. */
   mmap(fd: number, length: number, options?: MmapOptions): ArrayBuffer;
   /** Detaches the buffer (its views become empty) and unmaps it as soon as no native object uses it. */
   munmap(buffer: ArrayBuffer): void;
@@ -341,7 +341,7 @@ export interface Native {
 
   /**
    * Starts a program as a child in a session of its own, in '/', with `fds[i]` (-1: /dev/null) as its descriptor i and
-   * `env` ('NAME=value'); returns its pid. Unlike fork it does not copy this process's page tables. Only
+   * `env` ('NAME=value'), in new `namespaces` (as in `unshare`; EPERM when the kernel does not let us); returns its pid. Unlike fork it does not copy this process's page tables. Only
    * `waitProcess` reaps it.
    */
   spawnProcess(
@@ -349,6 +349,7 @@ export interface Native {
     args: readonly string[],
     env: readonly string[],
     fds: readonly number[],
+    namespaces?: readonly string[],
   ): number;
   /** Reaps a child: its exit status, or minus the signal that ended it; undefined while it runs. */
   waitProcess(pidfd: number): number | undefined;
@@ -376,6 +377,10 @@ export interface Native {
   landlock(rules: readonly LandlockRule[]): void;
   /** Installs an allow-list for all threads of the process. Implies setNoNewPrivs. */
   seccomp(options: SeccompOptions): void;
+  /** Calls back after system calls were denied by `seccomp` with 'log': [name, count, name, count ...]. One per process. */
+  onDenied(denied: (calls: (string | number)[]) => void): Watch;
+  /** Asks the helper of nyx-jail on that socket to empty the root directory; closes the socket. */
+  leaveFiles(fd: number): void;
   /** 'user', 'net', 'ipc', 'uts', 'mount', 'pid'. */
   unshare(namespaces: readonly string[]): void;
   setPdeathsig(signal: number): void;

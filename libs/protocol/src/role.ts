@@ -45,6 +45,7 @@ export interface Role {
 
 /** Device process to supervisor. */
 export type RoleReply =
+  /** The pid is that of its own namespace. */
   | { type: 'ready'; pid: number }
   | {
       type: 'serving';
@@ -53,5 +54,7 @@ export type RoleReply =
       attachNs: number;
       republished: number;
       repaired: string[];
+      /** Layers of the jail that it could not add to those of nyx-jail, each with the reason. */
+      missing: string[];
     }
   | { type: 'failed'; process: string; code: string; message: string };

@@ -1,4 +1,5 @@
 import { serveDevices } from '@nyx/device';
 import { kinds } from './kinds.ts';
+import { syscalls } from './syscalls.ts';
 
-serveDevices(kinds);
+serveDevices(kinds, syscalls);

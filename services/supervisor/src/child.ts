@@ -16,6 +16,7 @@ import {
   waitProcess,
   watch,
 } from '@nyx/native';
+import { type Jail, type JailReport, jailReport, spawnJailed } from './jail.ts';
 
 export interface ChildOptions {
   /** Descriptor for stdout and stderr. */
@@ -24,6 +25,8 @@ export interface ChildOptions {
   /** Once. `reason`: 'exited 1', 'killed by SIGKILL'. */
   onDeath(reason: string): void;
   env?: Record<string, string>;
+  /** Without one it has our rights. */
+  jail?: Jail;
 }
 
 const signalName = (n: number): string =>
@@ -31,6 +34,8 @@ const signalName = (n: number): string =>
 
 export class Child {
   readonly pid: number;
+  /** What nyx-jail told; undefined before, and for a child without a jail. */
+  jail: JailReport | undefined;
   #alive = true;
   readonly #socket: SeqSocket;
   readonly #pidfd: number;
@@ -42,22 +47,22 @@ export class Child {
     args: readonly string[],
     readonly options: ChildOptions,
   ) {
-    const env = { PATH: '/usr/bin:/bin', OPENSSL_CONF: '/dev/null', ...options.env };
+    // A limit of arenas, because malloc would look for the number of CPUs in /sys, which a jail does not have.
+    const env = { PATH: '/usr/bin:/bin', OPENSSL_CONF: '/dev/null', MALLOC_ARENA_MAX: '4', ...options.env };
     const [mine, theirs] = socketpair();
     try {
-      this.pid = spawnProcess(
-        program,
-        args,
-        Object.entries(env).map(([name, value]) => `${name}=${value}`),
-        [-1, options.log, options.log, theirs],
-      );
+      const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+      const fds = [-1, options.log, options.log, theirs];
+      this.pid = options.jail
+        ? spawnJailed(options.jail, program, args, variables, fds)
+        : spawnProcess(program, args, variables, fds);
     } catch (e) {
       close(mine);
       throw e;
     } finally {
       close(theirs);
     }
-    this.#socket = openSeqSocket(mine, { onMessage: options.onMessage, onClose: () => {} });
+    this.#socket = openSeqSocket(mine, { onMessage: (bytes) => this.#message(bytes), onClose: () => {} });
     this.#pidfd = pidfdOpen(this.pid);
     this.#watch = watch(this.#pidfd, () => this.#ended());
   }
@@ -85,6 +90,16 @@ export class Child {
     } catch {
       // It has ended already.
     }
+  }
+
+  /** nyx-jail has the socket first; nobody else can pretend to be it. */
+  #message(bytes: Uint8Array): void {
+    if (this.options.jail && !this.jail) {
+      this.jail = jailReport(bytes);
+      if (this.jail) return;
+      this.jail = { layers: [], missing: ['nyx-jail did not report'] };
+    }
+    this.options.onMessage(bytes);
   }
 
   #ended(): void {

@@ -68,6 +68,7 @@ const rig = (device: string, vcpu = 'vcpu', spec: VmSpecInput = {}): Rig => {
       log,
       bundle: () => join(dir, `${device}.cjs`),
       nodeOptions: ['--preserve-symlinks-main'],
+      jail: false,
     }),
     vcpuProgram: join(dir, vcpu),
     vcpuLog: log,

@@ -19,3 +19,4 @@ export const built = (path: string): string => {
 export const vcpuProgram = (): string => built('services/vcpu/build/Release/nyx-vcpu');
 /** The bundle of a device service, e.g. 'platform'. */
 export const serviceBundle = (service: string): string => built(`services/${service}/dist/${service}.cjs`);
+export const addonPath = (): string => built('libs/native/build/Release/nyx_native.node');

@@ -5,6 +5,7 @@
 import type { Role, RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
+import { addonPath } from './paths.ts';
 
 /** Smaller young generation and no idle threads: these processes are many and allocate little. */
 const nodeOptions = ['--max-semi-space-size=2', '--v8-pool-size=1', '--no-warnings'];
@@ -15,6 +16,8 @@ export interface Host {
   bundle(service: string): string;
   /** More options for Node. */
   nodeOptions?: readonly string[];
+  /** Files that a device process reads beside its bundle, or false: no jail (doubles in tests). */
+  jail?: readonly string[] | false;
 }
 
 /** A device process, with or without a role. */
@@ -29,18 +32,17 @@ export class DeviceChild {
     readonly service: string,
     host: Host,
   ) {
-    this.child = new Child(
-      process.execPath,
-      [...nodeOptions, ...(host.nodeOptions ?? []), host.bundle(service)],
-      {
-        log: host.log,
-        onMessage: (bytes) => this.#message(bytes),
-        onDeath: (reason) => {
-          this.#death = reason;
-          this.#onDeath(reason);
-        },
+    const bundle = host.bundle(service);
+    const read = host.jail === false ? undefined : [bundle, ...(host.jail ?? [addonPath()])];
+    this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
+      log: host.log,
+      ...(read ? { jail: { read, leaves: true } } : {}),
+      onMessage: (bytes) => this.#message(bytes),
+      onDeath: (reason) => {
+        this.#death = reason;
+        this.#onDeath(reason);
       },
-    );
+    });
   }
 
   get death(): string | undefined {
@@ -73,14 +75,20 @@ export class DeviceChild {
       return;
     }
     if (reply.type === 'ready') this.ready = true;
-    else this.#onReply(reply);
+    else {
+      if (reply.type === 'serving') this.child.jail?.missing.push(...reply.missing);
+      this.#onReply(reply);
+    }
   }
 }
 
 /** @throws NyxError PROTOCOL_INVALID: a device process is not trusted to send what it should. */
 export const checkReply = (m: unknown): RoleReply => {
   const r = (typeof m === 'object' && m !== null ? m : {}) as Record<string, unknown>;
-  const text = (k: string): boolean => typeof r[k] === 'string' && (r[k] as string).length < 4096;
+  const isText = (v: unknown): boolean => typeof v === 'string' && v.length < 4096;
+  const text = (k: string): boolean => isText(r[k]);
+  const texts = (k: string): boolean =>
+    Array.isArray(r[k]) && (r[k] as unknown[]).length <= 256 && (r[k] as unknown[]).every(isText);
   const number = (k: string): boolean =>
     typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
   const good =
@@ -88,7 +96,8 @@ export const checkReply = (m: unknown): RoleReply => {
     (r.type === 'serving' &&
       text('process') &&
       ['epoch', 'attachNs', 'republished'].every(number) &&
-      Array.isArray(r.repaired)) ||
+      texts('repaired') &&
+      texts('missing')) ||
     (r.type === 'failed' && text('process') && text('code') && text('message'));
   if (!good)
     throw new NyxError('PROTOCOL_INVALID', {

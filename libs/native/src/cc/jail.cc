@@ -1,24 +1,21 @@
 // Primitives by which a process takes rights from itself. Policy (which, in what order) is the caller's.
 #include "jail.h"
 
-#include <fcntl.h>
 #include <grp.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/landlock.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstddef>
 
-#include "call.h"
+#include "denied_calls.h"
+#include "landlock.h"
+#include "loop.h"
+#include "seccomp_filter.h"
 
 namespace nyx {
 namespace {
@@ -34,11 +31,6 @@ const Named* Find(const Named (&table)[N], const std::string& name) {
   return found == table + N ? nullptr : found;
 }
 
-constexpr Named kSyscalls[] = {
-#define X(name) {#name, __NR_##name},
-#include "syscall_names.inc"
-#undef X
-};
 constexpr Named kResources[] = {{"NOFILE", RLIMIT_NOFILE}, {"AS", RLIMIT_AS},       {"CORE", RLIMIT_CORE},
                                 {"NPROC", RLIMIT_NPROC},   {"FSIZE", RLIMIT_FSIZE}, {"MEMLOCK", RLIMIT_MEMLOCK}};
 constexpr Named kNamespaces[] = {{"user", CLONE_NEWUSER}, {"net", CLONE_NEWNET}, {"ipc", CLONE_NEWIPC},
@@ -64,52 +56,17 @@ napi_value SetRlimit(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// Newer than the kernel headers that we may be compiled with.
-struct LandlockAttributes {
-  uint64_t handled_access_fs;
-  uint64_t handled_access_net;
-  uint64_t scoped;
-};
-constexpr uint64_t kTruncate = 1ull << 14;  // ABI 3
-constexpr uint64_t kNetTcp = 3;             // ABI 4: bind and connect
-constexpr uint64_t kIoctlDev = 1ull << 15;  // ABI 5
-constexpr uint64_t kScopes = 3;             // ABI 6: abstract unix sockets, signals
+napi_value LandlockAbi(napi_env env, napi_callback_info) { return FromInt(env, landlock::Abi()); }
 
-int LandlockAbiNumber() {
-  const long abi = syscall(__NR_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
-  return abi < 0 ? 0 : static_cast<int>(abi);
-}
-
-napi_value LandlockAbi(napi_env env, napi_callback_info) { return FromInt(env, LandlockAbiNumber()); }
-
-constexpr uint64_t kReadAccess = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
-constexpr uint64_t kFileAccess =
-    LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE | kTruncate | kIoctlDev;
-
-uint64_t AccessBits(const std::vector<std::string>& names, uint64_t handled, bool* known) {
+uint64_t AccessBits(const std::vector<std::string>& names, const landlock::Ruleset& rules, bool* known) {
   uint64_t bits = 0;
   for (const std::string& name : names) {
-    if (name == "read") bits |= kReadAccess;
-    else if (name == "execute") bits |= LANDLOCK_ACCESS_FS_EXECUTE;
-    else if (name == "write") bits |= handled & ~(kReadAccess | LANDLOCK_ACCESS_FS_EXECUTE);
+    if (name == "read") bits |= landlock::kRead;
+    else if (name == "execute") bits |= landlock::kExecute;
+    else if (name == "write") bits |= rules.write();
     else *known = false;
   }
-  return bits & handled;
-}
-
-// Adds one rule; nullptr or the system call that failed.
-const char* AddRule(int ruleset, const std::string& path, uint64_t access) {
-  const int fd = open(path.c_str(), O_PATH | O_CLOEXEC);
-  if (fd < 0) return "open";
-  const bool is_directory = faccessat(fd, ".", F_OK, 0) == 0;
-  landlock_path_beneath_attr rule = {};
-  rule.allowed_access = is_directory ? access : access & kFileAccess;
-  rule.parent_fd = fd;
-  const long result = syscall(__NR_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
-  const int error = errno;
-  close(fd);
-  errno = error;
-  return result == 0 ? nullptr : "landlock_add_rule";
+  return bits;
 }
 
 napi_value Landlock(napi_env env, napi_callback_info info) {
@@ -117,24 +74,8 @@ napi_value Landlock(napi_env env, napi_callback_info info) {
   bool is = false;
   if (call.arg(0) != nullptr) napi_is_array(env, call.arg(0), &is);
   if (!is) return call.Fail("rules", "an array"), nullptr;
-  const int abi = LandlockAbiNumber();
-  if (abi == 0) return ThrowErrno(env, "landlock_create_ruleset", EOPNOTSUPP);
-  LandlockAttributes attributes = {};
-  attributes.handled_access_fs = (1ull << 13) - 1;
-  if (abi >= 2) attributes.handled_access_fs |= LANDLOCK_ACCESS_FS_REFER;
-  if (abi >= 3) attributes.handled_access_fs |= kTruncate;
-  if (abi >= 4) attributes.handled_access_net = kNetTcp;
-  if (abi >= 5) attributes.handled_access_fs |= kIoctlDev;
-  if (abi >= 6) attributes.scoped = kScopes;
-  const size_t size = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
-  const long ruleset = syscall(__NR_landlock_create_ruleset, &attributes, size, 0);
-  if (ruleset < 0) return ThrowErrno(env, "landlock_create_ruleset", errno);
-  const int fd = static_cast<int>(ruleset);
-  const auto leave = [&](const char* syscall_name) {
-    const int error = errno;
-    close(fd);
-    return ThrowErrno(env, syscall_name, error);
-  };
+  landlock::Ruleset rules;
+  if (const char* failed = rules.Create()) return ThrowErrno(env, failed, errno);
   uint32_t count = 0;
   napi_get_array_length(env, call.arg(0), &count);
   for (uint32_t i = 0; i < count; i++) {
@@ -147,22 +88,15 @@ napi_value Landlock(napi_env env, napi_callback_info info) {
                  napi_get_named_property(env, rule, "access", &access) == napi_ok;
     if (known) napi_set_element(env, list, 0, path);
     if (!known || !call.TextList(list, "path", &paths) || !call.TextList(access, "access", &names)) {
-      close(fd);
       bool pending = false;
       napi_is_exception_pending(env, &pending);
       return pending ? nullptr : (call.Fail("rules", "{path, access}"), nullptr);
     }
-    const uint64_t bits = AccessBits(names, attributes.handled_access_fs, &known);
-    if (!known) {
-      close(fd);
-      return call.Fail("access", "'read', 'write' or 'execute'"), nullptr;
-    }
-    const char* failed = AddRule(fd, paths[0], bits);
-    if (failed != nullptr) return leave(failed);
+    const uint64_t bits = AccessBits(names, rules, &known);
+    if (!known) return call.Fail("access", "'read', 'write' or 'execute'"), nullptr;
+    if (const char* failed = rules.Allow(paths[0].c_str(), bits)) return ThrowErrno(env, failed, errno);
   }
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return leave("prctl(PR_SET_NO_NEW_PRIVS)");
-  if (syscall(__NR_landlock_restrict_self, fd, 0) != 0) return leave("landlock_restrict_self");
-  close(fd);
+  if (const char* failed = rules.Restrict()) return ThrowErrno(env, failed, errno);
   return nullptr;
 }
 
@@ -187,12 +121,11 @@ napi_value Seccomp(napi_env env, napi_callback_info info) {
     napi_set_element(env, list, 0, item);
     std::vector<std::string> name;
     if (!call.TextList(list, "allow", &name)) return nullptr;
-    const Named* found = Find(kSyscalls, name[0]);
-    if (found == nullptr) return Throw(env, "EINVAL", "allow: there is no system call " + name[0]);
-    numbers.push_back(static_cast<uint32_t>(found->value));
+    const auto* found = std::find_if(std::begin(denied::kNames), std::end(denied::kNames),
+                                     [&](const denied::Name& n) { return name[0] == n.text; });
+    if (found == std::end(denied::kNames)) return Throw(env, "EINVAL", "allow: there is no system call " + name[0]);
+    numbers.push_back(found->number);
   }
-  std::sort(numbers.begin(), numbers.end());
-  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
   std::vector<std::string> otherwise = {"EPERM"};
   const napi_value option = call.Option(0, "otherwise");
   if (option != nullptr) {
@@ -202,40 +135,85 @@ napi_value Seccomp(napi_env env, napi_callback_info info) {
     otherwise.clear();
     if (!call.TextList(list, "otherwise", &otherwise)) return nullptr;
   }
-  if (otherwise[0] != "EPERM" && otherwise[0] != "kill") return call.Fail("otherwise", "'EPERM' or 'kill'"), nullptr;
-  const uint32_t denied = otherwise[0] == "kill" ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ERRNO | EPERM;
+  uint32_t answer;
+  if (otherwise[0] == "EPERM") answer = SECCOMP_RET_ERRNO | EPERM;
+  else if (otherwise[0] == "kill") answer = SECCOMP_RET_KILL_PROCESS;
+  else if (otherwise[0] == "log") answer = SECCOMP_RET_TRAP;
+  else return call.Fail("otherwise", "'EPERM', 'log' or 'kill'"), nullptr;
+  if (answer == SECCOMP_RET_TRAP)
+    if (const int error = denied::Handle()) return ThrowErrno(env, "sigaction", error);
+  std::vector<sock_filter> program = seccomp::Program(std::move(numbers), answer);
+  if (program.size() > BPF_MAXINSNS) return Throw(env, "EINVAL", "allow: the list is too long");
+  const int error = seccomp::Install(program);
+  return error == 0 ? nullptr : ThrowErrno(env, "seccomp", error);
+}
 
-  std::vector<sock_filter> filter = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-  };
-  // x32 numbers (bit 30) are in no list, so they are denied with the rest.
-  for (uint32_t number : numbers) {
-    filter.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1));
-    filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+// Calls that were denied since the last look, as [name, count, name, count ...].
+class DeniedCalls : public LoopObject {
+ public:
+  static napi_value Create(napi_env env, napi_callback_info info) {
+    Call call(env, info);
+    if (!call.Function(0, "denied")) return nullptr;
+    auto* self = new DeniedCalls(env);
+    const int error = uv_async_init(self->loop(), &self->async_, [](uv_async_t* h) { Owner<DeniedCalls>(h)->Tell(); });
+    if (error != 0) {
+      self->Abandon();
+      return ThrowErrno(env, "eventfd", -error);
+    }
+    self->Adopt(&self->async_);
+    uv_unref(reinterpret_cast<uv_handle_t*>(&self->async_));
+    self->callback_.Set(env, call.arg(0), "nyx:denied");
+    instance_ = self;
+    // uv_async_send is safe in a signal handler.
+    denied::notify = [] { uv_async_send(&instance_->async_); };
+    napi_value object;
+    napi_create_object(env, &object);
+    self->SetLifecycle(object);
+    return object;
   }
-  filter.push_back(BPF_STMT(BPF_RET | BPF_K, denied));
-  if (filter.size() > BPF_MAXINSNS) return Throw(env, "EINVAL", "allow: the list is too long");
-  sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ThrowErrno(env, "prctl(PR_SET_NO_NEW_PRIVS)", errno);
-  const long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
-  if (result == 0) return nullptr;
-  // Positive: the thread that could not be synchronized.
-  return ThrowErrno(env, "seccomp", result > 0 ? EBUSY : errno);
+
+ private:
+  explicit DeniedCalls(napi_env env) : LoopObject(env) {}
+  void Tell() {
+    Scope scope(env());
+    napi_value list;
+    napi_create_array(env(), &list);
+    uint32_t n = 0;
+    for (uint32_t number = 0; number < denied::kNumbers; number++) {
+      const uint32_t count = denied::counts[number].load(std::memory_order_relaxed);
+      if (count == told_[number]) continue;
+      napi_set_element(env(), list, n++, FromText(env(), denied::NameOf(number)));
+      napi_set_element(env(), list, n++, FromNumber(env(), count - told_[number]));
+      told_[number] = count;
+    }
+    if (n > 0) callback_.Invoke(1, &list);
+  }
+  void OnClosed() override { callback_.Clear(); }
+
+  static DeniedCalls* instance_;
+  uv_async_t async_;
+  Callback callback_;
+  uint32_t told_[denied::kNumbers] = {};
+};
+DeniedCalls* DeniedCalls::instance_ = nullptr;
+
+// Tells nyx-jail's helper, on that socket, that nothing of the file system is needed any more; waits until the root is empty.
+napi_value LeaveFiles(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  if (!call.Fd(0, &fd)) return nullptr;
+  char byte = 1;
+  ssize_t n = write(fd, &byte, 1) == 1 ? read(fd, &byte, 1) : -1;
+  const int error = n < 0 ? errno : ECHILD;
+  close(fd);
+  waitpid(-1, nullptr, __WALL);
+  return n == 1 && byte == 0 ? nullptr : ThrowErrno(env, "umount", n == 1 ? byte : error);
 }
 
 napi_value Unshare(napi_env env, napi_callback_info info) {
   Call call(env, info);
-  std::vector<std::string> names;
-  if (!call.TextList(call.arg(0), "namespaces", &names)) return nullptr;
   int flags = 0;
-  for (const std::string& name : names) {
-    const Named* found = Find(kNamespaces, name);
-    if (found == nullptr) return call.Fail("namespaces", "user, net, ipc, uts, mount or pid"), nullptr;
-    flags |= static_cast<int>(found->value);
-  }
+  if (!NamespaceFlags(call, 0, &flags)) return nullptr;
   return unshare(flags) == 0 ? nullptr : ThrowErrno(env, "unshare", errno);
 }
 
@@ -268,12 +246,25 @@ napi_value DropUser(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
+bool NamespaceFlags(const Call& call, size_t argument, int* flags) {
+  std::vector<std::string> names;
+  if (!call.TextList(call.arg(argument), "namespaces", &names)) return false;
+  for (const std::string& name : names) {
+    const Named* found = Find(kNamespaces, name);
+    if (found == nullptr) return call.Fail("namespaces", "user, net, ipc, uts, mount or pid");
+    *flags |= static_cast<int>(found->value);
+  }
+  return true;
+}
+
 void ExportJail(napi_env env, napi_value exports) {
   SetFunction(env, exports, "setNoNewPrivs", SetNoNewPrivs);
   SetFunction(env, exports, "setRlimit", SetRlimit);
   SetFunction(env, exports, "landlockAbi", LandlockAbi);
   SetFunction(env, exports, "landlock", Landlock);
   SetFunction(env, exports, "seccomp", Seccomp);
+  SetFunction(env, exports, "onDenied", DeniedCalls::Create);
+  SetFunction(env, exports, "leaveFiles", LeaveFiles);
   SetFunction(env, exports, "unshare", Unshare);
   SetFunction(env, exports, "setPdeathsig", SetPdeathsig);
   SetFunction(env, exports, "chroot", Chroot);

@@ -33,7 +33,7 @@ const device = (socket) => ({
       const memory = native.mmap(fds[d.fds.console], native.fileSize(fds[d.fds.console]));
       echo(memory, fds[d.fds.consoleIn], fds[d.fds.consoleOut]);
     }
-    socket().send(json({ type: "serving", process: role.process, epoch: words[3], attachNs: 1000, republished: 0, repaired: [] }));
+    socket().send(json({ type: "serving", process: role.process, epoch: words[3], attachNs: 1000, republished: 0, repaired: [], missing: [] }));
     if (behaviour === "loop") setTimeout(() => process.exit(4), 5);
   },
 });
