@@ -1,8 +1,9 @@
 /** Starts a supervisor: a process of its own session, which outlives us, and tells through a pipe how it went. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
-import type { Readable } from 'node:stream';
+import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { VmState } from '@nyx/protocol/control';
 import { errorFromWire, NyxError, type WireError } from '@nyx/protocol/errors';
@@ -87,7 +88,26 @@ export const launch = async (
     rmSync(dir, { recursive: true, force: true });
     throw e;
   }
-  const child = spawn(process.execPath, ['--no-warnings', bundle, dir], {
+  const child = startedEarly(dir) ?? start(bundle, dir);
+  return follow(name, dir, child.pid ?? 0, child.stdio[3] as Readable, () => child.unref());
+};
+
+/** The supervisor that bin/nyx started before this code was loaded, once; it learns now what it is for. */
+const startedEarly = (dir: string): ChildProcess | undefined => {
+  const place = globalThis as { [early]?: ChildProcess };
+  const child = place[early];
+  delete place[early];
+  if (!child || child.pid === undefined || child.exitCode !== null || child.signalCode !== null)
+    return undefined;
+  child.ref();
+  (child.stdio[3] as Socket).ref();
+  (child.stdio[4] as Writable).end(`${dir}\n`);
+  return child;
+};
+const early = Symbol.for('nyx.early');
+
+const start = (bundle: string, dir: string): ChildProcess =>
+  spawn(process.execPath, ['--no-warnings', bundle, dir], {
     detached: true,
     cwd: '/',
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
@@ -97,8 +117,6 @@ export const launch = async (
       ...(process.env.XDG_RUNTIME_DIR ? { XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR } : {}),
     },
   });
-  return follow(name, dir, child.pid ?? 0, child.stdio[3] as Readable, () => child.unref());
-};
 
 const defaultName = (spec: VmSpec): string => spec.image ?? 'vm';
 
