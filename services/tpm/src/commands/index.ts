@@ -2,7 +2,10 @@
 import type { Handlers } from '../core/dispatch.ts';
 import { capabilityCommands } from './capability.ts';
 import { hashCommands } from './hash.ts';
+import { objectCommands } from './objects.ts';
 import { pcrCommands } from './pcr.ts';
+import { sessionCommands } from './session.ts';
+import { keyCommands } from './signatures.ts';
 import { startupCommands } from './startup.ts';
 
 export const handlers: Handlers = {
@@ -10,4 +13,7 @@ export const handlers: Handlers = {
   ...capabilityCommands,
   ...hashCommands,
   ...pcrCommands,
+  ...objectCommands,
+  ...sessionCommands,
+  ...keyCommands,
 };
