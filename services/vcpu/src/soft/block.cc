@@ -1,6 +1,7 @@
 #include "soft/block.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -13,11 +14,26 @@ namespace {
 
 constexpr uint64_t kPageMask = 0xfff;
 
-// Address space for a pool; pages appear when they are used.
-void* reserve(size_t bytes) {
+size_t pages(size_t bytes) { return (bytes + kPageMask) & ~kPageMask; }
+
+// Address space for the pools; pages appear when they are used.
+uint8_t* reserve(size_t bytes) {
   void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) std::abort();  // at start, before there is a guest
-  return p;
+  return static_cast<uint8_t*>(p);
+}
+
+// Memory for code, executable at `at`. The writable mapping of it; null when the host does not allow that.
+uint8_t* map_code(uint8_t* at, size_t bytes) {
+  const int fd = memfd_create("nyx code", MFD_CLOEXEC);
+  if (fd < 0) return nullptr;
+  void* write = MAP_FAILED;
+  if (ftruncate(fd, off_t(bytes)) == 0) write = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  const bool done = write != MAP_FAILED && mmap(at, bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
+  close(fd);
+  if (done) return static_cast<uint8_t*>(write);
+  if (write != MAP_FAILED) munmap(write, bytes);
+  return nullptr;
 }
 
 // Linear address of c.rip.
@@ -46,20 +62,26 @@ void too_long(Cpu& c, const Insn* i) { raise(c, i, kGP, 0); }
 
 }  // namespace
 
-BlockCache::BlockCache(const OpTables& tables, size_t max_blocks, size_t max_insns)
+BlockCache::BlockCache(const OpTables& tables, size_t max_blocks, size_t max_insns, size_t code_bytes)
     : tables_(tables),
       max_blocks_(max_blocks),
       max_insns_(max_insns),
-      blocks_(static_cast<Block*>(reserve(max_blocks * sizeof(Block)))),
-      insns_(static_cast<Insn*>(reserve(max_insns * sizeof(Insn)))),
+      code_bytes_(pages(code_bytes)),
+      reserved_(reserve(pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)) + code_bytes_)),
+      blocks_(reinterpret_cast<Block*>(reserved_)),
+      insns_(reinterpret_cast<Insn*>(reserved_ + pages(max_blocks * sizeof(Block)))),
       hash_(new Block*[1 << kHashBits]()),
       page_hash_(new Page*[1 << kPageHashBits]()) {
   std::memset(jumps, 0xff, sizeof(jumps));
+  if (!code_bytes_) return;
+  uint8_t* const code = reserved_ + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn));
+  code_write_ = map_code(code, code_bytes_);
+  if (code_write_) translator_ = std::make_unique<Translator>(code_write_, code, code_bytes_);
 }
 
 BlockCache::~BlockCache() {
-  munmap(blocks_, max_blocks_ * sizeof(Block));
-  munmap(insns_, max_insns_ * sizeof(Insn));
+  munmap(reserved_, pages(max_blocks_ * sizeof(Block)) + pages(max_insns_ * sizeof(Insn)) + code_bytes_);
+  if (code_write_) munmap(code_write_, code_bytes_);
   for (size_t k = 0; k < 1 << kPageHashBits; k++) {
     while (page_hash_[k]) RemovePage(page_hash_[k]);
   }
@@ -133,6 +155,11 @@ void BlockCache::Unlink(Block* b, uint64_t phys, int which) {
 
 void BlockCache::Drop(Cpu& c, Block* b) {
   b->valid = false;
+  if (translator_) {
+    disconnect(b);
+    b->hot = translator_->enter_thunk();
+    b->hot_flags = nullptr;
+  }
   Block** at = &hash_[Hash(b->host, b->rip, b->mode)];
   while (*at != b) at = &(*at)->hash_next;
   *at = b->hash_next;
@@ -174,7 +201,11 @@ void BlockCache::Flush(Cpu& c) {
     b->valid = false;
     b->link[0] = b->link[1] = nullptr;
     b->link_gen[0] = b->link_gen[1] = ~0ull;
+    b->stub[0] = b->stub[1] = nullptr;
+    b->in = 0;
+    b->jumps_to[0] = b->jumps_to[1] = nullptr;
   }
+  if (translator_) translator_->Reset();
   used_blocks_ = used_insns_ = 0;
   std::memset(jumps, 0xff, sizeof(jumps));
   std::memset(hash_.get(), 0, sizeof(Block*) << kHashBits);
@@ -282,6 +313,11 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
   insns[n] = Insn{};
   insns[n].fn = end_of_block;
   insns[n].off = uint16_t(at);
+  b->code = insns[0].fn;
+  if (translator_) {
+    b->hot = translator_->enter_thunk();
+    if (translates(mode)) b->code = count_heat;
+  }
   used_blocks_++;
   used_insns_ += n + 1;
   c.stat_blocks++;

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "soft/insn.h"
+#include "soft/translate.h"
 
 namespace nyx::soft {
 
@@ -18,7 +19,7 @@ inline constexpr uint32_t kModeStep = 1u << 31;
 inline constexpr unsigned kMaxBlockInsns = 64;
 
 // What the CPU may jump to without looking anything up: RIP -> block.
-struct JumpEntry {
+struct alignas(32) JumpEntry {
   uint64_t rip;
   uint64_t gen;  // Cpu::map_gen for which it holds
   Block* block;
@@ -28,7 +29,8 @@ inline constexpr unsigned kJumpBits = 12;
 class BlockCache {
  public:
   // `tables` outlives the cache. Sizes in blocks and instructions.
-  explicit BlockCache(const OpTables& tables, size_t max_blocks = 1 << 17, size_t max_insns = 1 << 20);
+  // With `code_bytes` hot blocks are translated to host code, which is kept in so much memory.
+  explicit BlockCache(const OpTables& tables, size_t max_blocks = 1 << 17, size_t max_insns = 1 << 20, size_t code_bytes = 0);
   ~BlockCache();
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
@@ -44,6 +46,7 @@ class BlockCache {
   void Flush(Cpu& c);
   // Changes when blocks may have been freed: pointers to blocks from before are void.
   uint64_t generation() const { return generation_; }
+  Translator* translator() { return translator_.get(); }
 
   JumpEntry jumps[1 << kJumpBits];
 
@@ -66,10 +69,14 @@ class BlockCache {
   static size_t Hash(const uint8_t* host, uint64_t rip, uint32_t mode);
 
   const OpTables& tables_;
-  const size_t max_blocks_, max_insns_;
+  const size_t max_blocks_, max_insns_, code_bytes_;
+  // Blocks, instructions and code share one reservation, so that code reaches everything by RIP-relative addresses.
+  uint8_t* reserved_;
+  uint8_t* code_write_ = nullptr;
   Block* blocks_;
   Insn* insns_;
   size_t used_blocks_ = 0, used_insns_ = 0;
+  std::unique_ptr<Translator> translator_;
   std::unique_ptr<Block*[]> hash_;
   std::unique_ptr<Page*[]> page_hash_;
   Page* free_pages_ = nullptr;

@@ -77,6 +77,7 @@ enum ModeBits : uint32_t {
   kModeUser = 32,    // CPL 3
   kModeFlat = 64,    // legacy: CS, DS, ES, SS have base 0 and limit 4 GiB: no segment checks needed
   kModeLMA = 128,    // long mode active (64-bit or compatibility)
+  kModeChecked = 256,  // tlb is tlbs[2]: alignment checks or data breakpoints
 };
 
 // One translation. Tags are page addresses; a tag with low bits set never matches (slow path).
@@ -102,6 +103,7 @@ struct Tlb {
 
 struct Block;
 struct Insn;
+struct JumpEntry;  // block.h
 
 // The x87 and SSE state in FXSAVE64 layout; x87.cc and simd.cc decide what of it is live in host registers.
 struct alignas(64) FxState {
@@ -128,6 +130,9 @@ struct alignas(64) Cpu {
   bool trap_pending;   // run loop: single-step trap due after this instruction; software interrupts clear it
   uint64_t inhibit_at;
   class BlockCache* blocks;  // block.h
+  JumpEntry* jumps;    // blocks->jumps
+  uint32_t hot_count;  // executions after which a block is translated
+  uint64_t scratch;    // of translated code, within one instruction
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
   uint64_t pdpte[4];  // PAE paging: loaded with CR3
@@ -158,7 +163,7 @@ struct alignas(64) Cpu {
   VcpuContext* context;
   unsigned index;          // vCPU number
   class Engine* engine;    // shared: block cache policy, other CPUs
-  uint64_t stat_blocks, stat_tlb_misses, stat_interrupts, stat_halts;
+  uint64_t stat_blocks, stat_translated, stat_tlb_misses, stat_interrupts, stat_halts;
   // Events (exception.cc, events.cc).
   int delivering;          // vector whose delivery is under way, -1: none (decides about double faults)
   bool delivering_ext;     // that event does not stem from an INT instruction: EXT bit of error codes

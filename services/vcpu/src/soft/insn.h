@@ -139,6 +139,17 @@ struct Block {
   uint64_t phys2;     // address in the second page of an instruction that spans pages, else ~0
   const uint8_t* host;  // host address of its first byte
   bool valid;
+
+  // Translation (translate.h).
+  Handler code;               // execution starts here, with the state in Cpu
+  const uint8_t* hot;         // from translated code: guest registers in host registers, flags in Cpu::flags
+  const uint8_t* hot_flags;   // the same with flags in the host's; null: not translated
+  const void* jump[2];        // where translated code goes at each link: into the successor, or to its own `stub`
+  const void* stub[2];
+  bool pending[2];            // the flags are in the host's flags there
+  uint32_t heat;              // executions before it was translated
+  Block* jumps_to[2];         // the block that jump[k] leads into
+  uintptr_t in, in_next[2];   // list of links that lead here: block | k
 };
 
 // Successor inside the block. Must be in tail position.

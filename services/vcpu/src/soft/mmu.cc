@@ -242,6 +242,7 @@ void update_mode(Cpu& c) {
   c.mode = m;
   c.ac_check = c.cpl == 3 && (c.cr0 & kCr0AM) && (c.eflags & kAC);
   c.watch = (c.dr[7] & 0xff) && (c.dr[7] & 0x11110000);  // the low bit of R/W: writes, or reads and writes
+  if (c.ac_check || c.watch) c.mode |= kModeChecked;
   c.tlb = &c.tlbs[c.ac_check || c.watch ? 2 : c.cpl == 3];
 }
 

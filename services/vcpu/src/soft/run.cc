@@ -1,6 +1,33 @@
 #include "soft/run.h"
 
 #include "soft/mmu.h"
+#include "soft/translate.h"
+
+// Calls `code`, which may be translated code: it leaves no register as it was.
+extern "C" void nyx_soft_call(nyx::soft::Cpu& c, const nyx::soft::Insn* i, nyx::soft::Handler code);
+asm(R"(
+.pushsection .text
+.type nyx_soft_call, @function
+nyx_soft_call:
+  push %rbx
+  push %rbp
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  sub $8, %rsp
+  call *%rdx
+  add $8, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbp
+  pop %rbx
+  ret
+.size nyx_soft_call, . - nyx_soft_call
+.popsection
+)");
 
 namespace nyx::soft {
 namespace {
@@ -72,6 +99,7 @@ void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
   c.rip = rip;
   if (b && from->valid && still_there(c, b)) {
     from->link_gen[k] = c.map_gen;
+    connect(from, k, b);
     return enter(c, b);
   }
   // Its memory may be the new block's when it was dropped, or everything is.
@@ -81,6 +109,7 @@ void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
   if (linkable && generation == c.blocks->generation()) {
     from->link[k] = b;
     from->link_gen[k] = c.map_gen;
+    connect(from, k, b);
   }
   return enter(c, b);
 }
@@ -113,7 +142,7 @@ void execute(Cpu& c, Block* b) {
   c.gpr[kRegBlock] = b->rip;
   c.block = b;
   c.icount += b->count;
-  b->insns[0].fn(c, b->insns);
+  nyx_soft_call(c, b->insns, b->code);
 }
 
 bool in_shadow(const Cpu& c) { return c.inhibit != kInhibitNone && c.icount == c.inhibit_at; }

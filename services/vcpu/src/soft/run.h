@@ -31,7 +31,7 @@ Block* find_block(Cpu& c);
     return;  // to the run loop
   }
   c.icount += b->count;
-  return b->insns[0].fn(c, b->insns);
+  return b->code(c, b->insns);
 }
 
 // Goes on at link `k` of the current block, whose target is `rip`; tail position.

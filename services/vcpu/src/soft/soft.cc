@@ -4,6 +4,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <cstring>
+
 #include "lapic.h"
 #include "soft/reset.h"
 #include "soft/run.h"
@@ -12,9 +15,19 @@
 #include "soft/tables.h"
 
 namespace nyx::soft {
+namespace {
+
+// Memory for translated code of a vCPU; 0 turns translation off, which is the default.
+size_t translate_bytes() {
+  const char* const on = std::getenv("NYX_TRANSLATE");
+  return on && std::strcmp(on, "1") == 0 ? size_t{64} << 20 : 0;
+}
+
+}  // namespace
+
 
 SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engine)
-    : context_(context), cpu_(new Cpu{}), blocks_(op_tables()) {
+    : context_(context), cpu_(new Cpu{}), blocks_(op_tables(), 1 << 17, 1 << 20, translate_bytes()) {
   Cpu& c = *cpu_;
   c.attention = context.attention;
   c.bus = context.bus;
@@ -25,6 +38,8 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   c.index = context.index;
   c.engine = &engine;
   c.blocks = &blocks_;
+  c.jumps = blocks_.jumps;
+  c.hot_count = kHotCount;
   c.delivering = -1;
   for (Tlb& t : c.tlbs) {
     for (TlbEntry& e : t.entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};

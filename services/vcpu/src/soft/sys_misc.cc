@@ -36,7 +36,7 @@ uint32_t popf_mask(const Cpu& c, unsigned size) {
 [[gnu::noinline]] void popf_special(Cpu& c, const Insn* i, uint32_t changed) {
   if ((changed & kIF) && (c.eflags & kIF)) interrupts_enabled(c);
   if (changed & kAC) update_mode(c);
-  if (c.eflags & kTF) leave_after(c, i);
+  if ((c.eflags & kTF) || c.mode != c.block->mode) leave_after(c, i);
 }
 
 void op_popf(Cpu& c, const Insn* i) {

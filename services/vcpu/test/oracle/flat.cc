@@ -132,8 +132,10 @@ void soft_open() {
   flat.cpu = new Cpu();
   Cpu& c = *flat.cpu;
   c.attention = new std::atomic<uint32_t>(0);
-  c.blocks = new BlockCache(op_tables(), 1 << 12, 1 << 16);
-  c.tlb = &c.tlbs[0];
+  c.blocks = new BlockCache(op_tables(), 1 << 12, 1 << 16, 16 << 20);
+  c.jumps = c.blocks->jumps;
+  c.hot_count = ~0u;
+  c.tlb = &c.tlbs[1];  // of CPL 3
   c.map_gen = 1;
   c.cr4 = kCr4OSFXSR | kCr4OSXMMEXCPT;
   flat.code = native_code();
@@ -143,7 +145,7 @@ void soft_open() {
 
 void flat_forget() {
   Cpu& c = *flat.cpu;
-  for (TlbEntry& e : c.tlbs[0].entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
+  for (TlbEntry& e : c.tlbs[1].entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
   flush_blocks(c);
   c.map_gen++;
 }
@@ -174,8 +176,17 @@ void flat_store_fx(Cpu& c, uint8_t* fx) {
   std::memcpy(fx + kFxMxcsr, &c.mxcsr, 4);
 }
 
-State soft_run(const Case& k) {
+void flat_translate(bool on) {
   Cpu& c = *flat.cpu;
+  const uint32_t count = on ? 1 : ~0u;
+  if (c.hot_count == count) return;
+  c.hot_count = count;
+  flush_blocks(c);
+}
+
+State soft_run(const Case& k, bool translated) {
+  Cpu& c = *flat.cpu;
+  flat_translate(translated);
   flat_mode(k.mode);
   auto* const at = flat.code + (k.mode == kSeg32 || k.mode == kSeg16 ? k.in.rip : k.in.rip - kCode);
   std::memcpy(at, k.bytes, k.length);

@@ -21,6 +21,8 @@ extern Flat flat;
 namespace oracle {
 
 void flat_mode(Mode mode);
+// Every block is translated before it runs, or none. Drops decoded code when that changes.
+void flat_translate(bool on);
 // Drops TLB and decoded code.
 void flat_forget();
 // The FXSAVE image, to and from the CPU.

@@ -51,8 +51,8 @@ bool same(const Case& c, const State& host, const State& soft) {
   return std::memcmp(reinterpret_cast<const void*>(kData), soft_data(), kDataBytes) == 0;
 }
 
-void report(const Case& c, const State& host, const State& soft) {
-  std::printf("DIFFERENT: %s, mode %s, bytes", c.form->spec, kModeNames[c.mode]);
+void report(const Case& c, const State& host, const State& soft, bool translated) {
+  std::printf("DIFFERENT%s: %s, mode %s, bytes", translated ? " (translated)" : "", c.form->spec, kModeNames[c.mode]);
   for (unsigned k = 0; k < c.length; k++) std::printf(" %02x", c.bytes[k]);
   std::printf("\n  vector in -> host %d soft %d; rip %llx -> %llx %llx; flags %03x -> %03x %03x\n", host.vector, soft.vector,
               static_cast<unsigned long long>(c.in.rip), static_cast<unsigned long long>(host.rip),
@@ -110,7 +110,7 @@ int run_forms(const Options& o) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   uint64_t cases = 0, faults = 0, different = 0, by_mode[kModes] = {};
-  std::vector<const char*> failed;
+  std::vector<uint8_t> before(kDataBytes);
   refill(rng);
   while (elapsed() < o.seconds && different < 40) {
     for (const Form& form : forms) {
@@ -122,16 +122,25 @@ int run_forms(const Options& o) {
         for (int k = 0; k < (m == kLong ? 8 : 3); k++) {
           const Case c = make_case(form, Mode(m), rng);
           poke(c);
-          State host = native_run(c), soft = soft_run(c);
-          if (form.bits & kFx) {
-            drop_reserved(host.fx);
-            drop_reserved(soft.fx);
+          std::memcpy(before.data(), soft_data(), kDataBytes);
+          State host = native_run(c);
+          bool agree = true;
+          for (const bool translated : {false, true}) {
+            if (translated) std::memcpy(soft_data(), before.data(), kDataBytes);
+            State soft = soft_run(c, translated);
+            if (form.bits & kFx) {
+              drop_reserved(host.fx);
+              drop_reserved(soft.fx);
+            }
+            if (same(c, host, soft)) continue;
+            report(c, host, soft, translated);
+            agree = false;
+            break;
           }
           cases++;
           by_mode[m]++;
           faults += host.vector != 3;
-          if (same(c, host, soft)) continue;
-          report(c, host, soft);
+          if (agree) continue;
           refill(rng);
           different++;
           wrong++;

@@ -1,5 +1,5 @@
-// The random oracle: one machine instruction with random operands runs on the host CPU and on the soft CPU; everything
-// that it can change must come out the same.
+// The random oracle: one machine instruction with random operands runs on the host CPU, on the soft CPU's interpreter
+// and as translated code; everything that it can change must come out the same.
 //
 // Both sides run the same bytes at the same linear addresses: code at kCode, data at kData. The host runs them in this
 // process (native.cc), the soft CPU on a flat memory of its own (flat.cc). An instruction form is a line in a table
@@ -85,7 +85,8 @@ uint8_t* native_code();
 
 // The soft CPU. `soft_data` are its kDataBytes bytes at kData; code is shared with the host side.
 void soft_open();
-State soft_run(const Case& c);
+// `translated`: by translated code, else by the interpreter.
+State soft_run(const Case& c, bool translated);
 uint8_t* soft_data();
 
 std::vector<Form> integer_forms();  // forms_int.cc

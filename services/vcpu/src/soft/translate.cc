@@ -1,0 +1,423 @@
+// Translated blocks from outside: entries, exits, links, the pieces of code that they share.
+#include "soft/translate.h"
+
+#include <cstddef>
+
+#include "soft/run.h"
+#include "soft/translation.h"
+
+namespace nyx::soft {
+namespace {
+
+constexpr size_t kMaxCode = 24 << 10;  // of one block
+
+// Enters `b` from translated code whose registers are back in Cpu.
+void enter_from_code(Cpu& c, Block* b) {
+  if (!b->valid) [[unlikely]] {
+    c.rip = b->rip;
+    return;
+  }
+  return enter(c, b);
+}
+
+// The end of a block whose link k is not connected.
+template <int K>
+void follow_edge(Cpu& c, const Insn* i) {
+  const uint64_t rip = K == 0 ? c.gpr[kRegBlock] + i->imm : next_rip(c, i);
+  Block* const a = c.block;
+  Block* const b = a->link[K];
+  if (a->link_gen[K] == c.map_gen && b->valid) [[likely]] {
+    connect(a, K, b);
+    return enter(c, b);
+  }
+  return follow_slow(c, i, K, rip);
+}
+
+void translate_now(Cpu& c, const Insn* i) {
+  Block* const b = c.block;
+  if (!c.blocks->translator()->Translate(c, b)) {
+    c.icount -= b->count;
+    c.rip = b->rip;
+    c.blocks->Flush(c);
+    c.block = nullptr;
+    return;
+  }
+  return b->code(c, i);
+}
+
+}  // namespace
+
+bool translates(uint32_t mode) { return (mode & (kMode64 | kModeChecked | kModeStep)) == kMode64; }
+
+void count_heat(Cpu& c, const Insn* i) {
+  if (++c.block->heat >= c.hot_count) [[unlikely]]
+    return translate_now(c, i);
+  return i->fn(c, i);
+}
+
+// ---- links
+
+// Entries of Block::in: the block that jumps, and which of its links in bit 0.
+static void remove_from(Block* target, Block* a, int k) {
+  uintptr_t* at = &target->in;
+  while (*at != (reinterpret_cast<uintptr_t>(a) | unsigned(k))) at = &reinterpret_cast<Block*>(*at & ~uintptr_t{1})->in_next[*at & 1];
+  *at = a->in_next[k];
+}
+
+void connect(Block* a, int k, Block* b) {
+  if (!a->stub[k] || !b->hot_flags) return;
+  if (a->jumps_to[k] == b) return;
+  if (a->jumps_to[k]) remove_from(a->jumps_to[k], a, k);
+  a->jumps_to[k] = b;
+  a->in_next[k] = b->in;
+  b->in = reinterpret_cast<uintptr_t>(a) | unsigned(k);
+  a->jump[k] = a->pending[k] ? b->hot_flags : b->hot;
+}
+
+void disconnect(Block* b) {
+  for (uintptr_t at = b->in; at;) {
+    Block* const a = reinterpret_cast<Block*>(at & ~uintptr_t{1});
+    const int k = at & 1;
+    at = a->in_next[k];
+    a->jump[k] = a->stub[k];
+    a->jumps_to[k] = nullptr;
+  }
+  b->in = 0;
+  for (int k = 0; k < 2; k++) {
+    if (b->jumps_to[k]) remove_from(b->jumps_to[k], b, k);
+    b->jumps_to[k] = nullptr;
+  }
+}
+
+// ---- shared code
+
+Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : write_(write), code_(code), bytes_(bytes) {
+  Emit e;
+  e.at = write;
+  e.delta = intptr_t(code) - intptr_t(write);
+  // Registers to Cpu. Called; changes nothing else.
+  spill_ = e.here();
+  for (unsigned g = 0; g < 16; g++)
+    if (kHost[g] >= 0) e.store(gpr_field(g), kHost[g]);
+  e.byte(0xc3);
+  // And back. RDI is Cpu. Called.
+  reload_ = e.here();
+  e.mov(hBP, hDI);
+  for (unsigned g = 0; g < 16; g++)
+    if (kHost[g] >= 0) e.load(kHost[g], gpr_field(g));
+  e.byte(0xc3);
+  // To the handler RAX of instruction RCX in block R10.
+  interpret_ = e.here();
+  e.call_to(spill_);
+  e.store(cpu_field(offsetof(Cpu, block)), h10);
+  e.load(h10, mem(h10, offsetof(Block, rip)));
+  e.store(gpr_field(kRegBlock), h10);
+  e.mov(hDI, hBP);
+  e.mov(hSI, hCX);
+  e.byte(0xff), e.byte(0xe0);  // jmp rax
+  // To the run loop in front of block R10.
+  exit_ = e.here();
+  e.call_to(spill_);
+  e.store(cpu_field(offsetof(Cpu, block)), h10);
+  e.load(h10, mem(h10, offsetof(Block, rip)));
+  e.store(gpr_field(kRegBlock), h10);
+  e.store(cpu_field(offsetof(Cpu, rip)), h10);
+  e.byte(0xc3);
+  // Into block RCX, which is not translated or not there any more.
+  enter_ = e.here();
+  e.call_to(spill_);
+  e.mov(hDI, hBP);
+  e.mov(hSI, hCX);
+  e.imm(hAX, reinterpret_cast<uintptr_t>(&enter_from_code));
+  e.byte(0xff), e.byte(0xe0);
+  start_ = used_ = (size_t(e.at - write) + 63) & ~size_t{63};
+}
+
+bool Translator::Translate(Cpu& c, Block* b) {
+  if (bytes_ - used_ < kMaxCode) return false;
+  Translation t(*this, c, b);
+  used_ = (used_ + t.Run() + 15) & ~size_t{15};
+  c.stat_translated++;
+  return true;
+}
+
+// ---- one block
+
+Translation::Translation(Translator& t, Cpu&, Block* b)
+    : t_(t), b_(b), tlb_(offsetof(Cpu, tlbs) + (b->mode & kModeUser ? sizeof(Tlb) : 0)) {
+  at = t.write_ + t.used_;
+  delta = intptr_t(t.code_) - intptr_t(t.write_);
+}
+
+size_t Translation::Run() {
+  uint8_t* const start = at;
+  early_ = kills_flags_early();
+  entries();
+  for (k_ = 0; k_ < b_->count; k_++) {
+    i_ = &b_->insns[k_];
+    body_[k_] = at;
+    host_flags_[k_] = in_host_;
+    const unsigned slows = slows_;
+    const bool in_host = in_host_, in_mem = in_mem_;
+    translated_[k_] = one();
+    if (translated_[k_]) continue;
+    at = body_[k_];
+    slows_ = slows;
+    in_host_ = in_host;
+    in_mem_ = in_mem;
+    interpret();
+  }
+  if (!ended_ && translated_[b_->count - 1]) {
+    k_ = b_->count;
+    i_ = &b_->insns[k_];
+    edge(1);
+  }
+  out_of_line();
+  return size_t(at - start);
+}
+
+void Translation::interpret() {
+  if (!in_mem_) save_flags();
+  lea(hCX, near(i_));
+  imm(hAX, reinterpret_cast<uintptr_t>(i_->fn));
+  tail_[tails_++] = jmp();
+  in_host_ = false;
+  in_mem_ = true;
+  interpreted_ = true;
+  sse_checked_ = false;
+}
+
+// Whether all flags are overwritten before anything can look at them. Then who jumps here need not save them.
+bool Translation::kills_flags_early() const {
+  for (unsigned k = 0; k < b_->count; k++) {
+    const Insn& i = b_->insns[k];
+    const OpName* const n = op_name(i.fn);
+    if (!n || n->map != 0 || (n->memory && n->opcode != 0x8d)) return false;
+    const bool move = n->opcode == 0x88 || n->opcode == 0x89 || n->opcode == 0x8a || n->opcode == 0x8b || n->opcode == 0xb8 ||
+                      n->opcode == 0xb0 || n->opcode == 0x8d;
+    const unsigned group = n->opcode >> 3;
+    const bool kills = (n->opcode < 0x40 && (n->opcode & 7) < 6 && group != 2 && group != 3) || n->opcode == 0x84 ||
+                       n->opcode == 0x85 || n->opcode == 0xa8 || n->opcode == 0xa9;
+    if (!move && !kills) return false;
+    const bool byte = i.opsize == 1;
+    if (byte && ((i.reg | i.rm) & 7)) return false;  // AH .. BH have no translation
+    if (kills) return true;
+  }
+  return false;
+}
+
+void Translation::entries() {
+  const Rm attention = cpu_field(offsetof(Cpu, attention));
+  uint8_t* count = nullptr;
+  hot_flags_ = here();
+  if (early_) {
+    load(hCX, attention);
+    load(hCX, mem(hCX), 4);
+    count = jmp8(0xe3);  // jrcxz
+    save_flags();
+    exit_[exits_++] = jmp();
+  } else {
+    save_flags();
+  }
+  in_host_ = false;
+  in_mem_ = true;
+  hot_ = here();
+  load(hAX, attention);
+  alu_imm(4, 7, mem(hAX), 0);
+  exit_[exits_++] = jcc(ccNE);
+  if (count) bind8(count);
+  alu_imm(8, 0, cpu_field(offsetof(Cpu, icount)), b_->count);
+  body_entry_ = at;
+}
+
+void Translation::edge(int k) {
+  const uint64_t target = k == 0 ? b_->rip + i_->imm : rip_after();
+  edge_used_[k] = true;
+  edge_pending_[k] = !in_mem_;
+  // Within its page a block may go on while it runs itself; beyond, the mapping must be what it was.
+  const bool same_page = (b_->rip ^ target) >> 12 == 0 && b_->phys2 == ~0ull && !interpreted_;
+  if (same_page && target == b_->rip) {
+    jmp_to(in_mem_ ? hot_ : hot_flags_);
+    return;
+  }
+  if (!same_page) {
+    if (!in_mem_) save_flags();
+    edge_pending_[k] = false;
+    load(hAX, cpu_field(offsetof(Cpu, map_gen)));
+    ins(8, 0x3b, hAX, near(&b_->link_gen[k]));
+    edge_slow_[k] = jcc(ccNE);
+  }
+  ins(4, 0xff, 4, near(&b_->jump[k]));
+}
+
+void Translation::out_of_line() {
+  // Instructions that are to be interpreted after all.
+  for (unsigned n = 0; n < slows_;) {
+    const unsigned k = slow_[n].k;
+    for (; n < slows_ && slow_[n].k == k; n++) bind(slow_[n].jump);
+    lea(hCX, near(&b_->insns[k]));
+    imm(hAX, reinterpret_cast<uintptr_t>(b_->insns[k].fn));
+    tail_[tails_++] = jmp();
+  }
+  for (int k = 0; k < 2; k++) {
+    if (!edge_used_[k]) continue;
+    const uint8_t* const stub = here();
+    if (edge_slow_[k]) bind(edge_slow_[k]);
+    if (edge_pending_[k]) save_flags();
+    lea(hCX, near(i_));
+    imm(hAX, reinterpret_cast<uintptr_t>(k == 0 ? &follow_edge<0> : &follow_edge<1>));
+    tail_[tails_++] = jmp();
+    b_->stub[k] = b_->jump[k] = stub;
+    b_->pending[k] = edge_pending_[k];
+  }
+  for (unsigned n = 0; n < tails_; n++) bind(tail_[n]);
+  lea(h10, near(b_));
+  jmp_to(t_.interpret_);
+  for (unsigned n = 0; n < exits_; n++) bind(exit_[n]);
+  lea(h10, near(b_));
+  jmp_to(t_.exit_);
+  // Handlers come back through Insn::fn of the next instruction.
+  bool came[kMaxBlockInsns] = {};
+  for (unsigned n = 0; n < slows_; n++)
+    if (slow_[n].k + 1u < b_->count) came[slow_[n].k + 1] = true;
+  for (unsigned k = 1; k < b_->count; k++)
+    if (!translated_[k - 1]) came[k] = true;
+  const auto resume = [&](uint8_t* body, bool flags) {
+    call_to(t_.reload_);
+    if (flags) {
+      in_host_ = false;
+      need_host_flags();
+    }
+    jmp_to(body + delta);
+  };
+  Handler back[kMaxBlockInsns];
+  for (unsigned k = 1; k < b_->count; k++) {
+    if (!translated_[k] || !came[k]) {
+      back[k] = b_->insns[k].fn;
+      continue;
+    }
+    back[k] = reinterpret_cast<Handler>(here());
+    resume(body_[k], host_flags_[k]);
+  }
+  for (unsigned k = 1; k < b_->count; k++) b_->insns[k].fn = back[k];
+  b_->code = reinterpret_cast<Handler>(here());
+  resume(body_entry_, false);
+  b_->hot = hot_;
+  b_->hot_flags = hot_flags_;
+}
+
+// ---- flags
+
+void Translation::save_flags() {
+  byte(0x9f);                                   // lahf
+  ins(1, 0x0f90, 0, reg(hAX));                  // seto al
+  store(cpu_field(offsetof(Cpu, flags)), hAX, 2);
+  in_mem_ = true;
+}
+
+void Translation::need_host_flags() {
+  if (in_host_) return;
+  ins(4, 0x0fb7, hAX, cpu_field(offsetof(Cpu, flags)));
+  byte(0x04), byte(0x7f);  // add al, 127: OF
+  byte(0x9e);              // sahf
+  in_host_ = true;
+}
+
+void Translation::need_host_carry() {
+  if (in_host_) return;
+  ins(4, 0x0fba, 4, cpu_field(offsetof(Cpu, flags)), 1);
+  byte(8);
+}
+
+int Translation::condition(int cc) {
+  if (in_host_) return cc;
+  static constexpr uint8_t kMask[6] = {1, 1, 0x40, 0x41, 0x80, 4};
+  if (cc >> 1 >= 6) {
+    need_host_flags();
+    return cc;
+  }
+  const unsigned at = offsetof(Cpu, flags) + (cc >> 1 == 0 ? 0 : 1);
+  ins(1, 0xf6, 0, cpu_field(at), 1);
+  byte(kMask[cc >> 1]);
+  return cc & 1 ? ccE : ccNE;
+}
+
+// ---- operands
+
+int Translation::value(uint8_t r, unsigned size, int scratch) {
+  const Rm m = guest(r, size);
+  if (m.kind == Rm::kReg) return m.base;
+  load(scratch, m, size < 4 ? 4 : size);
+  return scratch;
+}
+
+void Translation::set(uint8_t r, int from, unsigned size) {
+  const Rm m = guest(r, size);
+  if (m.kind == Rm::kReg) {
+    if (size >= 4) mov(m.base, from, size);
+    else rr(size, size == 1 ? 0x8a : 0x8b, m.base, from);
+  } else if (size == 4) {
+    const int low = from == hAX || from == hCX || from == h10 ? from : int(hCX);
+    mov(low, from, 4);
+    store(m, low, 8);
+  } else {
+    store(m, from, size);
+  }
+}
+
+bool Translation::bytes_ok() const { return i_->opsize != 1 || !((i_->reg | i_->rm) & 7); }
+
+void Translation::address() {
+  const Insn& i = *i_;
+  if (i.base == kRegBlock) {
+    imm(hAX, b_->rip + uint64_t(int64_t(i.disp)));
+  } else {
+    int base = -1, index = -1;
+    if (i.index != kRegZero) {
+      index = kHost[i.index];
+      if (index < 0) load(index = hCX, gpr_field(i.index));
+    }
+    if (i.base != kRegZero) {
+      base = kHost[i.base];
+      if (base < 0) load(base = hAX, gpr_field(i.base));
+    }
+    if (base < 0 && index < 0) {
+      imm(hAX, uint64_t(int64_t(i.disp)));
+    } else if (base < 0) {
+      imm(hAX, uint64_t(int64_t(i.disp)));
+      lea(hAX, mem(hAX, index, i.shift, 0));
+    } else if (index >= 0) {
+      lea(hAX, mem(base, index, i.shift, i.disp));
+    } else if (i.disp || base == hAX) {
+      if (i.disp) lea(hAX, mem(base, i.disp));
+    } else {
+      mov(hAX, base);
+    }
+  }
+  if (i.ea & kEa32) mov(hAX, hAX, 4);
+  if (i.ea & kEaSegBase) ins(8, 0x03, hAX, cpu_field(offsetof(Cpu, seg) + i.seg * sizeof(Segment) + offsetof(Segment, base)));
+}
+
+void Translation::translate_address(unsigned size, bool write) {
+  static_assert(sizeof(TlbEntry) == 32);
+  mov(h10, hAX, 4);
+  ins(4, 0xc1, 5, reg(h10), 1), byte(7);
+  alu_imm(4, 4, reg(h10), (kTlbEntries - 1) << 5);
+  if (size > 1) lea(hCX, mem(hAX, int(size) - 1));
+  else mov(hCX, hAX);
+  alu_imm(8, 4, reg(hCX), -4096);
+  const int64_t entry = int64_t(tlb_ + offsetof(Tlb, entries));
+  ins(8, 0x3b, hCX, mem(hBP, h10, 0, entry + int64_t(write ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read))));
+  bail(jcc(ccNE));
+  ins(8, 0x03, hAX, mem(hBP, h10, 0, entry + int64_t(offsetof(TlbEntry, addend))));
+  in_host_ = false;
+}
+
+bool Translation::one() {
+  const OpName* const n = op_name(i_->fn);
+  if (!n) return false;
+  if (i_->ea & ~(kEaSegBase | kEa32)) return false;
+  return branch(*n) || stack(*n) || integer(*n) || simd(*n);
+}
+
+}  // namespace nyx::soft

@@ -1,0 +1,59 @@
+// Translates hot blocks to host code. docs/software-cpu.md tells how it works.
+//
+// Translated code does what is common about an instruction: its TLB check hits, its jump is linked. For everything else
+// it puts the guest's registers back into Cpu and jumps to the interpreter's handler of that same instruction, which
+// does it from scratch. The handler goes on at the next Insn's `fn`, which leads back into translated code. So faults,
+// devices, changed code and every rare case are the interpreter's, with the state as it is between two instructions.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "soft/insn.h"
+
+namespace nyx::soft {
+
+// How often a block is executed until it is translated.
+inline constexpr uint32_t kHotCount = 24;
+
+class Translator {
+ public:
+  // Code is written at `write` and runs at `code` (the same pages), within 2 GiB of blocks and instructions.
+  Translator(uint8_t* write, const uint8_t* code, size_t bytes);
+
+  // False: the code cache is full; everything must be dropped before more is translated.
+  bool Translate(Cpu& c, Block* b);
+  // Forgets all translations.
+  void Reset() { used_ = start_; }
+  size_t used() const { return used_; }
+
+  // Entries that every block has before it is translated.
+  const uint8_t* enter_thunk() const { return enter_; }
+
+ private:
+  friend class Translation;
+  uint8_t* const write_;
+  const uint8_t* const code_;
+  const size_t bytes_;
+  size_t start_ = 0, used_ = 0;  // start_: behind the thunks
+  // Shared pieces of code.
+  const uint8_t *spill_, *reload_, *interpret_, *exit_, *enter_;
+};
+
+// Whether blocks of this Cpu::mode are translated.
+bool translates(uint32_t mode);
+// Counts a block's executions, then translates it: Block::code of a block that may become hot.
+void count_heat(Cpu& c, const Insn* i);
+// Lets translated code of `a` jump along its link k to `b`, if both are translated.
+void connect(Block* a, int k, Block* b);
+// `b` was dropped: nothing jumps to it any more, and it is in no list.
+void disconnect(Block* b);
+
+// What an interpreter handler is the handler of, as ModRM and opcode say it. Null: not in the tables.
+struct OpName {
+  uint8_t map, row, opcode;
+  int8_t n;      // ModRM.reg of a group, else -1
+  bool memory;   // the form with a memory operand
+};
+const OpName* op_name(Handler fn);
+
+}  // namespace nyx::soft

@@ -1,0 +1,144 @@
+// Stack and near branches, translated.
+#include <cstddef>
+
+#include "soft/translation.h"
+
+namespace nyx::soft {
+
+void Translation::push_check() {
+  before_access();
+  lea(hAX, mem(kHost[RSP], -8));
+  translate_address(8, true);
+}
+
+bool Translation::stack(const OpName& n) {
+  const Insn& i = *i_;
+  if (n.map != 0 || i.opsize != 8) return false;
+  const int sp = kHost[RSP];
+  if ((n.opcode >= 0x50 && n.opcode < 0x58) || (n.opcode == 0xff && n.n == 6 && !n.memory)) {
+    push_check();
+    store(mem(hAX), value(i.rm, 8, hCX));
+    lea(sp, mem(sp, -8));
+    return true;
+  }
+  if (n.opcode == 0x68 || n.opcode == 0x6a) {
+    push_check();
+    ins(8, 0xc7, 0, mem(hAX), 4);
+    dword(uint32_t(i.imm));
+    lea(sp, mem(sp, -8));
+    return true;
+  }
+  if (n.opcode >= 0x58 && n.opcode < 0x60) {
+    before_access();
+    mov(hAX, sp);
+    translate_address(8, false);
+    load(hCX, mem(hAX));
+    lea(sp, mem(sp, 8));
+    set(i.rm, hCX, 8);
+    return true;
+  }
+  if (n.opcode == 0xc9) {  // LEAVE
+    before_access();
+    mov(hAX, kHost[RBP]);
+    translate_address(8, false);
+    lea(sp, mem(kHost[RBP], 8));
+    load(kHost[RBP], mem(hAX));
+    return true;
+  }
+  return false;
+}
+
+void Translation::lookup() {
+  static_assert(sizeof(JumpEntry) == 32);
+  mov(h10, hAX);
+  ins(8, 0xc1, 5, reg(h10), 1), byte(kJumpBits);
+  ins(4, 0x33, h10, reg(hAX));
+  alu_imm(4, 4, reg(h10), (1 << kJumpBits) - 1);
+  ins(4, 0xc1, 4, reg(h10), 1), byte(5);
+  ins(8, 0x03, h10, cpu_field(offsetof(Cpu, jumps)));
+  ins(8, 0x39, hAX, mem(h10, offsetof(JumpEntry, rip)));
+  bail(jcc(ccNE));
+  load(hCX, mem(h10, offsetof(JumpEntry, gen)));
+  ins(8, 0x3b, hCX, cpu_field(offsetof(Cpu, map_gen)));
+  bail(jcc(ccNE));
+  load(hCX, mem(h10, offsetof(JumpEntry, block)));
+  ins(4, 0x81, 7, mem(hCX, offsetof(Block, mode)), 4);
+  dword(b_->mode);
+  bail(jcc(ccNE));
+  in_host_ = false;
+}
+
+bool Translation::branch(const OpName& n) {
+  const Insn& i = *i_;
+  const int sp = kHost[RSP];
+  const auto go = [&] {
+    ins(4, 0xff, 4, mem(hCX, offsetof(Block, hot)));
+    ended_ = true;
+    return true;
+  };
+  const bool jcc_short = n.map == 0 && (n.opcode & 0xf0) == 0x70, jcc_near = n.map == 1 && (n.opcode & 0xf0) == 0x80;
+  if (jcc_short || jcc_near) {
+    const bool same_page = b_->phys2 == ~0ull && !interpreted_;
+    // Edges to another page save the flags, and that before the jump, once.
+    const uint64_t taken = b_->rip + i.imm, falls = rip_after();
+    if (!in_mem_ && (!same_page || (b_->rip ^ taken) >> 12 || (b_->rip ^ falls) >> 12)) save_flags();
+    const bool was_in_mem = in_mem_;
+    const int cc = condition(n.opcode & 15);
+    uint8_t* const jump = jcc(cc);
+    edge(1);
+    in_mem_ = was_in_mem;
+    bind(jump);
+    edge(0);
+    ended_ = true;
+    return true;
+  }
+  if (n.map != 0) return false;
+  if (n.opcode == 0xe9 || n.opcode == 0xeb) {
+    edge(0);
+    ended_ = true;
+    return true;
+  }
+  if (i.opsize != 8) return false;
+  const uint64_t back = rip_after();
+  const auto put_return = [&] {
+    imm(hCX, back);
+    store(mem(hAX), hCX);
+    lea(sp, mem(sp, -8));
+  };
+  if (n.opcode == 0xe8) {
+    push_check();
+    put_return();
+    edge(0);
+    ended_ = true;
+    return true;
+  }
+  if (n.opcode == 0xc3 || n.opcode == 0xc2) {
+    before_access();
+    mov(hAX, sp);
+    translate_address(8, false);
+    load(hAX, mem(hAX));
+    lookup();
+    lea(sp, mem(sp, 8 + int64_t(i.imm)));
+    return go();
+  }
+  if (n.opcode == 0xff && (n.n == 2 || n.n == 4)) {
+    if (n.memory) {
+      memory_operand(8, false);
+      load(hAX, mem(hAX));
+    } else {
+      before_access();
+      load(hAX, guest(i.rm, 8));
+    }
+    lookup();
+    if (n.n == 2) {
+      store(cpu_field(offsetof(Cpu, scratch)), hCX);
+      push_check();
+      put_return();
+      load(hCX, cpu_field(offsetof(Cpu, scratch)));
+    }
+    return go();
+  }
+  return false;
+}
+
+}  // namespace nyx::soft

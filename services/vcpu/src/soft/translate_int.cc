@@ -1,0 +1,465 @@
+// Integer instructions, translated: ADD .. CMP, TEST, INC, NEG, moves, shifts, multiplication, conditional moves.
+#include <cstddef>
+
+#include "soft/translation.h"
+
+namespace nyx::soft {
+namespace {
+
+enum : int { kAdd, kOr, kAdc, kSbb, kAnd, kSub, kXor, kCmp };
+
+bool reads_carry(int n) { return n == kAdc || n == kSbb; }
+
+}  // namespace
+
+// Operation n with a guest register on the left. `src` null: the immediate.
+void Translation::alu(int n, unsigned size, uint8_t dst, const Rm* src, int32_t v) {
+  const unsigned wide = size == 1 ? 0 : 1;
+  const Rm d = guest(dst, size);
+  if (d.kind == Rm::kReg) {
+    if (src) ins(size, unsigned(n) << 3 | 2 | wide, d.base, *src);
+    else alu_imm(size, n, d, v);
+  } else if (size == 4 && n != kCmp) {
+    load(h10, d, 4);
+    if (src) ins(4, unsigned(n) << 3 | 3, h10, *src);
+    else alu_imm(4, n, reg(h10), v);
+    store(d, h10, 8);
+  } else if (src) {
+    int from = src->base;
+    if (src->kind != Rm::kReg) load(from = hCX, *src, size);
+    ins(size, unsigned(n) << 3 | wide, from, d);
+  } else {
+    alu_imm(size, n, d, v);
+  }
+  killed();
+}
+
+bool Translation::alu_form(const OpName& n) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
+  if (!bytes_ok()) return false;
+  const bool test = n.opcode >= 0x84 && n.opcode != 0xa8 && n.opcode != 0xa9 ? n.opcode <= 0x85 || n.opcode >= 0xf6 : n.opcode >= 0xa8;
+  const int op = test ? kAnd : n.opcode < 0x40 ? n.opcode >> 3 : n.n;
+  const bool has_imm = n.opcode >= 0x40 ? n.opcode != 0x84 && n.opcode != 0x85 : (n.opcode & 7) >= 4;
+  const bool to_reg = n.opcode < 0x40 && (n.opcode & 6) == 2;
+  const int32_t v = int32_t(i.imm);
+  if (!n.memory) {
+    if (reads_carry(op)) need_host_flags();
+    if (test) {
+      if (has_imm) {
+        ins(size, 0xf6 | wide, 0, guest(i.rm, size), size == 1 ? 1 : size == 2 ? 2 : 4);
+        size == 1 ? byte(unsigned(v)) : size == 2 ? word(unsigned(v)) : dword(uint32_t(v));
+      } else {
+        ins(size, 0x84 | wide, value(i.reg, size, hCX), guest(i.rm, size));
+      }
+      killed();
+      return true;
+    }
+    const uint8_t dst = to_reg ? i.reg : i.rm;
+    if (has_imm) {
+      alu(op, size, dst, nullptr, v);
+    } else {
+      const Rm src = guest(to_reg ? i.rm : i.reg, size);
+      alu(op, size, dst, &src, 0);
+    }
+    return true;
+  }
+  const bool writes = !test && op != kCmp && !to_reg;
+  memory_operand(size, writes);
+  if (reads_carry(op)) need_host_carry();
+  const Rm m = mem(hAX);
+  if (to_reg) {
+    alu(op, size, i.reg, &m, 0);
+    return true;
+  }
+  if (i.bits & kLock) {
+    if (!has_imm) {
+      const int from = value(i.reg, size, hCX);
+      byte(0xf0);
+      ins(size, unsigned(op) << 3 | wide, from, m);
+    } else {
+      byte(0xf0);
+      alu_imm(size, op, m, v);
+    }
+  } else if (test && has_imm) {
+    ins(size, 0xf6 | wide, 0, m, size == 1 ? 1 : size == 2 ? 2 : 4);
+    size == 1 ? byte(unsigned(v)) : size == 2 ? word(unsigned(v)) : dword(uint32_t(v));
+  } else if (test) {
+    ins(size, 0x84 | wide, value(i.reg, size, hCX), m);
+  } else if (has_imm) {
+    alu_imm(size, op, m, v);
+  } else {
+    ins(size, unsigned(op) << 3 | wide, value(i.reg, size, hCX), m);
+  }
+  killed();
+  return true;
+}
+
+// NOT NEG INC DEC. On registers `n` may be that of opcodes 40 .. 4F, which is how they are first met.
+bool Translation::unary(const OpName& name) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
+  const bool step = name.opcode < 0x50 || name.opcode >= 0xfe;
+  const int n = name.opcode < 0x48 ? 0 : name.opcode < 0x50 ? 1 : name.n;
+  const unsigned opcode = (step ? 0xfe : 0xf6) | wide;
+  const bool flags = step || n == 3;
+  if (!bytes_ok()) return false;
+  if (name.memory) {
+    memory_operand(size, true);
+    if (step) need_host_carry();
+    if (i.bits & kLock) byte(0xf0);
+    ins(size, opcode, n, mem(hAX));
+    if (flags) killed();
+    return true;
+  }
+  if (step && !in_host_) need_host_carry();
+  const Rm d = guest(i.rm, size);
+  if (d.kind == Rm::kMem && size == 4) {
+    load(hCX, d, 4);
+    rr(4, opcode, n, hCX);
+    store(d, hCX, 8);
+  } else {
+    ins(size, opcode, n, d);
+  }
+  if (flags) killed();
+  return true;
+}
+
+// MOVZX, MOVSX, MOVSXD from `from` bytes.
+bool Translation::widen(unsigned from, bool sign, bool memory) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize;
+  if (!memory && from == 1 && high_byte(i.rm)) return false;
+  Rm src = mem(hAX);
+  if (memory) memory_operand(from, false);
+  else src = guest(i.rm, from);
+  const unsigned opcode = from == 4 ? 0x63 : (sign ? 0x0fbe : 0x0fb6) | (from == 2);
+  const int h = kHost[i.reg];
+  const int to = h >= 0 ? h : int(hCX);
+  ins(size, opcode, to, src, 0, 0, from == 1);
+  if (h < 0) store(gpr_field(i.reg), to, size == 4 ? 8 : size);
+  return true;
+}
+
+bool Translation::move(const OpName& n) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize;
+  switch (n.opcode) {
+    case 0x63:
+      if (size == 8) return widen(4, true, n.memory);
+      break;
+    case 0x88: case 0x89: case 0x8a: case 0x8b: {
+      if (!bytes_ok()) return false;
+      const bool to_reg = n.opcode >= 0x8a;
+      if (!n.memory) {
+        const uint8_t to = to_reg ? i.reg : i.rm, from = to_reg ? i.rm : i.reg;
+        const Rm d = guest(to, size);
+        if (d.kind == Rm::kReg) load(d.base, guest(from, size), size);
+        else set(to, value(from, size, hCX), size);
+        return true;
+      }
+      memory_operand(size, !to_reg);
+      if (!to_reg) {
+        store(mem(hAX), value(i.reg, size, hCX), size);
+      } else if (const Rm d = guest(i.reg, size); d.kind == Rm::kReg) {
+        load(d.base, mem(hAX), size);
+      } else {
+        load(hCX, mem(hAX), size);
+        store(d, hCX, size == 4 ? 8 : size);
+      }
+      return true;
+    }
+    case 0x8d: {
+      const int h = kHost[i.reg];
+      if (!(i.ea & kEa32) && size == 8 && h >= 0 && i.base < 16 && kHost[i.base] >= 0 && (i.index == kRegZero || kHost[i.index] >= 0)) {
+        lea(h, i.index == kRegZero ? mem(kHost[i.base], i.disp) : mem(kHost[i.base], kHost[i.index], i.shift, i.disp));
+        return true;
+      }
+      Insn plain = i;  // the offset alone
+      plain.ea &= kEa32;
+      i_ = &plain;
+      address();
+      i_ = &i;
+      set(i.reg, hAX, size);
+      return true;
+    }
+    case 0xb0: case 0xb8: case 0xc6: case 0xc7: {
+      if (!n.memory) {
+        if (size == 1 && high_byte(i.rm)) return false;
+        const Rm d = guest(i.rm, size);
+        if (size == 8 || size == 4) {
+          const uint64_t v = size == 4 ? uint32_t(i.imm) : i.imm;
+          if (d.kind == Rm::kReg) {
+            imm(d.base, v);
+          } else {
+            imm(hCX, v);
+            store(d, hCX);
+          }
+          return true;
+        }
+        ins(size, size == 1 ? 0xc6 : 0xc7, 0, d, size);
+        size == 1 ? byte(unsigned(i.imm)) : word(unsigned(i.imm));
+        return true;
+      }
+      memory_operand(size, true);
+      ins(size, size == 1 ? 0xc6 : 0xc7, 0, mem(hAX), size == 8 ? 4 : size);
+      size == 1 ? byte(unsigned(i.imm)) : size == 2 ? word(unsigned(i.imm)) : dword(uint32_t(i.imm));
+      return true;
+    }
+    default: break;
+  }
+  return false;
+}
+
+// Shifts and rotates of a register, or of memory by an immediate.
+bool Translation::shift(const OpName& name) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
+  if (size == 1 && high_byte(i.rm)) return false;
+  const bool by_imm = (name.opcode & 0xfe) == 0xc0, by_cl = (name.opcode & 0xfe) == 0xd2;
+  const unsigned count = by_imm ? unsigned(i.imm) & (size == 8 ? 63 : 31) : 1;
+  if (name.memory && by_cl) return false;
+  const int n = name.n == 6 ? 4 : name.n;
+  Rm m = mem(h10);
+  if (name.memory) {
+    memory_operand(size, true);
+    mov(h10, hAX);
+  }
+  // By a count that is not 0 the plain shifts set all flags.
+  if (by_cl || n < 4 || count == 0) need_host_flags();
+  if (by_cl) mov(hCX, kHost[RCX], 4);
+  if (!name.memory) {
+    m = guest(i.rm, size);
+    if (m.kind == Rm::kMem && size == 4) {
+      load(h10, m, 4);
+      m = reg(h10);
+    }
+  }
+  if (by_imm) {
+    ins(size, 0xc0 | wide, n, m, 1);
+    byte(unsigned(i.imm));
+  } else {
+    ins(size, (by_cl ? 0xd2 : 0xd0) | wide, n, m);
+  }
+  if (!name.memory && guest(i.rm, size).kind == Rm::kMem && size == 4) store(gpr_field(i.rm), h10);
+  killed();
+  return true;
+}
+
+// IMUL with two or three operands; MUL and IMUL of the accumulator for 32 and 64 bits.
+bool Translation::multiply(const OpName& name) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize;
+  if (size < 4) return false;
+  Rm src = mem(h10);
+  if (name.memory) {
+    memory_operand(size, false);
+    mov(h10, hAX);
+  } else {
+    src = guest(i.rm, size);
+  }
+  need_host_flags();  // those that are undefined after it stay
+  if (name.opcode == 0xf6 || name.opcode == 0xf7) {
+    mov(hAX, kHost[RAX]);
+    ins(size, 0xf7, name.n, src);
+    mov(kHost[RAX], hAX);
+    killed();
+    return true;
+  }
+  const bool three = name.map == 0;
+  const int h = kHost[i.reg], to = h >= 0 ? h : int(hCX);
+  if (three) {
+    ins(size, 0x69, to, src, 4);
+    dword(uint32_t(i.imm));
+  } else {
+    if (h < 0) load(hCX, gpr_field(i.reg));
+    ins(size, 0x0faf, to, src);
+  }
+  if (h < 0) store(gpr_field(i.reg), hCX);
+  killed();
+  return true;
+}
+
+// XCHG, XADD and CMPXCHG.
+bool Translation::exchange(const OpName& n) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
+  if (n.map == 0 && n.opcode >= 0x90 && n.opcode < 0x98) {  // with the accumulator
+    if (i.rm == RAX) return true;
+    if (size < 4) return false;
+    mov(hCX, kHost[RAX], size);
+    load(kHost[RAX], guest(i.rm, size), size);
+    set(i.rm, hCX, size);
+    return true;
+  }
+  if (!bytes_ok()) return false;
+  if (n.map == 0) {
+    if (!n.memory) {
+      if (size < 4) return false;
+      load(hCX, guest(i.rm, size), size);
+      load(h10, guest(i.reg, size), size);
+      set(i.rm, h10, size);
+      set(i.reg, hCX, size);
+      return true;
+    }
+    memory_operand(size, true);
+    const int from = value(i.reg, size, hCX);
+    ins(size, 0x86 | wide, from, mem(hAX));
+    if (from == hCX) set(i.reg, hCX, size);
+    return true;
+  }
+  if (!n.memory) return false;
+  memory_operand(size, true);
+  if (n.opcode < 0xc0) {
+    mov(h10, hAX);
+    mov(hAX, kHost[RAX]);
+    const int from = value(i.reg, size, hCX);
+    if (i.bits & kLock) byte(0xf0);
+    ins(size, 0x0fb0 | wide, from, mem(h10));
+    // When it failed the accumulator is what was there; a 32-bit one that succeeded keeps its upper half.
+    if (size == 8 || size < 4) {
+      size == 8 ? mov(kHost[RAX], hAX) : set(RAX * (size == 1 ? 8 : 1), hAX, size);
+    } else {
+      uint8_t* const same = jmp8(0x74);
+      mov(kHost[RAX], hAX, 4);
+      bind8(same);
+    }
+    killed();
+    return true;
+  }
+  const int from = value(i.reg, size, hCX);
+  if (i.bits & kLock) byte(0xf0);
+  ins(size, 0x0fc0 | wide, from, mem(hAX));
+  if (from == hCX) set(i.reg, hCX, size);
+  killed();
+  return true;
+}
+
+bool Translation::two_byte(const OpName& n) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize;
+  if (n.opcode == 0x0d || (n.opcode >= 0x18 && n.opcode <= 0x1f)) return true;  // NOPs
+  if ((n.opcode & 0xf0) == 0x40) {  // CMOVcc
+    Rm src = mem(hAX);
+    if (n.memory) {
+      memory_operand(size, false);
+      // Conditions of flags in memory may need RAX.
+      mov(h10, hAX);
+      src = mem(h10);
+    } else {
+      src = guest(i.rm, size);
+    }
+    const int cc = condition(n.opcode & 15);
+    const int h = kHost[i.reg], to = h >= 0 ? h : int(hCX);
+    if (h < 0) load(hCX, gpr_field(i.reg));
+    ins(size, 0x0f40u | unsigned(cc), to, src);
+    if (h < 0) store(gpr_field(i.reg), hCX);
+    return true;
+  }
+  if ((n.opcode & 0xf0) == 0x90) {  // SETcc
+    if (n.memory) {
+      memory_operand(1, true);
+      mov(h10, hAX);
+      ins(1, 0x0f90u | unsigned(condition(n.opcode & 15)), 0, mem(h10));
+      return true;
+    }
+    if (high_byte(i.rm)) return false;
+    ins(1, 0x0f90u | unsigned(condition(n.opcode & 15)), 0, guest(i.rm, 1));
+    return true;
+  }
+  switch (n.opcode) {
+    case 0xb6: return widen(1, false, n.memory);
+    case 0xb7: return widen(2, false, n.memory);
+    case 0xbe: return widen(1, true, n.memory);
+    case 0xbf: return widen(2, true, n.memory);
+    case 0xaf: return multiply(n);
+    case 0xb0: case 0xb1: case 0xc0: case 0xc1: return exchange(n);
+    case 0xba: case 0xa3: case 0xab: case 0xb3: case 0xbb: {  // BT and its like on registers; BT of memory by an immediate
+      const bool by_imm = n.opcode == 0xba;
+      const int op = by_imm ? n.n : n.opcode >> 3 & 7;
+      if (n.memory && !by_imm) return false;
+      if (size < 4 || (!n.memory && kHost[i.rm] < 0)) return false;
+      Rm m = mem(h10);
+      if (n.memory) {
+        memory_operand(size, op != 4);
+        mov(h10, hAX);
+      } else {
+        m = guest(i.rm, size);
+      }
+      need_host_flags();
+      if (by_imm) {
+        if (i.bits & kLock) byte(0xf0);
+        ins(size, 0x0fba, op, m, 1);
+        byte(unsigned(i.imm));
+      } else {
+        ins(size, 0x0f83u | unsigned(op) << 3, value(i.reg, size, hCX), m);
+      }
+      killed();
+      return true;
+    }
+    case 0xbc: case 0xbd: case 0xb8: {  // BSF BSR POPCNT
+      if (size < 4) return false;
+      Rm src = mem(h10);
+      if (n.memory) {
+        memory_operand(size, false);
+        mov(h10, hAX);
+      } else {
+        src = guest(i.rm, size);
+      }
+      need_host_flags();
+      const int h = kHost[i.reg], to = h >= 0 ? h : int(hCX);
+      if (h < 0) load(hCX, gpr_field(i.reg));
+      ins(size, 0x0f00u | n.opcode, to, src, 0, n.opcode == 0xb8 ? 0xf3 : 0);
+      if (h < 0) store(gpr_field(i.reg), hCX);
+      killed();
+      return true;
+    }
+    default: break;
+  }
+  if (n.opcode >= 0xc8 && n.opcode <= 0xcf) {  // BSWAP
+    const int h = kHost[i.rm];
+    if (size < 4 || h < 0) return false;
+    byte(0x40 | (size == 8 ? 8 : 0) | (h >> 3 & 1));
+    byte(0x0f);
+    byte(0xc8 | (h & 7));
+    return true;
+  }
+  return false;
+}
+
+bool Translation::integer(const OpName& n) {
+  if (n.map == 1) return two_byte(n);
+  if (n.map != 0) return false;
+  const unsigned o = n.opcode;
+  if (o < 0x40 && (o & 7) < 6) return alu_form(n);
+  if (o >= 0x40 && o < 0x50) return unary(n);
+  switch (o) {
+    case 0x80: case 0x81: case 0x83: case 0x84: case 0x85: case 0xa8: case 0xa9: return alu_form(n);
+    case 0xf6: case 0xf7:
+      if (n.n < 2) return alu_form(n);
+      if (n.n < 4) return unary(n);
+      return n.n < 6 && multiply(n);
+    case 0xfe: case 0xff: return n.n < 2 && unary(n);
+    case 0x69: case 0x6b: return multiply(n);
+    case 0x86: case 0x87: return exchange(n);
+    case 0xc0: case 0xc1: case 0xd0: case 0xd1: case 0xd2: case 0xd3: return shift(n);
+    case 0x98:
+      if (i_->opsize == 8) rr(8, 0x63, kHost[RAX], kHost[RAX]);
+      else if (i_->opsize == 4) rr(4, 0x0fbf, kHost[RAX], kHost[RAX]);
+      else return false;
+      return true;
+    case 0x99: {
+      const unsigned size = i_->opsize;
+      if (size < 4) return false;
+      mov(hAX, kHost[RAX]);
+      if (size == 8) byte(0x48);
+      byte(0x99);  // to RDX, which is the guest's
+      return true;
+    }
+    default: break;
+  }
+  if (o >= 0x90 && o < 0x98) return exchange(n);
+  return move(n);
+}
+
+}  // namespace nyx::soft

@@ -1,0 +1,111 @@
+// One block while it is translated (translate*.cc).
+#pragma once
+#include "soft/emit.h"
+#include "soft/mem.h"
+#include "soft/translate.h"
+#include "soft/block.h"
+
+namespace nyx::soft {
+
+// Where guest registers live while translated code runs: a host register, or (-1) Cpu::gpr. RBP points to Cpu; RAX, RCX
+// and R10 are scratch, RSP is the host's.
+inline constexpr int kHost[16] = {h14, h11, hDX, hBX, h15, h13, hSI, hDI, h8, h9, -1, -1, h12, -1, -1, -1};
+
+inline Rm cpu_field(size_t offset) { return mem(hBP, int64_t(offset)); }
+inline Rm gpr_field(unsigned g) { return cpu_field(g * 8); }
+
+class Translation : public Emit {
+ public:
+  Translation(Translator& t, Cpu& c, Block* b);
+  // The number of bytes written; 0: no room.
+  size_t Run();
+
+ private:
+  // ---- translate.cc
+  bool one();                  // the current instruction; false: it has no translation
+  void interpret();            // leaves to its handler
+  void entries();              // in front of the body
+  void out_of_line();          // behind it
+  bool kills_flags_early() const;
+  void edge(int k);            // goes on at link k
+  uint64_t rip_after() const { return b_->rip + i_->off + i_->len; }
+
+  // ---- flags. They are in the host's flags, in Cpu::flags, or both.
+  void save_flags();           // to Cpu::flags. Clobbers RAX; the host's flags stay
+  void need_host_flags();      // clobbers RAX
+  void need_host_carry();      // CF alone; clobbers the others
+  void killed() { in_host_ = true, in_mem_ = false; }  // the instruction just written set all flags
+  int condition(int cc);       // condition code to test now
+
+  // ---- operands
+  static bool high_byte(uint8_t r) { return r & 7; }
+  static Rm guest(uint8_t r, unsigned size) {
+    const int h = kHost[size == 1 ? r >> 3 : r];
+    return h >= 0 ? reg(h) : gpr_field(size == 1 ? r >> 3 : r);
+  }
+  int value(uint8_t r, unsigned size, int scratch);   // host register that holds it
+  void set(uint8_t r, int from, unsigned size);       // guest register from a host register
+  bool bytes_ok() const;
+  void address();              // linear address of the memory operand to RAX, without changing flags (segment bases do)
+  // RAX: linear address -> host address; else the instruction is interpreted. Flags are saved first.
+  void translate_address(unsigned size, bool write);
+  void memory_operand(unsigned size, bool write) {
+    before_access();
+    address();
+    translate_address(size, write);
+  }
+  void before_access() { if (!in_mem_) save_flags(); }
+  void bail(uint8_t* jump) { slow_[slows_++] = {jump, uint8_t(k_)}; }
+
+  // ---- translate_int.cc
+  bool integer(const OpName& n);
+  void alu(int n, unsigned size, uint8_t dst, const Rm* src, int32_t imm);
+  bool alu_form(const OpName& n);
+  bool unary(const OpName& n);
+  bool move(const OpName& n);
+  bool two_byte(const OpName& n);
+  bool shift(const OpName& n);
+  bool multiply(const OpName& n);
+  bool widen(unsigned from, bool sign, bool memory);
+  bool exchange(const OpName& n);
+
+  // ---- translate_branch.cc
+  bool branch(const OpName& n);
+  bool stack(const OpName& n);
+  void push_check();           // RAX: host address of the new top of the stack
+  void lookup();               // RAX: target. RCX: its block; else bail
+
+  // ---- translate_simd.cc
+  bool simd(const OpName& n);
+  void need_sse();
+
+  Translator& t_;
+  Block* const b_;
+  unsigned k_ = 0;
+  const Insn* i_ = nullptr;
+  bool in_host_ = false, in_mem_ = true;
+  bool interpreted_ = false;   // some instruction has no translation
+  bool sse_checked_ = false;
+  bool ended_ = false;         // the last instruction was a branch
+  size_t tlb_;                 // offset of the TLB in Cpu
+  struct Slow {
+    uint8_t* jump;
+    uint8_t k;
+  };
+  unsigned slows_ = 0;
+  Slow slow_[kMaxBlockInsns * 6];
+  // By instruction: where its code is, which flags it starts with, whether it has code of its own.
+  uint8_t* body_[kMaxBlockInsns];
+  bool host_flags_[kMaxBlockInsns], translated_[kMaxBlockInsns];
+  // Jumps to the pieces behind the body.
+  unsigned tails_ = 0, exits_ = 0;
+  uint8_t* tail_[kMaxBlockInsns * 2 + 4];
+  uint8_t* exit_[4];
+  uint8_t* body_entry_ = nullptr;
+  const uint8_t *hot_ = nullptr, *hot_flags_ = nullptr;
+  bool early_;
+  bool edge_used_[2] = {false, false}, edge_pending_[2] = {false, false};
+  uint8_t* edge_slow_[2] = {nullptr, nullptr};
+};
+
+}  // namespace nyx::soft
