@@ -1,4 +1,5 @@
 /** Time, Clock and their epoch (part 1, 36). All in milliseconds. */
+import { randomBytes } from 'node:crypto';
 import { LIMIT } from '../spec/constants.ts';
 
 const monotonic = () => Number(process.hrtime.bigint() / 1_000_000n);
@@ -6,6 +7,8 @@ const monotonic = () => Number(process.hrtime.bigint() / 1_000_000n);
 /** Fine, medium and coarse steps of TPM2_ClockRateAdjust, in millionths. */
 const steps: Record<number, number> = { 253: -30_000, 254: -3_000, 255: -300, 1: 300, 2: 3_000, 3: 30_000 };
 const rateLimit = 150_000;
+
+const newEpoch = () => randomBytes(8).readBigUInt64BE();
 
 export class Clock {
   private readonly now: () => number;
@@ -16,7 +19,7 @@ export class Clock {
   clock: number;
   safe: number;
   /** Changes when Time may have jumped: timeouts of an older epoch are void. */
-  epoch = 1n;
+  epoch = newEpoch();
   private rate = 0;
   private written: number;
 
@@ -31,7 +34,7 @@ export class Clock {
   powerOn(): void {
     this.tick();
     this.time = 0;
-    this.epoch++;
+    this.epoch = newEpoch();
   }
 
   /** Brings Time and Clock up to date; before every command. */

@@ -3,7 +3,7 @@
  * Dispatcher, marshalling, TPM_CAP_COMMANDS and the types of the handlers come from this table.
  */
 import type { Fields, StructOf } from './codec.ts';
-import { checked, i32, list, oneOf, sizedOptional, struct, u8, u16, u32, u64 } from './codec.ts';
+import { checked, i32, list, oneOf, u8, u16, u32, u64 } from './codec.ts';
 import { CAP, HT, LIMIT, RC, RH, SE, SU } from './constants.ts';
 import * as t from './types.ts';
 
@@ -672,7 +672,7 @@ export const commands = {
     0x18b,
     { signHandle: user('object') },
     {
-      P1: sizedOptional(struct({ x: t.eccParameter, y: t.eccParameter })),
+      P1: t.eccPoint2b,
       s2: t.sensitiveData,
       y2: t.eccParameter,
     },
