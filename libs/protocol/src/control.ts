@@ -67,6 +67,9 @@ const Recovered = z.object({
 });
 export type Recovered = z.output<typeof Recovered>;
 
+/** What keeps a process from the host: layers that hold, and those that do not, each with its reason. */
+const JailStatus = z.object({ layers: z.array(z.string()), missing: z.array(z.string()) });
+
 const ProcessStatus = z.object({
   name: z.string(),
   state: z.enum(processStates),
@@ -76,6 +79,8 @@ const ProcessStatus = z.object({
   served: count,
   exitsPerSecond: count,
   violations: count,
+  /** Absent: not in a jail. */
+  jail: z.optional(JailStatus),
   lastRecovery: z.optional(Recovered),
   error: z.optional(WireErrorSchema),
 });
@@ -110,6 +115,7 @@ const Status = z.object({
   since: count,
   pid: count,
   vcpuPid: count,
+  vcpuJail: z.optional(JailStatus),
   /** What the engine is: '' before it is known. */
   accel: z.string(),
   cpus: count,

@@ -11,6 +11,7 @@ import type { ProcessState, Recovered } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
 import { ProcessControl, RingsView } from '@nyx/ring';
+import type { JailReport } from './jail.ts';
 import type { ProcessPlan } from './plan.ts';
 import { HangDetector, RestartPolicy } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
@@ -60,6 +61,10 @@ export class DeviceProcess {
 
   get name(): string {
     return this.plan.name;
+  }
+  /** Of whoever is there now; undefined without a jail. */
+  get jail(): JailReport | undefined {
+    return this.#child?.child.jail;
   }
   get pid(): number {
     return this.#child && this.#child.death === undefined ? this.#child.child.pid : 0;

@@ -10,6 +10,8 @@ import { built } from './paths.ts';
 /** What a program may read while it starts, beside the C library and itself. */
 export interface Jail {
   read: readonly string[];
+  /** Bytes of anonymous memory, where there is a limit. */
+  dataLimit?: number;
   /** It empties its root directory itself when all of its code is loaded (libs/device lockdown.ts). */
   leaves: boolean;
 }
@@ -26,8 +28,7 @@ export interface JailReport {
  * Anonymous memory of a device process, bytes. Node has some 80 MiB of it when it starts, most of it never touched. The
  * limit that counts where no memory cgroup is delegated to us.
  */
-const dataLimit = 512 * 2 ** 20;
-const limits = ['CORE=0', 'NOFILE=512', `DATA=${dataLimit}`];
+export const deviceDataLimit = 512 * 2 ** 20;
 
 type Mode = 'root' | 'user' | 'none';
 const inner = ['mount', 'pid', 'net', 'ipc', 'uts'];
@@ -65,7 +66,10 @@ export const spawnJailed = (
   const read = [...libraryFolders, '/etc/ld.so.cache', '/dev/null', program, ...jail.read];
   const options = [
     ...read.flatMap((path) => ['--read', path]),
-    ...limits.flatMap((limit) => ['--limit', limit]),
+    ...['CORE=0', 'NOFILE=1024', ...(jail.dataLimit ? [`DATA=${jail.dataLimit}`] : [])].flatMap((limit) => [
+      '--limit',
+      limit,
+    ]),
   ];
   const attempt = (mode: Mode, ends: readonly number[]): number => {
     const leaves = ends.length > 0;

@@ -154,10 +154,12 @@ export class Machine {
       // Device processes need longest, so they go first; the kernel is read while they load.
       const serving = Promise.all(this.#processes.map((p) => p.start()));
       serving.catch(() => {});
-      const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, {
-        onEvent: (e) => this.#vcpuEvent(e),
-        onDeath: (reason) => this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` })),
-      });
+      const handlers = {
+        onEvent: (e: VcpuEvent): void => this.#vcpuEvent(e),
+        onDeath: (reason: string): void =>
+          this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` })),
+      };
+      const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, handlers, o.spares.host.jail !== false);
       this.#vcpu = vcpu;
       this.#pids();
       this.#mark('spawned');
@@ -167,6 +169,7 @@ export class Machine {
       this.#mark('loaded');
       const { bytes, fds } = this.#describe(payload);
       const ready = await vcpu.machine(bytes, fds);
+      if (ready.text) vcpu.child.jail?.missing.push(ready.text);
       this.#mark('vcpu');
       await serving;
       this.#mark('devices');
@@ -183,10 +186,21 @@ export class Machine {
         milestones: this.#milestones,
       });
       if (this.#life.state === 'starting') this.#life.go('running');
+      this.#tellJails();
       for (const p of new Set(this.#processes.map((p) => p.plan.service))) this.#spares.keep(p, 500);
     } catch (e) {
       this.#fail(asNyxError(e));
     }
+  }
+
+  /** What protects the host from each process; a layer that is missing is a warning with its reason. */
+  #tellJails(): void {
+    const all = [
+      { name: 'nyx-vcpu', jail: this.#vcpu?.child.jail },
+      ...this.#processes.map((p) => ({ name: p.name, jail: p.jail })),
+    ];
+    for (const { name, jail } of all)
+      if (jail) this.o.log(jail.missing.length > 0 ? 'warn' : 'info', 'jail', { process: name, ...jail });
   }
 
   async pause(): Promise<void> {
@@ -261,6 +275,7 @@ export class Machine {
       since: this.#life.since,
       pid: process.pid,
       vcpuPid: this.#vcpu?.pid ?? 0,
+      ...(this.#vcpu?.child.jail ? { vcpuJail: this.#vcpu.child.jail } : {}),
       accel: this.#status.accel,
       cpus: spec.cpus,
       memory: spec.memory,

@@ -5,6 +5,7 @@
 import type { Role, RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
+import { deviceDataLimit } from './jail.ts';
 import { addonPath } from './paths.ts';
 
 /** Smaller young generation and no idle threads: these processes are many and allocate little. */
@@ -36,7 +37,7 @@ export class DeviceChild {
     const read = host.jail === false ? undefined : [bundle, ...(host.jail ?? [addonPath()])];
     this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
       log: host.log,
-      ...(read ? { jail: { read, leaves: true } } : {}),
+      ...(read ? { jail: { read, leaves: true, dataLimit: deviceDataLimit } } : {}),
       onMessage: (bytes) => this.#message(bytes),
       onDeath: (reason) => {
         this.#death = reason;

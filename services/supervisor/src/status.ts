@@ -72,6 +72,7 @@ export class StatusReader {
       served,
       exitsPerSecond: this.#rates.of(p.name, served),
       violations: p.violations,
+      ...(p.jail ? { jail: p.jail } : {}),
       ...(p.lastRecovery ? { lastRecovery: p.lastRecovery } : {}),
       ...(p.error ? { error: p.error.toJSON() } : {}),
     };

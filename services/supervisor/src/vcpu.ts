@@ -3,6 +3,7 @@ import { allocate, Memory, view } from '@nyx/layout';
 import { ControlEvent, ControlMessage, ControlOp } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
+import type { Jail } from './jail.ts';
 
 export interface VcpuEvent {
   op: number;
@@ -56,15 +57,23 @@ export const rejection = (text: string): NyxError =>
       })
     : new NyxError('VCPU_REJECTED', { got: text });
 
+/** What nyx-vcpu reads before its guest runs: whether there is a KVM, and what the host's clock is worth. */
+const jail: Jail = {
+  read: ['/dev/kvm', '/sys/devices/system/clocksource/clocksource0/current_clocksource'],
+  leaves: true,
+};
+
 export class Vcpu {
   readonly child: Child;
   readonly #waiting: { op: number; resolve(e: VcpuEvent): void; reject(e: Error): void }[] = [];
   readonly #handlers: VcpuHandlers;
 
-  constructor(program: string, log: number, handlers: VcpuHandlers) {
+  /** @param jailed no only for doubles in tests */
+  constructor(program: string, log: number, handlers: VcpuHandlers, jailed = true) {
     this.#handlers = handlers;
     this.child = new Child(program, [], {
       log,
+      ...(jailed ? { jail } : {}),
       onMessage: (bytes) => this.#message(bytes),
       onDeath: (reason) => {
         this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` }));

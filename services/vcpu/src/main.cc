@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "jail.h"
 #include "machine.h"
 
 namespace nyx {
@@ -113,7 +114,8 @@ int Main() {
   int status = 1;
   auto machine = AwaitMachine(control, &description, &status);
   if (!machine) return status;
-  control.Send(ControlEvent::kReady, machine->engine(), machine->measured());
+  const std::string missing = LockDown();
+  control.Send(ControlEvent::kReady, machine->engine(), machine->measured(), 0, missing);
   if (!(description.header.flags & 1)) machine->Resume(true);
   Serve(control, *machine, description.header.flags & 2);
   if (!machine->Quit()) _exit(kExitStuck);

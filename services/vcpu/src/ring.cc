@@ -20,7 +20,11 @@ constexpr uint64_t kLongWaitNs = 1'000'000'000;
 constexpr uint32_t kStatusBits = 0xff | wire::StatusFlag::kMapChanged | 0xffu << wire::StatusFlag::kEventShift;
 
 bool SingleCpu() {
-  static const bool single = sysconf(_SC_NPROCESSORS_ONLN) < 2;
+  // Not sysconf, which would open files.
+  static const bool single = [] {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < 2;
+  }();
   return single;
 }
 

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -108,6 +109,17 @@ bool DropCapabilities() {
   return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0 && syscall(SYS_capset, &header, none) == 0;
 }
 
+// Groups of device nodes that are there for such a group (/dev/kvm), and are not root's.
+std::vector<gid_t> DeviceGroups(const std::vector<std::string>& paths) {
+  std::vector<gid_t> groups;
+  for (const std::string& path : paths) {
+    struct stat st;
+    if (stat(path.c_str(), &st) == 0 && S_ISCHR(st.st_mode) && (st.st_mode & 0060) == 0060 && st.st_gid != 0)
+      groups.push_back(st.st_gid);
+  }
+  return groups;
+}
+
 bool NobodyCanRead(const std::vector<std::string>& paths, std::string* why) {
   setfsgid(kNobody);
   setfsuid(kNobody);
@@ -127,8 +139,13 @@ bool NobodyCanRead(const std::vector<std::string>& paths, std::string* why) {
 
 // Root becomes nobody where nobody can read the program.
 bool BecomeNobody(const Options& o, std::string* why) {
+  const std::vector<gid_t> groups = DeviceGroups(o.read);
+  if (setgroups(groups.size(), groups.data()) != 0) {
+    *why = strerror(errno);
+    return false;
+  }
   if (!NobodyCanRead(o.read, why)) return false;
-  if (setgroups(0, nullptr) == 0 && setresgid(kNobody, kNobody, kNobody) == 0 &&
+  if ( setresgid(kNobody, kNobody, kNobody) == 0 &&
       setresuid(kNobody, kNobody, kNobody) == 0)
     return true;
   *why = strerror(errno);

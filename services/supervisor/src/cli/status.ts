@@ -10,6 +10,17 @@ const processState = (p: ProcessStatus): string =>
       ? red('✕ isolated')
       : yellow(`○ ${p.state}`);
 
+type Jailed = { name: string; jail?: { missing: string[] } | undefined };
+/** One word when every layer holds everywhere; else what does not, and why. */
+const jailLines = (all: Jailed[]): string[] => {
+  const lines = all.flatMap((p) =>
+    p.jail ? p.jail.missing.map((m) => `jail of ${p.name} lacks ${m}`) : [`${p.name} is in no jail`],
+  );
+  return lines.length > 0
+    ? lines.map((l) => yellow(l))
+    : [`jail     ${green('complete')} for ${all.map((p) => p.name).join(', ')}`];
+};
+
 /** What `nyx status` shows. */
 export const draw = (s: Status): string => {
   const head = [
@@ -67,6 +78,8 @@ export const draw = (s: Status): string => {
       ],
       [2, 3, 4, 5, 6],
     ).split('\n'),
+    '',
+    ...jailLines([{ name: 'nyx-vcpu', jail: s.vcpuJail }, ...s.processes]),
     ...s.processes.flatMap((p) => (p.error ? [red(`${p.name}: ${p.error.code}: ${p.error.got ?? ''}`)] : [])),
   ];
   return box(`${s.name}  (nyxd ${s.pid}, nyx-vcpu ${s.vcpuPid})`, head);
