@@ -11,6 +11,7 @@ using Names = std::unordered_map<Handler, OpName>;
 
 void add(Names& names, const OpEntry& e, OpName name) {
   for (int k = 0; k < 4; k++) {
+    name.size = uint8_t(k);
     name.memory = false;
     if (e.reg[k]) names.emplace(e.reg[k], name);
     name.memory = true;
@@ -25,7 +26,7 @@ Names make() {
     for (int row = 0; row < 4; row++) {
       for (int opcode = 0; opcode < 256; opcode++) {
         const OpEntry& e = t.map[map][row][opcode];
-        OpName name{uint8_t(map), uint8_t(row), uint8_t(opcode), -1, false};
+        OpName name{uint8_t(map), uint8_t(row), uint8_t(opcode), -1, 0, false};
         if (!(e.bits & kGroup)) {
           add(names, e, name);
           continue;

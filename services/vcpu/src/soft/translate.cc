@@ -157,6 +157,7 @@ size_t Translation::Run() {
     i_ = &b_->insns[k_];
     body_[k_] = at;
     host_flags_[k_] = in_host_;
+    xmms_[k_] = xmm_cached_;
     const unsigned slows = slows_;
     const bool in_host = in_host_, in_mem = in_mem_;
     translated_[k_] = one();
@@ -165,6 +166,7 @@ size_t Translation::Run() {
     slows_ = slows;
     in_host_ = in_host;
     in_mem_ = in_mem;
+    xmm_cached_ = xmms_[k_];
     interpret();
   }
   if (!ended_ && translated_[b_->count - 1]) {
@@ -185,6 +187,7 @@ void Translation::interpret() {
   in_mem_ = true;
   interpreted_ = true;
   sse_checked_ = false;
+  xmm_cached_ = 0;
 }
 
 // Whether all flags are overwritten before anything can look at them. Then who jumps here need not save them.
@@ -193,7 +196,7 @@ bool Translation::kills_flags_early() const {
     const Insn& i = b_->insns[k];
     const OpName* const n = op_name(i.fn);
     if (!n || n->map != 0 || (n->memory && n->opcode != 0x8d)) return false;
-    const bool move = n->opcode == 0x88 || n->opcode == 0x89 || n->opcode == 0x8a || n->opcode == 0x8b || n->opcode == 0xb8 ||
+    const bool move = n->opcode == 0x88 || n->opcode == 0x89 || n->opcode == 0x8a || n->opcode == 0x8b || (n->opcode == 0x63 && i.opsize == 4) || n->opcode == 0xb8 ||
                       n->opcode == 0xb0 || n->opcode == 0x8d;
     const unsigned group = n->opcode >> 3;
     const bool kills = (n->opcode < 0x40 && (n->opcode & 7) < 6 && group != 2 && group != 3) || n->opcode == 0x84 ||
@@ -282,8 +285,10 @@ void Translation::out_of_line() {
     if (slow_[n].k + 1u < b_->count) came[slow_[n].k + 1] = true;
   for (unsigned k = 1; k < b_->count; k++)
     if (!translated_[k - 1]) came[k] = true;
-  const auto resume = [&](uint8_t* body, bool flags) {
+  const auto resume = [&](uint8_t* body, bool flags, unsigned xmms) {
     call_to(t_.reload_);
+    for (unsigned r = 0; r < 16; r++)
+      if (xmms >> r & 1) load_xmm(r);
     if (flags) {
       in_host_ = false;
       need_host_flags();
@@ -297,11 +302,11 @@ void Translation::out_of_line() {
       continue;
     }
     back[k] = reinterpret_cast<Handler>(here());
-    resume(body_[k], host_flags_[k]);
+    resume(body_[k], host_flags_[k], xmms_[k]);
   }
   for (unsigned k = 1; k < b_->count; k++) b_->insns[k].fn = back[k];
   b_->code = reinterpret_cast<Handler>(here());
-  resume(body_entry_, false);
+  resume(body_entry_, false, 0);
   b_->hot = hot_;
   b_->hot_flags = hot_flags_;
 }

@@ -52,6 +52,7 @@ void disconnect(Block* b);
 struct OpName {
   uint8_t map, row, opcode;
   int8_t n;      // ModRM.reg of a group, else -1
+  uint8_t size;  // first operand size with it: 0 .. 3 for 8 .. 64 bits
   bool memory;   // the form with a memory operand
 };
 const OpName* op_name(Handler fn);

@@ -147,10 +147,10 @@ bool Translation::move(const OpName& n) {
   switch (n.opcode) {
     case 0x63:
       if (size == 8) return widen(4, true, n.memory);
-      break;
+      [[fallthrough]];  // a MOV, and the first opcode in the tables of its handlers
     case 0x88: case 0x89: case 0x8a: case 0x8b: {
       if (!bytes_ok()) return false;
-      const bool to_reg = n.opcode >= 0x8a;
+      const bool to_reg = n.opcode >= 0x8a || n.opcode == 0x63;
       if (!n.memory) {
         const uint8_t to = to_reg ? i.reg : i.rm, from = to_reg ? i.rm : i.reg;
         const Rm d = guest(to, size);

@@ -77,7 +77,14 @@ class Translation : public Emit {
 
   // ---- translate_simd.cc
   bool simd(const OpName& n);
+  bool simd_move(const OpName& n);
+  bool simd_convert(const OpName& n);
   void need_sse();
+  void need_mxcsr();
+  void load_xmm(unsigned r);
+  int xmm(unsigned r);
+  void xmm_changed(unsigned r);
+  void vector_operand(unsigned bytes, bool write, bool aligned);
 
   Translator& t_;
   Block* const b_;
@@ -86,6 +93,7 @@ class Translation : public Emit {
   bool in_host_ = false, in_mem_ = true;
   bool interpreted_ = false;   // some instruction has no translation
   bool sse_checked_ = false;
+  uint16_t xmm_cached_ = 0;    // guest XMM registers that are in the host's, too
   bool ended_ = false;         // the last instruction was a branch
   size_t tlb_;                 // offset of the TLB in Cpu
   struct Slow {
@@ -97,6 +105,7 @@ class Translation : public Emit {
   // By instruction: where its code is, which flags it starts with, whether it has code of its own.
   uint8_t* body_[kMaxBlockInsns];
   bool host_flags_[kMaxBlockInsns], translated_[kMaxBlockInsns];
+  uint16_t xmms_[kMaxBlockInsns];
   // Jumps to the pieces behind the body.
   unsigned tails_ = 0, exits_ = 0;
   uint8_t* tail_[kMaxBlockInsns * 2 + 4];

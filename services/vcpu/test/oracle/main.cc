@@ -1,4 +1,4 @@
-// soft-oracle [--seconds N] [--seed N] [--set int|simd] [--form TEXT] [--mode 64|32|s32|s16] [--programs] [--bench]: exit status 0 when host and soft CPU agree.
+// soft-oracle [--seconds N] [--seed N] [--set int|simd] [--form TEXT] [--mode 64|32|s32|s16] [--programs] [--random] [--bench]: exit status 0 when host and soft CPU agree.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +18,7 @@ struct Options {
   const char* set = nullptr;  // all
   const char* form = nullptr;
   const char* mode = nullptr;
-  bool programs = false, bench = false;
+  bool programs = false, bench = false, random = false;
 };
 
 void poke(const Case& c) {
@@ -170,6 +170,10 @@ int main(int argc, char** argv) {
       o.programs = true;
       continue;
     }
+    if (a == "--random") {
+      o.random = true;
+      continue;
+    }
     if (a == "--bench") {
       o.bench = true;
       continue;
@@ -191,6 +195,10 @@ int main(int argc, char** argv) {
     return 2;
   }
   oracle::soft_open();
+  if (o.random) {
+    static const auto start = std::chrono::steady_clock::now();
+    return oracle::run_random(o.seconds, o.seed, [] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); });
+  }
   if (o.bench) return oracle::run_bench(), 0;
   if (o.programs) return oracle::run_programs();
   return oracle::run_forms(o);

@@ -94,6 +94,8 @@ std::vector<Form> simd_forms();     // forms_simd.cc
 
 // programs.cc: the run loop on small programs (links, jump cache, code that changes itself). The number of failures.
 int run_programs();
+// random.cc: random programs by the interpreter and translated, for so long. Exit status.
+int run_random(double seconds, uint64_t seed, double (*elapsed)());
 // Instructions a second of a few loops, for comparison while working on the engine.
 void run_bench();
 

@@ -87,12 +87,14 @@ void recursion() {
 // The same with a cache that holds four blocks.
 void tiny_cache() {
   Cpu& c = prepare(kFibonacci);
-  BlockCache tiny(op_tables(), 4, 4 * (kMaxBlockInsns + 1));
+  BlockCache tiny(op_tables(), 4, 4 * (kMaxBlockInsns + 1), 1 << 16);
   BlockCache* const usual = c.blocks;
   c.blocks = &tiny;
+  c.jumps = tiny.jumps;
   c.block = nullptr;
   execute(c);
   c.blocks = usual;
+  c.jumps = usual->jumps;
   c.block = nullptr;
   check("tiny cache", "fib(15)", c.gpr[RAX], 610);
 }
@@ -220,10 +222,7 @@ double measure(const char* name, std::initializer_list<uint8_t> code) {
   return double(c.icount) / s;
 }
 
-}  // namespace
-
-int run_programs() {
-  failures = 0;
+void run_all() {
   loop_and_count();
   recursion();
   tiny_cache();
@@ -235,11 +234,9 @@ int run_programs() {
   breakpoint();
   interrupted_string();
   crosses_page_end();
-  if (failures == 0) std::printf("programs: all as expected\n");
-  return failures;
 }
 
-void run_bench() {
+void measure_all() {
   // mov ecx, 20000000; L: add eax, ecx; dec ecx; jnz L
   measure("add, dec, jnz", {0xb9, 0x00, 0x2d, 0x31, 0x01, 0x01, 0xc8, 0xff, 0xc9, 0x75, 0xfa});
   // L: mov rax, [rdi]; add rax, [rsi]; mov [rdi], rax; lea rdx, [rax + rcx*2]; cmp rdx, rax; cmp [rsi], ecx; dec ecx; jnz L
@@ -249,6 +246,26 @@ void run_bench() {
   measure("call, push, pop, ret", {0xb9, 0x80, 0x96, 0x98, 0x00, 0xe8, 0x05, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xcc, 0x53, 0x55, 0x5d, 0x5b, 0xc3});
   // L: test al, 1; jz +2; xor eax, edx; shr eax, 1; movzx edx, al; dec ecx; jnz L
   measure("branches", {0xb9, 0x80, 0x96, 0x98, 0x00, 0xa8, 0x01, 0x74, 0x02, 0x31, 0xd0, 0xd1, 0xe8, 0x0f, 0xb6, 0xd0, 0xff, 0xc9, 0x75, 0xf1});
+}
+
+}  // namespace
+
+int run_programs() {
+  failures = 0;
+  for (const bool translated : {false, true}) {
+    flat_translate(translated);
+    run_all();
+  }
+  if (failures == 0) std::printf("programs: all as expected\n");
+  return failures;
+}
+
+void run_bench() {
+  for (const bool translated : {false, true}) {
+    std::printf("%s\n", translated ? "translated" : "interpreter");
+    flat_translate(translated);
+    measure_all();
+  }
 }
 
 }  // namespace oracle
