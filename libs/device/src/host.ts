@@ -84,7 +84,7 @@ export class DeviceHost {
       return found;
     };
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
-    this.clock = new GuestClock(map(role.vmPage));
+    this.clock = new GuestClock(mmap(fd(role.vmPage), fileSize(fd(role.vmPage)), { write: false }));
     const ram = map(role.ram);
     const pages = role.pageMap === undefined ? undefined : openPageMap(map(role.pageMap));
     const memory = (): GuestMemory => {

@@ -47,6 +47,8 @@ const Disk = z.strictObject({
   readonly: z._default(z.boolean(), false),
   /** Read back by the guest as the disk's serial number. */
   serial: z.optional(z.string().check(z.maxLength(20))),
+  /** Absolute path of the program that serves it, a bundle as of services/storage, instead of ours. */
+  service: z.optional(z.string().check(z.regex(/^\//, 'expected an absolute path'))),
 });
 
 /** What happens to a device process that dies, hangs or breaks the protocol. */

@@ -17,6 +17,7 @@ export const built = (path: string): string => {
 };
 
 export const vcpuProgram = (): string => built('services/vcpu/build/Release/nyx-vcpu');
-/** The bundle of a device service, e.g. 'platform'. */
-export const serviceBundle = (service: string): string => built(`services/${service}/dist/${service}.cjs`);
+/** The bundle of a device service, e.g. 'platform', or of a program by its path. */
+export const serviceBundle = (service: string): string =>
+  service.startsWith('/') ? service : built(`services/${service}/dist/${service}.cjs`);
 export const addonPath = (): string => built('libs/native/build/Release/nyx_native.node');

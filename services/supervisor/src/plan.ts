@@ -121,7 +121,7 @@ export function planProcesses(
       kick: fds.of(memory.kick),
       irqPage: fds.of(memory.irqPage.fd),
       irqEvent: fds.of(memory.irqEvent),
-      vmPage: fds.of(r.vmPage.fd),
+      vmPage: fds.of(r.vmPageReader),
       pageMap: fds.of(r.pageMap.fd),
       ram: fds.of(r.ram.fd),
       ramLowBytes: r.lowBytes,

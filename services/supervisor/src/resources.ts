@@ -39,6 +39,8 @@ export class Resources {
   /** Bytes of RAM at guest address 0; the rest is at 4 GiB. */
   readonly lowBytes: number;
   readonly vmPage: Shared;
+  /** The same for device processes, which may only read it. */
+  readonly vmPageReader: number;
   readonly pageMap: Shared;
   /** By the names that wiring uses. */
   readonly named = new Map<string, number>();
@@ -60,6 +62,7 @@ export class Resources {
     }
     this.vmPage = this.#shared('nyx-vm', vmPageBytes);
     formatVmPage(this.vmPage.buffer, { cpus, wallClock: Math.floor(Date.now() / 1000) });
+    this.vmPageReader = this.#keep(openSync(`/proc/self/fd/${this.vmPage.fd}`, 'r'));
     const pages = ramBytes / 4096;
     this.pageMap = this.#shared('nyx-pages', pageMapBytes(pages));
     formatPageMap(this.pageMap.buffer, cpus, pages);

@@ -59,7 +59,7 @@ export const wiring = (spec: VmSpec, diskBytes: readonly number[]): DeviceLine[]
     name: `disk${i}`,
     kind: 'virtio-blk',
     process: `disk${i}`,
-    service: 'storage',
+    service: disk.service ?? 'storage',
     bdf: bdf(diskSlot(i)),
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
     config: { readOnly: disk.readonly, size: diskBytes[i], serial: disk.serial ?? `nyx-disk${i}` },
