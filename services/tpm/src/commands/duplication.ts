@@ -114,16 +114,15 @@ export const duplicationCommands: Handlers = {
     const key = asHandle(1, () => objectOf(tpm, signHandle));
     if (key.pub.type !== ALG.ECC) badHandle(RC.KEY, 1);
     const { scheme, hashAlg } = key.pub.parameters.scheme;
-    if (scheme !== ALG.ECDAA && scheme !== ALG.NULL) badHandle(RC.SCHEME, 1);
+    if (scheme !== ALG.ECDAA) badHandle(RC.SCHEME, 1);
     const c = curveOf(key.pub.parameters.curveID);
     const p1 = P1 && P1.x.length + P1.y.length > 0 ? pointIn(P1) : undefined;
     if (p1 && !onCurve(c, p1)) badParam(RC.ECC_POINT, 1);
     if ((s2.length === 0) !== (y2.length === 0)) badParam(RC.SIZE, s2.length === 0 ? 2 : 3);
     let p2: ReturnType<typeof pointIn> | undefined;
     if (s2.length) {
-      const alg = scheme === ALG.NULL ? key.pub.nameAlg : hashAlg;
       // x is the hash of what the verifier and the signer agreed on; it must name a point.
-      p2 = { x: mod(toInt(hash(alg, s2)), c.p), y: toInt(y2) };
+      p2 = { x: mod(toInt(hash(hashAlg, s2)), c.p), y: toInt(y2) };
       if (!onCurve(c, p2)) badParam(RC.ECC_POINT, 2);
     }
     const { r, counter } = commit(tpm, c, key.name);

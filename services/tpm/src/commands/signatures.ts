@@ -5,7 +5,7 @@ import type { Handlers } from '../core/dispatch.ts';
 import { objectOf } from '../core/entity.ts';
 import { rsaPrivate, rsaPublic } from '../core/keys.ts';
 import { publicPoint } from '../core/secret.ts';
-import { signDigest, signingScheme, verify } from '../core/signing.ts';
+import { signDigest, signingScheme, signs, verify } from '../core/signing.ts';
 import type { LoadedObject } from '../core/state.ts';
 import { makeTicket, nullTicket, ticketHolds } from '../core/ticket.ts';
 import type { Tpm } from '../core/tpm.ts';
@@ -71,7 +71,7 @@ export const keyCommands: Handlers = {
   Sign(tpm, { keyHandle, digest, inScheme, validation }) {
     const key = asHandle(1, () => objectOf(tpm, keyHandle));
     const a = key.pub.objectAttributes;
-    if (!(a & OA.sign)) badHandle(RC.KEY, 1);
+    if (!signs(key)) badHandle(RC.KEY, 1);
     if (a & OA.x509sign) badHandle(RC.ATTRIBUTES, 1);
     const scheme = signingScheme(key, inScheme);
     if (!scheme) badParam(RC.SCHEME, 2);

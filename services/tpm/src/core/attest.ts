@@ -1,11 +1,11 @@
 /** What the TPM attests (part 1, 31): structures that say what it is and are signed by a key of it. */
 import { be32, hash, kdfa, none } from '../crypto/hash.ts';
 import { encode } from '../spec/codec.ts';
-import { ALG, GENERATED_VALUE, OA, RC, RH } from '../spec/constants.ts';
+import { ALG, GENERATED_VALUE, RC, RH } from '../spec/constants.ts';
 import { asHandle, badHandle, badParam } from '../spec/refusal.ts';
 import { attest, type ClockInfo, type Scheme, type Signature } from '../spec/types.ts';
 import { objectOf } from './entity.ts';
-import { signDigest, signingScheme } from './signing.ts';
+import { signDigest, signingScheme, signs } from './signing.ts';
 import type { LoadedObject } from './state.ts';
 import type { Tpm } from './tpm.ts';
 
@@ -29,7 +29,7 @@ export interface Signer {
 export function signer(tpm: Tpm, handle: number, n: number, inScheme: Scheme, schemeParam: number): Signer {
   if (handle === RH.NULL) return { key: undefined, scheme: inScheme };
   const key = asHandle(n, () => objectOf(tpm, handle));
-  if (!(key.pub.objectAttributes & OA.sign)) badHandle(RC.KEY, n);
+  if (!signs(key)) badHandle(RC.KEY, n);
   const scheme = signingScheme(key, inScheme);
   if (!scheme) badParam(RC.SCHEME, schemeParam);
   return { key, scheme };

@@ -5,13 +5,17 @@ import { equal, hmac } from '../crypto/hash.ts';
 import { toBytes, toInt } from '../crypto/numbers.ts';
 import * as rsa from '../crypto/rsa.ts';
 import { digestSize, signSchemes } from '../spec/algorithms.ts';
-import { ALG, RC } from '../spec/constants.ts';
+import { ALG, OA, RC } from '../spec/constants.ts';
 import { refuse } from '../spec/refusal.ts';
 import type { Scheme, Signature } from '../spec/types.ts';
 import { ecdaaSign } from './commit.ts';
 import { rsaPrivate, rsaPublic } from './keys.ts';
 import type { LoadedObject } from './state.ts';
 import type { Tpm } from './tpm.ts';
+
+/** Whether an object can sign at all. */
+export const signs = ({ pub }: LoadedObject): boolean =>
+  (pub.objectAttributes & OA.sign) !== 0 && pub.type !== ALG.SYMCIPHER;
 
 /** Whether a key of this type can use the scheme. */
 function fits(type: number, scheme: number): boolean {

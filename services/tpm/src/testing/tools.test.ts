@@ -1,0 +1,104 @@
+/** tpm2-tools against our sockets, beside swtpm where it is installed: the same script, the same answers. */
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import type { AddressInfo, Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { TpmHost } from '../server/host.ts';
+import { MssimServer } from '../server/mssim.ts';
+import { SwtpmServer } from '../server/swtpm.ts';
+
+const installed = (program: string) => spawnSync('which', [program]).status === 0;
+const tools = installed('tpm2_startup');
+const swtpm = installed('swtpm');
+if (!tools) process.stdout.write('tpm2-tools are not installed (apt: tpm2-tools): not tested against them\n');
+else if (!swtpm)
+  process.stdout.write('swtpm is not installed (apt: swtpm): results are not compared with it\n');
+
+/**
+ * Where we differ from swtpm 0.7.1, and why. RSA_Decrypt of a text with wrong padding: RC_VALUE is what part 3 (14.3)
+ * says; swtpm gives RC_FAILURE.
+ */
+const known = [/^\d+ tpm2_rsadecrypt -c rsa.ctx -p rsapass -s rsaes enc.oaep /];
+
+const script = join(import.meta.dirname, 'tools.sh');
+const scratch = mkdtempSync(join(tmpdir(), 'tpm-tools-'));
+
+function run(tcti: string): Promise<string[]> {
+  const cwd = mkdtempSync(join(scratch, 'run-'));
+  return new Promise((resolve) => {
+    const env = { ...process.env, TPM2TOOLS_TCTI: tcti };
+    execFile('bash', [script], { cwd, env, maxBuffer: 1 << 24 }, (_e, stdout) => resolve(stdout.split('\n')));
+  });
+}
+/** A free port with a free one above it. */
+async function listen(a: Server, b: Server): Promise<number> {
+  for (let attempt = 0; ; attempt++) {
+    await new Promise<void>((resolve) => a.listen(0, '127.0.0.1', resolve));
+    const { port } = a.address() as AddressInfo;
+    const ok = await new Promise<boolean>((resolve) => {
+      b.once('error', () => resolve(false));
+      b.listen(port + 1, '127.0.0.1', () => resolve(true));
+    });
+    if (ok) return port;
+    if (attempt > 10) throw new Error('no two free ports');
+    await new Promise((resolve) => a.close(resolve));
+  }
+}
+
+test.skipIf(!tools)(
+  'the script of tools gives what it gives with swtpm',
+  async () => {
+    const host = new TpmHost({});
+    host.powerOn();
+    const server = new SwtpmServer(host);
+    const [data, control] = [server.listen('data'), server.listen('control')];
+    const port = await listen(data, control);
+    const theirPort = port + 1000;
+    const child = swtpm
+      ? spawn('swtpm', [
+          ...['socket', '--tpm2', '--tpmstate', `dir=${scratch}`, '--flags', 'not-need-init'],
+          ...['--server', `type=tcp,port=${theirPort}`, '--ctrl', `type=tcp,port=${theirPort + 1}`],
+        ])
+      : undefined;
+    try {
+      const [ours, theirs] = await Promise.all([
+        run(`swtpm:port=${port}`),
+        child ? run(`swtpm:port=${theirPort}`) : undefined,
+      ]);
+      expect(host.tpm?.failed).toBe(false);
+      const done = ours.filter((l) => / -> 0 /.test(l));
+      expect(done.length).toBeGreaterThan(250);
+      if (theirs) {
+        const differ = ours.filter((l, i) => l !== theirs[i] && !known.some((k) => k.test(l)));
+        expect(differ).toEqual([]);
+        expect(ours.length).toBe(theirs.length);
+      }
+    } finally {
+      child?.kill();
+      data.close();
+      control.close();
+      rmSync(scratch, { recursive: true, force: true });
+    }
+  },
+  120_000,
+);
+
+test.skipIf(!tools)('the mssim TCTI and its platform port', async () => {
+  const server = new MssimServer(new TpmHost({}));
+  const [command, platform] = [server.listen('command'), server.listen('platform')];
+  const port = await listen(command, platform);
+  const tool = (...args: string[]) =>
+    new Promise<string>((resolve, reject) => {
+      const env = { ...process.env, TPM2TOOLS_TCTI: `mssim:port=${port}` };
+      execFile(args[0]!, args.slice(1), { env }, (e, stdout, stderr) =>
+        e ? reject(new Error(stderr)) : resolve(stdout),
+      );
+    });
+  await tool('tpm2_startup', '-c');
+  expect(await tool('tpm2_getrandom', '--hex', '8')).toMatch(/^[0-9a-f]{16}$/);
+  expect(await tool('tpm2_pcrread', 'sha256:0')).toMatch(/0x0{64}/);
+  command.close();
+  platform.close();
+});
