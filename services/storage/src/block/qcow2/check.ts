@@ -117,10 +117,7 @@ class Checker {
       const lo = raw.getUint32(at + 4);
       if (hi === 0 && lo === 0) continue;
       if (hi & compressedFlag) {
-        const bits = 62 - (this.header.clusterBits - 8);
-        const offsetHi = bits >= 56 ? hi & 0xff_ffff : hi & (2 ** (bits - 32) - 1);
-        const offset = offsetHi * 4294967296 + lo;
-        const bytes = (((hi & 0x3fff_ffff) >>> (bits - 32)) + 1) * 512 - (offset % 512);
+        const [offset, bytes] = image.packedRange(hi, lo);
         if (hi & copied) this.problem('a compressed cluster has the copied flag');
         // The last sector may be cut off by the end of the file.
         const end = Math.min(offset + bytes, Math.max(this.counts.length * cluster, offset + 1));

@@ -8,6 +8,8 @@
  *
  * Metadata is read and written synchronously (it is in the page cache nearly always), data through the queue. A request
  * that touches a cluster being allocated waits for it.
+ *
+ * Length: reading, allocating, zeroing and committing change the same private state at every step.
  */
 import { ioOp } from '@nyx/native';
 import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from '../block.ts';

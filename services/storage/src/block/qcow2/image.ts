@@ -105,7 +105,7 @@ export class Qcow2Image {
     if (hi & compressedFlag) {
       out.kind = Kind.compressed;
       out.bytes = Math.min(bytes, cluster - inCluster);
-      this.#packed(hi, lo, out);
+      [out.packed, out.packedBytes] = this.packedRange(hi, lo);
       return;
     }
     const kind = this.#kind(view, at, hi, lo, inCluster);
@@ -149,15 +149,14 @@ export class Qcow2Image {
     return allocated ? Kind.data : Kind.unallocated;
   }
 
-  /** Where a compressed cluster lies ("Compressed Clusters Descriptor"). */
-  #packed(hi: number, lo: number, out: Extent): void {
+  /** Where a compressed cluster lies ("Compressed Clusters Descriptor"): file offset, bytes at most. */
+  packedRange(hi: number, lo: number): [offset: number, bytes: number] {
     const bits = 62 - (this.header.clusterBits - 8);
     const offsetHi = bits >= 56 ? hi & offsetHigh : hi & (2 ** (bits - 32) - 1);
-    const sectors = ((hi & 0x3fff_ffff) >>> (bits - 32)) + 1;
-    out.packed = offsetHi * 4294967296 + lo;
-    out.packedBytes = sectors * 512 - (out.packed % 512);
-    if (out.packed > Number.MAX_SAFE_INTEGER / 2)
+    const offset = offsetHi * 4294967296 + lo;
+    if (offset > Number.MAX_SAFE_INTEGER / 2)
       throw this.corrupt('a compressed cluster behind the end of any file');
+    return [offset, (((hi & 0x3fff_ffff) >>> (bits - 32)) + 1) * 512 - (offset % 512)];
   }
 
   /** Decompresses what `lookup` told of into `to`, a cluster. @throws QCOW2_CORRUPT */

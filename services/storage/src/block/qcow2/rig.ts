@@ -1,7 +1,7 @@
 /** Drives a disk in tests: requests against a model, on real files. */
 import { type BlockDriver, BlockOp, BlockRequest, type Completed } from '../block.ts';
 
-export const MEMORY = 4 << 20;
+const MEMORY = 4 << 20;
 
 /** Pseudo-random numbers below n. */
 export const random = (seed: number) => {
@@ -13,10 +13,15 @@ export const random = (seed: number) => {
 };
 
 export class Rig {
-  readonly memory = new ArrayBuffer(MEMORY);
-  readonly bytes = new Uint8Array(this.memory);
+  readonly memory: ArrayBuffer;
+  readonly bytes: Uint8Array;
   readonly done: BlockRequest[] = [];
   disk!: BlockDriver;
+
+  constructor(readonly size = MEMORY) {
+    this.memory = new ArrayBuffer(size);
+    this.bytes = new Uint8Array(this.memory);
+  }
 
   open(make: (memory: ArrayBuffer, completed: Completed) => BlockDriver): this {
     this.disk = make(this.memory, (list, n) => this.done.push(...list.slice(0, n)));
@@ -56,8 +61,8 @@ export class Rig {
   /** The whole disk. */
   all(): Uint8Array {
     const content = new Uint8Array(this.disk.size);
-    for (let at = 0; at < content.length; at += MEMORY / 2)
-      content.set(this.read(at, Math.min(MEMORY / 2, content.length - at)), at);
+    for (let at = 0; at < content.length; at += this.size / 2)
+      content.set(this.read(at, Math.min(this.size / 2, content.length - at)), at);
     return content;
   }
 
