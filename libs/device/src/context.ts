@@ -74,18 +74,29 @@ export class HostedDevice implements DeviceContext<Struct> {
   }
 
   line(i: number, word: number): void {
-    const source = this.#gsi[i];
     if (this.host.injector !== undefined) {
-      if (this.host.injector.holdsLine(this, i, word)) return;
+      if (this.host.injector.holdsLine(this, i, word, () => this.#setLine(i, word))) return;
       word += 2 * this.host.injector.engine.shift(this.role.irqBase + i);
     }
+    this.#setLine(i, word);
+  }
+  /** Its line goes to controllers of this process, not by the interrupt page. */
+  routed(i: number): boolean {
+    return this.#gsi[i] !== undefined;
+  }
+  #setLine(i: number, word: number): void {
+    const source = this.#gsi[i];
     if (source !== undefined) this.host.lines.set(source, word);
     else this.irqPage.setLine(this.role.irqBase + i, word);
   }
   message(i: number, addressLo: number, addressHi: number, data: number, count: number): void {
     if (this.host.injector !== undefined) {
-      if (this.host.injector.holdsMessage(this, i, count)) return;
-      count += this.host.injector.engine.shift(this.role.irqBase + i);
+      const { engine } = this.host.injector;
+      const entry = this.role.irqBase + i;
+      const publish = (): void =>
+        this.irqPage.setMessage(entry, addressLo, addressHi, data, count + engine.shift(entry));
+      if (!this.host.injector.holdsMessage(this, i, count, publish)) publish();
+      return;
     }
     this.irqPage.setMessage(this.role.irqBase + i, addressLo, addressHi, data, count);
   }

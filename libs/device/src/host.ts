@@ -118,10 +118,8 @@ export class DeviceHost {
       words: this.#ctl,
       now: () => this.clock.now(),
       strike: () => this.#server.strike(),
-      settle: (d) => {
-        if (this.#busy) return;
-        this.#settleOne(d);
-        this.#after();
+      published: () => {
+        if (!this.#busy) this.#after();
       },
     });
     this.injector.setRules(rules, this.devices);

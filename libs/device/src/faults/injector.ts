@@ -4,8 +4,8 @@ import type { HostedDevice } from '../context.ts';
 import { type EngineHost, FaultEngine } from './engine.ts';
 
 export interface InjectorHost extends EngineHost {
-  /** Lets a device publish its interrupts again, unless an event is being handled (which does the same). */
-  settle(d: HostedDevice): void;
+  /** Interrupt words were published outside of an event: tells the vCPU process, and the controllers of this one. */
+  published(): void;
 }
 
 /** Longest time that an interrupt waits for another one to overtake it. */
@@ -16,6 +16,8 @@ interface Source {
   word: number;
   /** That word is not published; 'next': until another interrupt of the device is. */
   held: 'no' | 'dropped' | 'delayed' | 'next';
+  /** Does what was held back. */
+  publish: () => void;
 }
 
 export class Injector {
@@ -41,17 +43,27 @@ export class Injector {
         : undefined;
   }
 
-  /** Whether the line's word is not to be published now. An interrupt is a rising edge. */
-  holdsLine(d: HostedDevice, source: number, word: number): boolean {
+  /** Whether the line's word is not to be published now; `publish` does it later. An interrupt is a rising edge. */
+  holdsLine(d: HostedDevice, source: number, word: number, publish: () => void): boolean {
     const entry = d.role.irqBase + source;
+    this.#know(d, source, d.routed(source) ? word : d.irqPage.word(entry) - 2 * this.engine.shift(entry));
     // A dropped edge is only not published: the next word counts it.
-    return this.#holds(d, source, word, (word & 1) === 1, (n) => n > 0 && this.engine.addShift(entry, n));
+    return this.#holds(d, source, word, (word & 1) === 1, publish, (n) => {
+      if (n > 0) this.engine.addShift(entry, n);
+    });
   }
 
   /** Whether the message count is not to be published now; drop and duplicate shift it for good. */
-  holdsMessage(d: HostedDevice, source: number, count: number): boolean {
+  holdsMessage(d: HostedDevice, source: number, count: number, publish: () => void): boolean {
     const entry = d.role.irqBase + source;
-    return this.#holds(d, source, count, true, (n) => this.engine.addShift(entry, n));
+    this.#know(d, source, d.irqPage.word(entry) - this.engine.shift(entry));
+    return this.#holds(d, source, count, true, publish, (n) => this.engine.addShift(entry, n));
+  }
+
+  /** What was published when a source is first seen: the same again is not new. Of lines in this process nobody knows. */
+  #know(d: HostedDevice, source: number, word: number): void {
+    const key = d.index * 4096 + source;
+    if (!this.#sources.has(key)) this.#sources.set(key, { word: word >>> 0, held: 'no', publish: () => {} });
   }
 
   #holds(
@@ -59,18 +71,15 @@ export class Injector {
     source: number,
     word: number,
     isInterrupt: boolean,
+    publish: () => void,
     shift: (n: number) => void,
   ): boolean {
     const key = d.index * 4096 + source;
-    const s = this.#sources.get(key);
-    if (s === undefined) {
-      // The word at attach, or when the first rule came: told again, not new.
-      this.#sources.set(key, { word, held: 'no' });
-      return false;
-    }
+    const s = this.#sources.get(key)!;
     if (s.word === word) return s.held !== 'no';
     s.word = word;
     s.held = 'no';
+    s.publish = publish;
     if (!isInterrupt) return false;
     const r = this.engine.interrupt(d.index, source);
     if (r === undefined) {
@@ -85,9 +94,10 @@ export class Injector {
       s.held = r.verb === 'delay' ? 'delayed' : 'next';
       const ms = r.verb === 'delay' ? r.delayNs / 1e6 : reorderMs;
       setTimeout(() => {
-        if (s.word !== word || s.held === 'dropped') return;
+        if (s.word !== word || s.held === 'no' || s.held === 'dropped') return;
         s.held = 'no';
-        this.#host.settle(d);
+        publish();
+        this.#host.published();
       }, ms);
     }
     return s.held !== 'no';
@@ -98,7 +108,11 @@ export class Injector {
     for (const [key, s] of this.#sources)
       if (s.held === 'next' && Math.floor(key / 4096) === d.index) {
         s.held = 'no';
-        setImmediate(() => this.#host.settle(d));
+        const { publish } = s;
+        setImmediate(() => {
+          publish();
+          this.#host.published();
+        });
       }
   }
 }
