@@ -28,6 +28,7 @@ const layers = {
   device: 4,
   image: 4.2,
   nyx: 4.5,
+  testkit: 4.7,
 };
 
 function layerOf(path) {

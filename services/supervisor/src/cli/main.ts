@@ -20,6 +20,8 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   resume: ['let a paused guest go on', () => import('./control.ts').then((m) => m.resume)],
   reset: ['the reset button', () => import('./control.ts').then((m) => m.reset)],
   kill: ['SIGKILL a device process; the guest does not notice', () => import('./kill.ts')],
+  fault: ['make faults on purpose', () => import('./fault.ts')],
+  chaos: ['run a campaign of faults', () => import('./chaos.ts')],
   logs: ['logs of a machine', () => import('./logs.ts')],
   image: ['list, build and remove guest images', () => import('./image.ts')],
   demo: ['boot Debian, kill its devices, see it go on', () => import('./demo.ts')],
