@@ -43,7 +43,10 @@ function checkDefinition(tpm: Tpm, authHandle: number, auth: Buffer, pub: NvPubl
 /** Puts data into an index; the first write sets WRITTEN. */
 function write(tpm: Tpm, index: NvIndex, offset: number, data: Uint8Array): void {
   const { pub } = index;
-  if (!(pub.attributes & NVA.WRITTEN)) {
+  if (pub.attributes & NVA.WRITTEN) {
+    // What is there already need not be written again.
+    if (Buffer.compare(index.data.subarray(offset, offset + data.length), data) === 0) return;
+  } else {
     index.data = Buffer.alloc(pub.dataSize, nvKind(pub.attributes) === NT.ORDINARY ? 0xff : 0);
     pub.attributes = (pub.attributes | NVA.WRITTEN) >>> 0;
   }

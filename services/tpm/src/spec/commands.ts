@@ -1,4 +1,6 @@
 /**
+ * Length: one table of 109 commands.
+ *
  * The commands (part 3): code, handles with the role that must authorize each, parameters, results, attributes.
  * Dispatcher, marshalling, TPM_CAP_COMMANDS and the types of the handlers come from this table.
  */

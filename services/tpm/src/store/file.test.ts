@@ -3,6 +3,7 @@ import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeF
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { buildSync } from 'esbuild';
 import { afterEach, expect, test } from 'vitest';
 import { NT, NVA, RH } from '../spec/constants.ts';
 import { Client, commandBytes, rcOf } from '../testing/client.ts';
@@ -104,12 +105,21 @@ test('persistent things are there after the power went; PCRs come back from Shut
 test('kill -9 while a counter runs: every count that was confirmed is there', async () => {
   const dir = newDir();
   const socketPath = join(dir, 'data');
-  const main = join(import.meta.dirname, '../main.ts');
+  const main = join(dir, 'tpm.cjs');
+  const entry = join(import.meta.dirname, '../main.ts');
+  buildSync({
+    entryPoints: [entry],
+    outfile: main,
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    target: 'node20',
+  });
   let confirmed = 0;
   for (let life = 0; life < 4; life++) {
     rmSync(socketPath, { force: true });
     rmSync(`${socketPath}.ctrl`, { force: true });
-    const args = ['--import', 'tsx', main, 'serve', '--state', dir, '--swtpm', socketPath, '--not-need-init'];
+    const args = [main, 'serve', '--state', dir, '--swtpm', socketPath, '--not-need-init'];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     await new Promise<void>((resolve) => child.stdout.once('data', () => resolve()));
     const socket = connect(socketPath);
