@@ -46,6 +46,8 @@ class FaultyDisk implements BlockDriver {
   /** Dropped: never finished, unless the machine is reset. */
   readonly #lost: BlockRequest[] = [];
   #later = 0;
+  /** There was a fault: until then, completions are passed on as they come. */
+  #touched = false;
 
   constructor(source: FaultSource, open: OpenBlock, memory: ArrayBuffer, completed: Completed) {
     this.#source = source;
@@ -70,7 +72,10 @@ class FaultyDisk implements BlockDriver {
   submit(r: BlockRequest): void {
     const rule = this.#source.fault?.(r.op, r.position);
     if (rule === undefined) this.#inner.submit(r);
-    else this.#suffer(r, rule);
+    else {
+      this.#touched = true;
+      this.#suffer(r, rule);
+    }
   }
 
   #suffer(r: BlockRequest, rule: FaultRule): void {
@@ -149,6 +154,10 @@ class FaultyDisk implements BlockDriver {
   }
 
   #finished(requests: readonly BlockRequest[], count: number): void {
+    if (!this.#touched) {
+      this.#completed(requests, count);
+      return;
+    }
     let again = false;
     for (let i = 0; i < count; i++) {
       const r = requests[i]!;

@@ -17,6 +17,7 @@ import {
 } from '@nyx/device';
 import type { RegisterBank } from '@nyx/layout';
 import { type BlockDriver, BlockOp, BlockResult, type OpenBlock } from '../block/block.ts';
+import { faulty } from '../block/faulty.ts';
 import { BlkChip, BlkRequest, configBank, offeredFeatures, Verdict } from './chip.ts';
 import { BlkFeature, BlkLimit, BlkState, BlkStatus, blkConfig } from './regs.ts';
 
@@ -212,5 +213,5 @@ export const virtioBlk = (
     ],
     ranges: rangesOf(virtioBars),
     irqs: () => 1 + BlkLimit.queues + 1,
-    create: (ctx, config): Device => new VirtioBlk(ctx, config, open(ctx, config)).pci,
+    create: (ctx, config): Device => new VirtioBlk(ctx, config, faulty(ctx, open(ctx, config))).pci,
   });
