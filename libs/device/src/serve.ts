@@ -3,7 +3,9 @@
  * descriptor 3 and serves it until it is killed. It outlives the supervisor: a guest that runs goes on.
  */
 import { writeSync } from 'node:fs';
-import { monotonicNs, openSeqSocket } from '@nyx/native';
+import { isLevel } from '@nyx/log/levels';
+import { LogWriter, logRingBytes } from '@nyx/log/ring';
+import { close, mmap, monotonicNs, openSeqSocket } from '@nyx/native';
 import type { FaultMessage, Role, RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
@@ -14,8 +16,22 @@ const controlFd = 3;
 /** Exit statuses; sysexits(3). */
 const exitCode = { usage: 64, software: 70 } as const;
 
-/** Logs are lines of JSON on stderr, which the supervisor reads; a device process loads no logger. */
+/** The log ring of the role; before there is one, and for what ends the process, lines of JSON go to stderr. */
+let ring: LogWriter | undefined;
+let guestNs = (): number => 0;
+
+const openLog = (fd: number | undefined): void => {
+  if (fd === undefined) return;
+  ring = new LogWriter(mmap(fd, logRingBytes));
+  close(fd);
+};
+
+/** A device process loads no logger. */
 const log = (level: string, device: string, message: string): void => {
+  if (ring && isLevel(level)) {
+    ring.write(level, device, message, Math.max(0, guestNs()));
+    if (level !== 'error') return;
+  }
   try {
     writeSync(2, `${JSON.stringify({ level, device, message })}\n`);
   } catch {
@@ -73,10 +89,14 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
         const role = parseRole(bytes);
         name = role.process;
         serving = true;
+        openLog(role.log === undefined ? undefined : fds[role.log]);
         host = new DeviceHost(role, fds, kinds, { fatal, log });
         host.start();
         jail.serving();
-        const { epoch, republished, repaired } = host;
+        const { epoch, republished, repaired, clock } = host;
+        guestNs = () => clock.now();
+        log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
+        for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
         send({
           type: 'serving',
           process: name,

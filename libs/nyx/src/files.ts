@@ -8,4 +8,6 @@ export const files = {
   vcpuLog: 'nyx-vcpu.log',
   deviceLog: 'devices.log',
   console: 'console.log',
+  /** Behind the name of a device process: its log ring (libs/log/src/ring.ts), a mapped file. */
+  ring: '.logring',
 } as const;

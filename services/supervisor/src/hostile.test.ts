@@ -2,7 +2,7 @@
  * Disks whose programs were taken over (services/storage/src/testing/hostile.ts), in a machine with a real Linux guest and an
  * honest disk: what they try is refused or contained, and the guest goes on. As any user; needs the default image.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,6 +11,7 @@ import { deviceSyscalls } from '@nyx/native';
 import { Vm } from '@nyx/nyx';
 import { build } from 'esbuild';
 import { afterAll, describe, expect, test } from 'vitest';
+import { Records } from './cli/records.ts';
 
 process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-hostile-'));
 const folder = mkdtempSync(fileURLToPath(new URL('../dist/hostile-', import.meta.url)));
@@ -36,7 +37,12 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-const deviceLog = (): string => readFileSync(join(vm!.dir, 'devices.log'), 'utf8');
+/** What the device processes wrote: their rings, and standard error. */
+const deviceLog = (): string =>
+  new Records(vm!.dir)
+    .read()
+    .map((r) => r.line)
+    .join('\n');
 /** Outcomes by attack. */
 const outcomes = (): Record<string, string> =>
   Object.fromEntries([...deviceLog().matchAll(/attack ([^:"]+): ([^"]*)"/g)].map((m) => [m[1]!, m[2]!]));

@@ -135,14 +135,14 @@ describe('a machine', () => {
   });
 
   test('one that hangs is killed and replaced', async () => {
-    const { machine, until } = rig('hang', 'vcpu', { recovery: quick });
+    const { machine, until } = rig('hang', 'vcpu', { recovery: { ...quick, startTimeout: 10 } });
     await machine.start();
     const e = await until((x) => x.type === 'recovered');
     expect(e).toMatchObject({ recovery: { reason: 'hangs: no heartbeat' } });
   });
 
   test('one that keeps dying is isolated; the machine runs on; a reset gives another chance', async () => {
-    const { machine, until } = rig('loop', 'vcpu', { recovery: { ...quick, budget: 4 } });
+    const { machine, until } = rig('loop', 'vcpu', { recovery: { ...quick, startTimeout: 10, budget: 4 } });
     await machine.start();
     const e = await until((x) => x.type === 'isolated');
     expect(e).toMatchObject({ process: 'platform', error: { code: 'DEVICE_CRASH_LOOP' } });

@@ -14,6 +14,7 @@ import { MachineEvent } from '@nyx/ring';
 import { BootLoader, type Payload } from './boot.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
+import { adoptDisk } from './disk-files.ts';
 import { ExecChannel, serveExec } from './exec.ts';
 import { FaultBook } from './faults.ts';
 import { fwCfgBlob } from './fwcfg.ts';
@@ -78,7 +79,7 @@ export class Machine {
     this.#life = new Lifecycle((from, to) => this.#changed(from, to));
     this.#resources = new Resources(spec.cpus, spec.memory);
     const r = this.#resources;
-    for (const [i, d] of files.disks.entries()) r.adopt(`disk${i}`, d.fd);
+    for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     r.event('powerButton');
     r.blob('fwcfg', fwCfgBlob(spec));
     this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) =>
@@ -103,11 +104,9 @@ export class Machine {
     this.#spares = o.spares;
     const { processes, part } = planProcesses(
       o.name,
-      wiring(
-        spec,
-        files.disks.map((d) => d.bytes),
-      ),
+      wiring(spec, files.disks),
       r,
+      o.dir,
       spec.faults?.transcript,
     );
     this.#part = part;

@@ -38,6 +38,7 @@ const gsiOf = (route: string): number | undefined =>
   route.startsWith('line ') ? Number(route.slice(5)) : undefined;
 
 /**
+ * @param dir run directory, for the log rings
  * @param transcripts folder for the transcripts of all processes, if they are wanted
  * @throws RangeError when a line names a resource that was not made (a mistake in the table).
  */
@@ -45,6 +46,7 @@ export function planProcesses(
   vm: string,
   lines: readonly DeviceLine[],
   r: Resources,
+  dir: string,
   transcripts?: string,
 ): { processes: ProcessPlan[]; part: DevicePart } {
   const groups = new Map<string, DeviceLine[]>();
@@ -126,6 +128,7 @@ export function planProcesses(
       ram: fds.of(r.ram.fd),
       ramLowBytes: r.lowBytes,
       ramBytes: r.ramBytes,
+      log: fds.of(r.logRing(name, dir)),
       faults: {
         page: fds.of(memory.faults.fd),
         rules: [],

@@ -2,7 +2,9 @@
 import { ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { consoleWire, faultPageBytes, formatConsole, transcriptBytes } from '@nyx/device';
+import { logRingBytes } from '@nyx/log/ring';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
+import { files } from '@nyx/nyx/files';
 import { NyxError } from '@nyx/protocol/errors';
 import {
   defaultBlockBytes,
@@ -82,6 +84,13 @@ export class Resources {
   transcript(name: string, folder: string): number {
     const fd = openSync(join(folder, `${name}.transcript`), 'w+', 0o600);
     ftruncateSync(fd, transcriptBytes(this.cpus + 1));
+    return this.#keep(fd);
+  }
+
+  /** The log ring of a device process: a file, so that it can be read when nobody lives any more. */
+  logRing(name: string, folder: string): number {
+    const fd = openSync(join(folder, `${name}${files.ring}`), 'w+', 0o600);
+    ftruncateSync(fd, logRingBytes);
     return this.#keep(fd);
   }
 

@@ -1,9 +1,20 @@
 import { createReadStream, existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { files, find } from '@nyx/nyx/rundir';
 import { Command } from 'commander';
-import { dim, print, red, yellow } from './text.ts';
+import { postMortem } from './post-mortem.ts';
+import { type LogRecord, Records } from './records.ts';
+import { bold, dim, print, red, yellow } from './text.ts';
+
+/** Between two looks at what was written. */
+const followMs = 200;
+
+interface Options {
+  console?: boolean;
+  follow?: boolean;
+  postMortem?: string;
+  json?: boolean;
+}
 
 /** A record (of nyxd, or of a device process: libs/device) as a line for people; what is not one stays as it is. */
 const pretty = (line: string): string => {
@@ -36,21 +47,35 @@ export const make = (): Command =>
     )
     .argument('[machine]', 'name; not needed when only one runs')
     .option('--console', 'what the guest printed')
+    .option('--follow', 'go on showing what is written')
+    .option('--post-mortem <process>', 'how the last process of that place died, and what it wrote before')
     .option('--json', 'the records as they are')
     .addHelpText(
       'after',
-      '\nExamples:\n  nyx logs\n  nyx logs debian --console\n  nyx logs debian --json | jq .',
+      '\nExamples:\n  nyx logs\n  nyx logs debian --console\n  nyx logs debian --json | jq .\n  nyx logs --post-mortem disk0',
     )
-    .action(async (machine: string | undefined, o: { console?: boolean; json?: boolean }) => {
+    .action(async (machine: string | undefined, o: Options) => {
       const { dir } = find(machine);
       if (o.console) {
         for await (const b of createReadStream(join(dir, files.console))) process.stdout.write(b);
         return;
       }
-      for (const file of [files.log, files.vcpuLog, files.deviceLog]) {
-        const path = join(dir, file);
-        if (!existsSync(path)) continue;
-        for await (const line of createInterface({ input: createReadStream(path) }))
-          print(o.json ? line : pretty(line));
+      const show = (r: LogRecord): void => print(o.json ? r.line : pretty(r.line));
+      if (o.postMortem !== undefined) {
+        const { process: name, death, records } = postMortem(dir, o.postMortem);
+        if (!o.json)
+          print(
+            death
+              ? `${bold(name)}, process ${death.pid}: ${red(death.reason)} at ${new Date(death.at).toISOString()}`
+              : `${bold(name)}: no process of it has died`,
+          );
+        for (const r of records) show(r);
+        return;
+      }
+      const records = new Records(dir);
+      for (;;) {
+        for (const r of records.read()) show(r);
+        if (!o.follow || !existsSync(dir)) return;
+        await new Promise((r) => setTimeout(r, followMs));
       }
     });
