@@ -59,7 +59,7 @@ test('features that are not there say so at once', () => {
     () => b().withDebugSymbols('app.dbg'),
     () => b().withIommu(),
     () => b().passthroughDevice(0x100, 'STRICT'),
-    () => b().disk('dev.qcow2'),
+    () => b().disk('dev.vhdx'),
   ];
   for (const f of all) expect(code(f)).toBe('NOT_AVAILABLE');
 });

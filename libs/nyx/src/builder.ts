@@ -80,9 +80,9 @@ export class ProductionVMBuilder {
     this.#spec.bios = path;
     return this;
   }
-  /** A raw disk image, a virtio-blk disk of its own process. Several calls, several disks. */
-  disk(path: string, options: { readonly?: boolean; serial?: string } = {}): this {
-    if (/\.(qcow2|vhdx?|vmdk|nvme)$/i.test(path)) notYet(`the disk format of ${path}; raw images work`);
+  /** A disk image (raw unless `format` says otherwise), a virtio-blk disk of its own process. Several calls, several disks. */
+  disk(path: string, options: { readonly?: boolean; serial?: string; format?: 'raw' | 'qcow2' } = {}): this {
+    if (/\.(vhdx?|vmdk|nvme)$/i.test(path)) notYet(`the disk format of ${path}; raw and qcow2 images work`);
     this.#disks.push({ path, ...options });
     return this;
   }

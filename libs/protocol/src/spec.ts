@@ -44,6 +44,8 @@ const seconds = (usual: number) => z._default(z.number().check(z.positive(), z.l
 
 const Disk = z.strictObject({
   path,
+  /** Raw unless said otherwise: never guessed from bytes that a guest may have written. */
+  format: z.optional(z.enum(['raw', 'qcow2'])),
   readonly: z._default(z.boolean(), false),
   /** Read back by the guest as the disk's serial number. */
   serial: z.optional(z.string().check(z.maxLength(20))),

@@ -2,6 +2,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
+import { type DiskFile, openDisk } from './disk-files.ts';
 
 /** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
 const blockBytes = (rdev: number): number => {
@@ -98,7 +99,8 @@ export interface OpenedFiles {
   kernel?: number;
   initrd?: number;
   bios?: number;
-  disks: { fd: number; bytes: number }[];
+  /** Of each disk, the topmost file first. */
+  disks: DiskFile[][];
 }
 
 /** Opens everything that the specification names. @throws NyxError FILE_*, DISK_INVALID, MEMORY_TOO_LARGE; nothing stays open then. */
@@ -115,15 +117,7 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     if (spec.kernel !== undefined) files.kernel = open(spec.kernel, 'kernel').fd;
     if (spec.initrd !== undefined) files.initrd = open(spec.initrd, 'initrd').fd;
     if (spec.bios !== undefined) files.bios = open(spec.bios, 'bios').fd;
-    spec.disks.forEach((d, i) => {
-      const f = open(d.path, `disk ${i}`, !d.readonly);
-      if (f.bytes === 0 || f.bytes % 512 !== 0)
-        throw new NyxError('DISK_INVALID', {
-          expected: 'a raw image of whole sectors (512 bytes)',
-          got: `${d.path}: ${f.bytes} bytes`,
-        });
-      files.disks.push(f);
-    });
+    spec.disks.forEach((d, i) => void files.disks.push(openDisk(open, `disk ${i}`, d)));
     return files;
   } catch (e) {
     for (const fd of opened) closeSync(fd);

@@ -4,6 +4,7 @@
  */
 import { pciGsi, pm } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
+import type { DiskFile } from './disk-files.ts';
 
 /** [base, length, region of the device] */
 export type Place = readonly [base: number, length: number, region: number];
@@ -39,9 +40,24 @@ const com = (n: 1 | 2): Record<string, string> => ({
   consoleIn: `com${n}.in`,
 });
 
-/** @param diskBytes size of each disk */
+/** What the process of a disk is told of its files. */
+const diskFiles = (
+  i: number,
+  disk: VmSpec['disks'][number],
+  files: readonly DiskFile[],
+): Pick<DeviceLine, 'config' | 'fds'> => {
+  const name = `disk${i}`;
+  const config = { readOnly: disk.readonly, serial: disk.serial ?? `nyx-${name}` };
+  const [top] = files;
+  if (top?.format !== 'qcow2') return { config: { ...config, size: top?.bytes }, fds: { file: name } };
+  const fds: Record<string, string> = { file: name, journal: `${name}.journal` };
+  for (let k = 1; k < files.length; k++) fds[`layer${k}`] = `${name}.${k}`;
+  return { config: { ...config, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }, fds };
+};
+
+/** @param files of each disk */
 // biome-ignore format: a table, one line a device.
-export const wiring = (spec: VmSpec, diskBytes: readonly number[]): DeviceLine[] => [
+export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[]): DeviceLine[] => [
   { name: 'pic', kind: 'pic8259', ...platform, pio: [[0x20, 2, 0], [0xa0, 2, 1], [0x4d0, 2, 2]], irqs: ['extint'] },
   { name: 'ioapic', kind: 'ioapic', ...platform, mmio: [[0xfec0_0000, 0x1000, 0]], irqs: repeat(24, 'msi') },
   { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 2'] },
@@ -62,8 +78,7 @@ export const wiring = (spec: VmSpec, diskBytes: readonly number[]): DeviceLine[]
     service: disk.service ?? 'storage',
     bdf: bdf(diskSlot(i)),
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
-    config: { readOnly: disk.readonly, size: diskBytes[i], serial: disk.serial ?? `nyx-disk${i}` },
-    fds: { file: `disk${i}` },
+    ...diskFiles(i, disk, files[i]!),
   })),
 ];
 

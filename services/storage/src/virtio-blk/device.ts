@@ -35,6 +35,8 @@ export interface BlkConfig {
   direct?: boolean;
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
+  /** Files of an image, the topmost first; without it one raw file. */
+  layers?: { format: string; size: number }[];
   /** Log every request at level trace. */
   trace?: boolean;
 }
@@ -47,6 +49,12 @@ export function checkConfig(name: string, config: BlkConfig): void {
   const { queues = 1, serial = '', blockBytes = 512 } = config;
   if (!Number.isInteger(queues) || queues < 1 || queues > BlkLimit.queues)
     wrong(`queues is ${queues}, expected 1..${BlkLimit.queues}`);
+  const { layers = [] } = config;
+  if (
+    !Array.isArray(layers) ||
+    layers.some((l) => !Number.isSafeInteger(l.size) || !/^(raw|qcow2)$/.test(l.format))
+  )
+    wrong("layers, expected a list of { format: 'raw' or 'qcow2', size }");
   if (typeof serial !== 'string' || !/^[\x20-\x7e]{0,20}$/.test(serial))
     wrong(`serial ${JSON.stringify(serial)}, expected at most 20 printable ASCII characters`);
   if (blockBytes !== 512 && blockBytes !== 4096) wrong(`blockBytes is ${blockBytes}, expected 512 or 4096`);
@@ -67,13 +75,17 @@ class VirtioBlk implements VirtioDevice {
   readonly #config: RegisterBank<string>;
   /** One per slot. */
   readonly #requests: readonly BlkRequest[];
-  /** Taken, or with a range to go on with, not yet submitted. */
+  /** Taken, or with a range to go on with, not yet submitted. transient: a successor runs every slot again. */
   readonly #ready: BlkRequest[] = [];
+  /** transient: as above. */
   #readyCount = 0;
-  /** Reported by the disk, not yet part of an event. */
+  /** Reported by the disk, not yet part of an event. transient: a successor runs every slot again. */
   readonly #done: BlkRequest[] = [];
+  /** transient: as above. */
   #doneCount = 0;
+  /** transient: of the call under way. */
   #depth = 0;
+  /** transient: of the call under way. */
   #draining = false;
   readonly #trace: boolean;
   readonly #complete = (): void => this.#completeAll();

@@ -51,7 +51,7 @@ export const make = (): Command =>
     )
     .option(
       '--disk <file>',
-      'raw disk image; several times for several disks. file:ro is read-only',
+      'disk image, raw or file,format=qcow2; several times for several disks. file:ro is read-only',
       (v: string, all: string[]) => [...all, v],
       [],
     )
@@ -114,7 +114,11 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.agent || f.exec !== undefined) spec.agent = true;
   for (const d of f.disk) {
     const readonly = d.endsWith(':ro');
-    spec.disks = [...(spec.disks ?? []), { path: here(readonly ? d.slice(0, -3) : d), readonly }];
+    const [file = '', ...options] = (readonly ? d.slice(0, -3) : d).split(/,(?=format=)/);
+    const format = options[0]?.slice('format='.length);
+    if (format !== undefined && format !== 'raw' && format !== 'qcow2')
+      throw new NyxError('USAGE', { expected: '--disk FILE,format=raw or FILE,format=qcow2', got: d });
+    spec.disks = [...(spec.disks ?? []), { path: here(file), readonly, ...(format ? { format } : {}) }];
   }
   return { spec, base };
 };

@@ -1,0 +1,127 @@
+/**
+ * The files of a disk: an image and what lies under it. The supervisor opens them, so that the process that serves the
+ * disk needs no name of any file. Here only that is read of an image which tells what is below; the rest is checked by who
+ * serves it.
+ *
+ * A format is never guessed for a file that a guest may have written: its first bytes are the guest's, and an image names
+ * files of the host. So a disk is raw unless the specification says otherwise, and an image says of what format the
+ * file under it is.
+ */
+import { fstatSync, readSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { memfdCreate } from '@nyx/native';
+import { NyxError } from '@nyx/protocol/errors';
+import type { Resources } from './resources.ts';
+
+export type DiskFormat = 'raw' | 'qcow2';
+
+export interface DiskFile {
+  fd: number;
+  bytes: number;
+  format: DiskFormat;
+}
+
+type Open = (path: string, what: string, write?: boolean) => { fd: number; bytes: number };
+
+/** Images under one another at most. */
+const MOST_LAYERS = 64;
+const MAGIC = 0x514649fb;
+const BACKING_FORMAT = 0xe2792aca;
+
+const invalid = (expected: string, got: string): NyxError => new NyxError('DISK_INVALID', { expected, got });
+
+/** Up to a cluster from the beginning. */
+const head = (fd: number, bytes: number): Buffer => {
+  const buffer = Buffer.alloc(bytes);
+  return buffer.subarray(0, readSync(fd, buffer, 0, bytes, 0));
+};
+
+const looksLikeQcow2 = (fd: number): boolean => {
+  const b = head(fd, 4);
+  return b.length === 4 && b.readUInt32BE(0) === MAGIC;
+};
+
+/** Name and format of what is under a qcow2 image. @throws NyxError DISK_INVALID */
+const below = (fd: number, path: string): { name: string; format: string | undefined } | undefined => {
+  const first = head(fd, 104);
+  if (first.length < 72 || first.readUInt32BE(0) !== MAGIC) throw invalid('a qcow2 image', path);
+  const bits = first.readUInt32BE(20);
+  if (bits < 9 || bits > 21) throw invalid('clusters of 512 bytes to 2 MiB', `${path}: cluster_bits ${bits}`);
+  const [high, offset, length] = [first.readUInt32BE(8), first.readUInt32BE(12), first.readUInt32BE(16)];
+  if ((high === 0 && offset === 0) || length === 0) return undefined;
+  const cluster = head(fd, 2 ** bits);
+  if (high !== 0 || length > 1023 || offset + length > cluster.length)
+    throw invalid('the name of a backing file in the first cluster', `${path}: ${length} bytes at ${offset}`);
+  let format: string | undefined;
+  let at = first.readUInt32BE(4) === 2 ? 72 : first.length < 104 ? 72 : first.readUInt32BE(100);
+  while (at + 8 <= offset) {
+    const [type, bytes] = [cluster.readUInt32BE(at), cluster.readUInt32BE(at + 4)];
+    if (type === 0 || at + 8 + bytes > offset) break;
+    if (type === BACKING_FORMAT) format = cluster.toString('utf8', at + 8, at + 8 + bytes);
+    at += 8 + Math.ceil(bytes / 8) * 8;
+  }
+  return { name: cluster.toString('utf8', offset, offset + length), format };
+};
+
+/**
+ * Opens a disk, the topmost file first. @throws NyxError FILE_*, DISK_INVALID; what was opened stays open, `open` keeps
+ * account of it
+ */
+export function openDisk(
+  open: Open,
+  what: string,
+  disk: { path: string; readonly: boolean; format?: DiskFormat | undefined },
+): DiskFile[] {
+  const format = disk.format ?? 'raw';
+  const files: DiskFile[] = [{ ...open(disk.path, what, !disk.readonly), format }];
+  const top = files[0]!;
+  if (format === 'raw') {
+    if (top.bytes === 0 || top.bytes % 512 !== 0)
+      throw invalid('a raw image of whole sectors (512 bytes)', `${disk.path}: ${top.bytes} bytes`);
+    if (disk.format === undefined && looksLikeQcow2(top.fd))
+      throw invalid(
+        '`format: raw` or `format: qcow2`, said on purpose',
+        `${disk.path} begins like a qcow2 image`,
+      );
+    return files;
+  }
+  const identity = (fd: number): string => {
+    const { dev, ino } = fstatSync(fd);
+    return `${dev}:${ino}`;
+  };
+  const seen = new Set([identity(top.fd)]);
+  for (let path = disk.path; files.at(-1)!.format === 'qcow2'; ) {
+    const under = below(files.at(-1)!.fd, path);
+    if (under === undefined) break;
+    const name = under.name.startsWith('file:') ? under.name.slice(5) : under.name;
+    if (/^[a-z+]+:/i.test(name) || name.includes('\0'))
+      throw invalid('a backing file on this host', `${path}: ${JSON.stringify(under.name)}`);
+    if (under.format !== 'raw' && under.format !== 'qcow2')
+      throw invalid(
+        'an image that says of its backing file whether it is raw or qcow2 (`qemu-img rebase -u -F FORMAT`)',
+        `${path}: ${under.format === undefined ? 'it does not say' : `'${under.format}'`}`,
+      );
+    if (files.length >= MOST_LAYERS)
+      throw invalid(`at most ${MOST_LAYERS} images under one another`, disk.path);
+    path = resolve(dirname(path), name);
+    const file = open(path, `backing file of ${what}`);
+    files.push({ ...file, format: under.format });
+    if (seen.has(identity(file.fd)))
+      throw invalid('a chain of backing files that ends', `${path} is in it twice`);
+    seen.add(identity(file.fd));
+  }
+  return files;
+}
+
+/** What an image's journal needs (services/storage/src/block/qcow2/journal.ts). */
+const journalBytes = 256 * 1024;
+
+/**
+ * Hands the files of a disk over: `name`, then `name.1` ... under it, and `name.journal`, memory in which the process that
+ * serves an image keeps what it has acknowledged and not yet written to the image's tables.
+ */
+export function adoptDisk(r: Pick<Resources, 'adopt'>, name: string, files: readonly DiskFile[]): void {
+  for (const [i, f] of files.entries()) r.adopt(i === 0 ? name : `${name}.${i}`, f.fd);
+  if (files[0]?.format === 'qcow2')
+    r.adopt(`${name}.journal`, memfdCreate(`nyx-${name}-journal`, journalBytes));
+}
