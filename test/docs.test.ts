@@ -35,8 +35,10 @@ const commands: Record<string, [string[], RegExp] | string> = {
   'npm run build': 'every tool runs it first',
   'npm run check -- --fix': 'would change the tree; npm test runs it without --fix',
   'npm run sweep': 'takes hours; test/sweep/sweep.test.ts runs a sample',
-  'bin/nyx fault add io error device=disk0 type=write count=1': 'test/fault-injection.test.ts runs such commands',
-  'bin/nyx fault add process kill device=platform every=1000': 'test/fault-injection.test.ts runs such commands',
+  'bin/nyx fault add io error device=disk0 type=write count=1':
+    'test/fault-injection.test.ts runs such commands',
+  'bin/nyx fault add process kill device=platform every=1000':
+    'test/fault-injection.test.ts runs such commands',
   'bin/nyx fault ls': 'test/fault-injection.test.ts runs it',
   'bin/nyx fault rm all': 'test/fault-injection.test.ts runs it',
   'bin/nyx chaos plan.yaml --seeds 1..20 --json report.json --junit report.xml':

@@ -9,9 +9,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
+import { type CpioEntry, cpio } from '../../libs/image/src/cpio.ts';
 // @ts-expect-error plain JavaScript
 import { build } from '../../services/vcpu/build.mjs';
-import { type CpioEntry, cpio } from '../../libs/image/src/cpio.ts';
 import { noise } from './noise.ts';
 
 const repeats = Number(process.env.N ?? 1);
@@ -59,7 +59,10 @@ interface Result {
 const guest = (command: string, args: string[], env: Record<string, string> = {}): Promise<Result> =>
   new Promise((resolve, reject) => {
     const t0 = performance.now();
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+    const child = spawn(command, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
+    });
     const r: Result = { ms: new Map(), bootClock: 0, checks: '' };
     let rest = '';
     let last = '';
@@ -112,7 +115,7 @@ try {
   if (init) {
     build({ target: 'soft-run' });
     const program = fileURLToPath(new URL('../../services/vcpu/build/Release/soft-run', import.meta.url));
-    const kernel = process.env.KERNEL ?? (await new ImageStore().ensureDefault()).kernel;
+    const kernel = process.env.KERNEL ?? (await new ImageStore().build('debian')).kernel;
     const entries: CpioEntry[] = [
       { path: 'dev', type: 'dir' },
       { path: 'dev/console', type: 'char', major: 5, minor: 1 },
@@ -122,7 +125,18 @@ try {
     const initrd = join(folder, 'initrd');
     writeFileSync(initrd, cpio(entries));
     console.log(await noise());
-    const ours = ['--kernel', kernel, '--initrd', initrd, '--append', append, '--mem', memory, '--seconds', '590'];
+    const ours = [
+      '--kernel',
+      kernel,
+      '--initrd',
+      initrd,
+      '--append',
+      append,
+      '--mem',
+      memory,
+      '--seconds',
+      '590',
+    ];
     const kinds: { name: string; run: () => Promise<Result> }[] = [
       { name: 'translated', run: () => guest(program, [...ours, '--quiet'], { NYX_TRANSLATE: '1' }) },
       { name: 'interpreted', run: () => guest(program, [...ours, '--quiet'], { NYX_TRANSLATE: '0' }) },
@@ -130,7 +144,20 @@ try {
     if (spawnSync('qemu-system-x86_64', ['--version']).status !== 0) {
       console.log('TCG: skipped: qemu-system-x86_64 is not installed');
     } else {
-      const args = ['-accel', 'tcg', '-cpu', 'max', '-m', memory, '-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'];
+      const args = [
+        '-accel',
+        'tcg',
+        '-cpu',
+        'max',
+        '-m',
+        memory,
+        '-nodefaults',
+        '-display',
+        'none',
+        '-serial',
+        'stdio',
+        '-no-reboot',
+      ];
       args.push('-kernel', kernel, '-initrd', initrd, '-append', append);
       kinds.push({ name: 'TCG', run: () => guest('qemu-system-x86_64', args) });
     }
@@ -144,8 +171,11 @@ try {
     const first = results.get('translated')!;
     const tcg = results.get('TCG');
     for (const [name, r] of results)
-      if (r.checks !== first.checks) console.log(`${name}: results of the programs differ:\n${r.checks}\n${first.checks}`);
-    console.log(`${'ms of host CPU time'.padEnd(30)}${[...results.keys()].map((n) => n.padStart(12)).join('')}   TCG / translated`);
+      if (r.checks !== first.checks)
+        console.log(`${name}: results of the programs differ:\n${r.checks}\n${first.checks}`);
+    console.log(
+      `${'ms of host CPU time'.padEnd(30)}${[...results.keys()].map((n) => n.padStart(12)).join('')}   TCG / translated`,
+    );
     let product = 0;
     let count = 0;
     for (const [program] of first.ms) {
@@ -155,7 +185,9 @@ try {
         product += Math.log(ratio);
         count++;
       }
-      console.log(`${program.padEnd(30)}${row.map((v) => v.toFixed(0).padStart(12)).join('')}   ${ratio.toFixed(2)}`);
+      console.log(
+        `${program.padEnd(30)}${row.map((v) => v.toFixed(0).padStart(12)).join('')}   ${ratio.toFixed(2)}`,
+      );
     }
     if (tcg) console.log(`geometric mean of the programs: ${Math.exp(product / count).toFixed(2)}`);
     console.log(await noise());
