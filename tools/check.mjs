@@ -108,6 +108,27 @@ function checkWords() {
   return '';
 }
 
+/** Folders of devices: those with a register table, and what all PCI and virtio devices are made of. */
+function* deviceFiles() {
+  const shared = ['libs/device/src/pci', 'libs/device/src/virtio', 'libs/device/template'];
+  const folders = new Set([...files('services', ['regs.ts'])].map((path) => dirname(path)));
+  for (const folder of [...shared, ...folders])
+    for (const path of files(folder, ['.ts']))
+      // What drives a device in tests is no device.
+      if (!/\.(test|bench)\.ts$|\/(bench|driver|testing\/.*)\.ts$/.test(path)) yield path;
+}
+
+async function checkState() {
+  const { undeclaredState } = await import('./lib/state.mjs');
+  const paths = [...deviceFiles()];
+  const bad = paths.flatMap((path) => undeclaredState(path, readFileSync(join(root, path), 'utf8')));
+  if (bad.length)
+    throw new UserError(
+      `${bad.join('\n')}\nState belongs into the state block; what is right to lose says so: /** transient: why */`,
+    );
+  return `${paths.length} files of devices`;
+}
+
 const checks = {
   format: (fix) =>
     run(bin('biome'), ['check', '--error-on-warnings', ...(fix ? ['--write'] : []), '.']).then(() => ''),
@@ -118,6 +139,7 @@ const checks = {
   lengths: checkLengths,
   docs: checkDocs,
   words: checkWords,
+  state: checkState,
 };
 
 await main(async () => {

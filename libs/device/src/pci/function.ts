@@ -64,7 +64,7 @@ const ADDRESS_LIMIT = 2 ** 46;
 
 export class PciFunction {
   readonly #bank: RegisterBank<string>;
-  /** Per dword: 1 when `extra` answers it. */
+  /** Per dword: 1 when `extra` answers it. transient: made of the capabilities. */
   readonly #extraAt: Uint8Array;
   readonly bytes: number;
   /** Offset of each capability, by name. */

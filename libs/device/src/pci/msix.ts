@@ -28,7 +28,7 @@ export interface MessageSink {
 }
 
 export class Msix {
-  /** A word of the table changed since the last `settle`; a new object publishes all. */
+  /** A word of the table changed since the last `settle`. transient: a new object publishes all. */
   #stale = true;
 
   /**

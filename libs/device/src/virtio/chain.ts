@@ -13,6 +13,7 @@ const INDIRECT = 4;
 /** Longest chain that is taken, with the descriptors of its indirect table. */
 export const maxChain = 256;
 
+/** One chain, as it was read last. transient: a successor reads it again from the ring. */
 export class Chain {
   /** Pieces: offset in the RAM mapping and bytes of each. Pieces 0..readable-1 are read, the rest written. */
   readonly offsets = new Float64Array(maxChain);

@@ -19,6 +19,10 @@ const EMPTY32 = new Uint32Array(0);
 const passed = (event: number, now: number, old: number): boolean =>
   ((now - event - 1) & 0xffff) < ((now - old) & 0xffff);
 
+/**
+ * One queue over its state and the rings in guest memory.
+ * transient: views of the rings, mapped again by `map`; what was published and looked at is found in them anew.
+ */
 export class Virtqueue {
   /** Rings are mapped; `map` does it. */
   mapped = false;

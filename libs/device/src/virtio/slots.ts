@@ -4,6 +4,7 @@
  */
 import type { VirtioView } from './device.ts';
 
+/** transient: what this process has under way a successor has not, and begins again. */
 export class Slots {
   readonly length: number;
   readonly #state: VirtioView;

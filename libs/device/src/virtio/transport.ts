@@ -50,11 +50,16 @@ export class VirtioPci implements Device {
   readonly #chain: Chain;
   readonly #common: RegisterBank<string>;
   readonly #slots: Slots;
-  /** Queues with used elements that no decision about an interrupt was made for; a bit each. */
+  /**
+   * Queues with used elements that no decision about an interrupt was made for; a bit each.
+   * transient: of the handler under way, decided before its commit.
+   */
   #touched = 0;
-  /** Slots ran out: a completion must look at the queues again. */
+  /** Slots ran out: a completion must look at the queues again. transient: a successor looks at all at once. */
   #starved = false;
+  /** transient: false in a successor, which then recovers. */
   #recovered = false;
+  /** transient: a successor looks at all queues. */
   #again = false;
   readonly #recoverEvent = (): void => this.#recover();
   readonly #decideEvent = (): void => {

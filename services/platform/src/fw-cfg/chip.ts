@@ -10,6 +10,7 @@ import { Dma, type FwCfgState, longestFill, selectorMask } from './regs.ts';
 const lastOffset = 0xffff_ffff;
 
 export class FwCfg {
+  /** transient: shared memory that is only read. */
   readonly #blob: Uint8Array;
 
   constructor(

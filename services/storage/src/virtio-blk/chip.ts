@@ -26,7 +26,10 @@ export const Verdict = {
   refuse: 2,
 } as const;
 
-/** A request of the guest: one block request, or several after another for discard and write zeroes. */
+/**
+ * A request of the guest: one block request, or several after another for discard and write zeroes.
+ * transient: a successor finds the chain in its slot and translates it again.
+ */
 export class BlkRequest extends BlockRequest {
   /** Offset of the status byte in the RAM mapping. */
   statusAt = 0;
@@ -106,6 +109,7 @@ export function configBank(
 }
 
 export class BlkChip {
+  /** transient: made of the configuration. */
   readonly #id: Uint8Array;
 
   constructor(
