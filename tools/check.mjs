@@ -112,9 +112,9 @@ function checkWords() {
 function* deviceFiles() {
   const shared = ['libs/device/src/pci', 'libs/device/src/virtio', 'libs/device/template'];
   const folders = new Set([...files('services', ['regs.ts'])].map((path) => dirname(path)));
+  // What drives a device in tests is no device.
   for (const folder of [...shared, ...folders])
     for (const path of files(folder, ['.ts']))
-      // What drives a device in tests is no device.
       if (!/\.(test|bench)\.ts$|\/(bench|driver|testing\/.*)\.ts$/.test(path)) yield path;
 }
 

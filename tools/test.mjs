@@ -12,11 +12,17 @@ await main(async () => {
   }
   const filters = process.argv.slice(2);
   await bootstrap();
+  let failure;
+  // A failed check does not keep the tests from telling more.
   if (filters.length === 0)
-    await step('checks', () => run(process.execPath, [join(root, 'tools/check.mjs')]).then(() => ''));
+    await step('checks', () => run(process.execPath, [join(root, 'tools/check.mjs')]).then(() => '')).catch(
+      (error) => {
+        failure = error;
+        console.error(error.message);
+      },
+    );
   const report = join(root, 'node_modules/.vitest-report.json');
   rmSync(report, { force: true });
-  let failure;
   try {
     await run(
       join(root, 'node_modules/.bin/vitest'),
