@@ -26,6 +26,7 @@ export interface CheckResult {
 }
 
 const MOST_PROBLEMS = 50;
+const MOST_TABLES = 1 << 22;
 /** Clusters of a file that are counted at most: 4 bytes each. */
 const MOST_CLUSTERS = 1 << 28;
 
@@ -63,8 +64,12 @@ class Checker {
         `qcow2: a file of ${clusters} clusters is too large to be checked`,
       );
     this.counts = new Uint32Array(clusters);
+    this.budget = Math.min((this.header.snapshots + 1) * clusters, MOST_TABLES);
     this.result.total = Math.ceil(this.header.size / this.cluster);
   }
+
+  /** Tables that may still be read: an image can say that it has one a million times. */
+  budget: number;
 
   problem(text: string): void {
     this.result.corruptions++;
@@ -103,7 +108,11 @@ class Checker {
       const at = (l1.getUint32(8 * i) & 0xff_ffff) * 4294967296 + ((l1.getUint32(8 * i + 4) & ~0x1ff) >>> 0);
       if (at === 0) continue;
       if (at % this.cluster !== 0) this.problem(`L2 table ${i} at 0x${at.toString(16)} is not at a cluster`);
-      else if (this.use(at, this.cluster, `L2 table ${i}`)) this.l2(at, active);
+      else if (this.use(at, this.cluster, `L2 table ${i}`)) {
+        if (--this.budget < 0)
+          throw blockError('QCOW2_CORRUPT', 'qcow2: the tables refer to more tables than the file can hold');
+        this.l2(at, active);
+      }
     }
   }
 

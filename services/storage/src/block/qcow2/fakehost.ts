@@ -72,7 +72,9 @@ export class FakeHost implements HostIo {
   }
   #write(fd: number, bytes: Uint8Array, position: number): void {
     const f = this.files.get(fd)!;
-    if (position + bytes.length > ROOM) throw new Error(`a write at ${position}`);
+    // As a file system that is full.
+    if (position + bytes.length > ROOM)
+      throw Object.assign(new Error(`a write at ${position}`), { code: 'ENOSPC' });
     f.data.set(bytes, position);
     f.size = Math.max(f.size, position + bytes.length);
     f.volatile.push([position, bytes.slice()]);
@@ -196,7 +198,12 @@ export class FakeHost implements HostIo {
           throw e;
         }
         completions[0] = op!.id;
-        completions[1] = host.#fails() ? -host.errno : op!.run();
+        try {
+          completions[1] = host.#fails() ? -host.errno : op!.run();
+        } catch (e) {
+          if ((e as { code?: string }).code !== 'ENOSPC') throw e;
+          completions[1] = -28;
+        }
         return 1;
       },
       close() {},

@@ -7,6 +7,9 @@ import { blockError, type HostIo, readPadded, writeAll } from '../host.ts';
 import { SliceCache } from './cache.ts';
 import { Limit, type Qcow2Header } from './header.ts';
 
+/** Clusters behind the end of a file that may be counted: preallocated, not yet written. */
+const FAR = 1 << 20;
+
 const corrupt = (what: string): Error => blockError('QCOW2_CORRUPT', `qcow2 refcounts: ${what}`);
 
 export class Refcounts {
@@ -119,7 +122,8 @@ export class Refcounts {
   find(want: number): number {
     for (let c = this.#hint; ; c++) {
       const index = Math.floor(c / this.perBlock);
-      if (c * this.cluster > Number.MAX_SAFE_INTEGER / 2) throw corrupt('no free cluster');
+      // Refcounts of what was never there are a lie; without end, if one let them.
+      if (c > this.highWater / this.cluster + FAR) throw corrupt('no free cluster near the end of the file');
       if (!this.table[index]) {
         this.#hint = c;
         this.#addBlock(index);

@@ -1,0 +1,140 @@
+/** Images that lie: an error with a code, in bounded time and memory, whatever the bytes are. */
+import { describe, expect, it } from 'vitest';
+import { BlockOp } from '../block.ts';
+import { check } from './check.ts';
+import { createImage } from './create.ts';
+import { Qcow2Disk } from './disk.ts';
+import { FakeHost } from './fakehost.ts';
+import { parseHeader } from './header.ts';
+import { Rig, random } from './rig.ts';
+import { createSnapshot } from './snapshot-write.ts';
+
+const FD = 3;
+const SIZE = 128 * 1024;
+
+/** A small image with data, zeroes and a snapshot. */
+function good(extendedL2: boolean): Uint8Array {
+  const host = new FakeHost(random(1));
+  host.add(FD, new Uint8Array());
+  createImage(host, FD, { size: SIZE, clusterBits: extendedL2 ? 14 : 12, extendedL2 });
+  const rig = new Rig(512 << 10);
+  const open = () =>
+    rig.open((m, c) => new Qcow2Disk(host, { files: [{ fd: FD, qcow2: true }], cacheBytes: 32768 }, m, c));
+  open();
+  rig.bytes.fill(5);
+  rig.run(rig.request(BlockOp.write, 512, 40000, 0), rig.request(BlockOp.writeZeroes, 65536, 16384, 0));
+  rig.disk.close();
+  createSnapshot(host, FD, 'one', 1);
+  open();
+  rig.run(rig.request(BlockOp.write, 4096, 8192, 0));
+  rig.disk.close();
+  return host.content(FD).slice();
+}
+
+/** Codes that an image may be refused with, or that its use may end in. */
+const coded = (e: unknown): void => {
+  const { code } = e as { code?: string };
+  if (code === undefined || !/^(QCOW2_|ENOSPC$)/.test(code)) throw e;
+};
+
+function use(bytes: Uint8Array, readOnly: boolean): void {
+  const host = new FakeHost(random(2));
+  host.add(FD, bytes);
+  const rig = new Rig(512 << 10);
+  try {
+    rig.open(
+      (m, c) => new Qcow2Disk(host, { files: [{ fd: FD, qcow2: true }], readOnly, cacheBytes: 32768 }, m, c),
+    );
+  } catch (e) {
+    coded(e);
+    return;
+  }
+  const { size } = rig.disk;
+  for (let at = 0; at < Math.min(size, SIZE); at += 16384) {
+    const n = Math.min(16384, size - at);
+    rig.run(rig.request(BlockOp.read, at, n, 0));
+    if (!readOnly)
+      rig.run(rig.request(BlockOp.write, at, Math.min(n, 5120), 0), rig.request(BlockOp.flush, 0, 0, 0));
+  }
+  rig.disk.close();
+}
+
+describe.each([false, true])('malformed qcow2 images, extended L2: %s', (extended) => {
+  const image = good(extended);
+  it('is good to begin with', () => {
+    use(image, false);
+    const host = new FakeHost(random(2));
+    host.add(FD, image);
+    expect(check(host, FD)).toMatchObject({ leaks: 0, corruptions: 0, flags: 0 });
+  });
+  it('random bytes in header and tables', { timeout: 30_000 }, () => {
+    const rand = random(42);
+    const start = process.memoryUsage().arrayBuffers;
+    for (let i = 0; i < 400; i++) {
+      const bytes = image.slice();
+      for (let k = 0; k < 1 + rand(4); k++) {
+        // Header, or any table: what is not data is small and often zero.
+        const at = rand(3) === 0 ? rand(112) : rand(bytes.length);
+        bytes[at] = [0, 0xff, 0x80, rand(256)][rand(4)]!;
+      }
+      use(bytes, i % 3 === 0);
+      const host = new FakeHost(random(2));
+      host.add(FD, bytes);
+      try {
+        check(host, FD, i % 2 === 0 ? 'all' : 'none');
+      } catch (e) {
+        coded(e);
+      }
+    }
+    expect(process.memoryUsage().arrayBuffers - start).toBeLessThan(2 ** 30);
+  });
+  it('tables that are all ones, all the same, or point at one another', { timeout: 30_000 }, () => {
+    const { l1Offset, refcountTableOffset } = parseHeader(image);
+    const cluster = extended ? 16384 : 4096;
+    for (const at of [l1Offset, refcountTableOffset])
+      for (const entry of [
+        -1n,
+        1n << 63n,
+        BigInt(l1Offset),
+        BigInt(refcountTableOffset) | (1n << 63n),
+        BigInt(cluster) << 40n,
+      ]) {
+        const bytes = image.slice();
+        const view = new DataView(bytes.buffer);
+        for (let i = 0; i < cluster; i += 8) view.setBigInt64(at + i, entry);
+        use(bytes, false);
+        use(bytes, true);
+      }
+  });
+  it('every refcount says in use', () => {
+    const bytes = image.slice();
+    const view = new DataView(bytes.buffer);
+    const { refcountTableOffset } = parseHeader(image);
+    const block = Number(view.getBigUint64(refcountTableOffset));
+    bytes.fill(1, block, block + (extended ? 16384 : 4096));
+    for (let i = 0; i < (extended ? 16384 : 4096); i += 8)
+      view.setBigUint64(refcountTableOffset + i, BigInt(block));
+    use(bytes, false);
+  });
+});
+
+it('header fields out of bounds are refused by name', () => {
+  const image = good(false);
+  const refused = (at: number, value: number, what: RegExp): void => {
+    const bytes = image.slice();
+    new DataView(bytes.buffer).setUint32(at, value);
+    expect(() => parseHeader(bytes.subarray(0, 4096))).toThrow(what);
+  };
+  refused(4, 4, /version 4/);
+  refused(32, 2, /LUKS/);
+  refused(24, 0x7fff_ffff, /larger than any file/);
+  refused(36, 0x7fff_ffff, /32 MiB/);
+  refused(36, 0, /needs/);
+  refused(44, 7, /not at a cluster/);
+  refused(56, 0x10_0000, /8 MiB/);
+  refused(60, 0x10_0000, /snapshots/);
+  refused(76, 0x20, /unknown/);
+  refused(76, 4, /external data file/);
+  refused(96, 7, /refcount_order/);
+  refused(100, 3, /header_length/);
+});
