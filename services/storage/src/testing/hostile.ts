@@ -125,6 +125,14 @@ const attacks: Record<string, (say: Say) => void> = {
     say('hang', 'begins');
     for (;;);
   },
+  /** Garbage in both halves of its state, and dies: no successor can go on from that. */
+  ruin(say) {
+    const block = byMagic(wire.blockMagic);
+    if (!block) return say('ruin', 'no state');
+    say('ruin', 'begins');
+    block.fill(0xa5a5a5a5, wire.halvesAt / 4);
+    process.exit(1);
+  },
   memory(say) {
     say('memory', 'begins');
     const held: Uint8Array[] = [];

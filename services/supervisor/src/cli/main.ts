@@ -24,6 +24,7 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   chaos: ['run a campaign of faults', () => import('./chaos.ts')],
   logs: ['logs of a machine', () => import('./logs.ts')],
   image: ['list, build and remove guest images', () => import('./image.ts')],
+  disk: ['make, check, convert and snapshot disk images', () => import('./disk.ts')],
   demo: ['boot Debian, kill its devices, see it go on', () => import('./demo.ts')],
 };
 

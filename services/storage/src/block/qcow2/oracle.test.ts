@@ -38,8 +38,12 @@ const cases: Case[] = [];
 for (const compat of ['0.10', '1.1'])
   for (const cluster of ['512', '4k', '64k', '2M'])
     for (const backing of [[], ['raw'], ['qcow2', 'raw']] as ('raw' | 'qcow2')[][])
-      for (const compressed of [false, true])
-        cases.push({ name: '', options: `compat=${compat},cluster_size=${cluster}`, backing, compressed });
+      cases.push({
+        name: '',
+        options: `compat=${compat},cluster_size=${cluster}`,
+        backing,
+        compressed: cases.length % 2 === 0,
+      });
 for (const bits of [1, 2, 4, 8, 32, 64])
   cases.push({ name: '', options: `cluster_size=4k,refcount_bits=${bits}`, snapshot: bits > 1 });
 for (const preallocation of ['metadata', 'falloc', 'full'])

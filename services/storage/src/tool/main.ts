@@ -1,0 +1,33 @@
+/**
+ * The tool behind `nyx disk`: one request as JSON in the argument, JSON lines out: `{"progress": 0..1}`, then
+ * `{"result": ...}` or `{"error": {"code", "message"}}`.
+ */
+import { checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+
+const say = (line: unknown): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
+
+let told = 0;
+const progress = (fraction: number): void => {
+  if (fraction < 1 && Date.now() - told < 100) return;
+  told = Date.now();
+  say({ progress: fraction });
+};
+
+try {
+  const { command, ...options } = JSON.parse(process.argv[2] ?? '{}');
+  const commands: Record<string, (o: never, p: typeof progress) => unknown> = {
+    create,
+    info,
+    check: checkImage,
+    snapshot,
+    resize,
+    convert,
+  };
+  const run = commands[command as string];
+  if (!run) throw Object.assign(new Error(`no command '${command}'`), { code: 'DISK_COMMAND' });
+  say({ result: run(options as never, progress) });
+} catch (e) {
+  const { code = 'INTERNAL', message } = e as { code?: string; message: string };
+  say({ error: { code, message } });
+  process.exitCode = 1;
+}

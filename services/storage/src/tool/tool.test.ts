@@ -1,0 +1,120 @@
+/** The tool of `nyx disk`, and qemu-img on what it made. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+import { Opened } from './open.ts';
+
+const qemu = spawnSync('qemu-img', ['--version']).status === 0;
+if (!qemu) console.warn('skipped: images of nyx disk are not checked by qemu-img, which is not installed');
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'nyx-tool-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+const at = (name: string): string => join(folder, name);
+const img = (...args: string[]): string => execFileSync('qemu-img', args, { cwd: folder, encoding: 'utf8' });
+
+/** Writes one value over a range of an image. */
+function fill(name: string, value: number, position: number, bytes: number): void {
+  const d = new Opened(at(name), 'qcow2', true, bytes);
+  new Uint8Array(d.buffer).fill(value);
+  d.do(1, position, bytes);
+  d.close();
+}
+const content = (name: string): Buffer => {
+  convert({ from: at(name), to: { path: at('flat'), format: 'raw' } }, () => {});
+  return readFileSync(at('flat'));
+};
+
+describe('nyx disk', () => {
+  it('snapshots: what was then comes back, what is counted is right', () => {
+    create({ path: at('s'), format: 'qcow2', size: 3 << 20, clusterBits: 12 });
+    fill('s', 1, 0, 100_352);
+    snapshot({ path: at('s'), action: 'create', name: 'one' });
+    const then = content('s');
+    fill('s', 2, 50_176, 200_704);
+    snapshot({ path: at('s'), action: 'create', name: 'two' });
+    const later = content('s');
+    expect(later.equals(then)).toBe(false);
+    expect(checkImage({ path: at('s'), repair: 'none' })).toMatchObject({
+      leaks: 0,
+      corruptions: 0,
+      flags: 0,
+    });
+    snapshot({ path: at('s'), action: 'apply', name: 'one' });
+    expect(content('s').equals(then)).toBe(true);
+    snapshot({ path: at('s'), action: 'apply', name: '2' });
+    expect(content('s').equals(later)).toBe(true);
+    if (qemu) img('check', '-q', 's');
+    snapshot({ path: at('s'), action: 'delete', name: 'one' });
+    expect(snapshot({ path: at('s'), action: 'delete', name: 'two' })).toEqual([]);
+    expect(checkImage({ path: at('s'), repair: 'none' })).toMatchObject({
+      leaks: 0,
+      corruptions: 0,
+      flags: 0,
+    });
+    expect(content('s').equals(later)).toBe(true);
+    expect(() => snapshot({ path: at('s'), action: 'apply', name: 'one' })).toThrow(/no snapshot 'one'/);
+    if (qemu) img('check', '-q', 's');
+  });
+  it('resize grows the tables; a disk does not shrink', () => {
+    create({ path: at('r'), format: 'qcow2', size: 1 << 20, clusterBits: 9 });
+    fill('r', 7, 4096, 8192);
+    expect(resize({ path: at('r'), format: 'qcow2', size: 64 << 20, relative: true })).toEqual({
+      size: 65 << 20,
+    });
+    fill('r', 8, (65 << 20) - 4096, 4096);
+    expect([content('r')[4096], content('r').at(-1)]).toEqual([7, 8]);
+    expect(checkImage({ path: at('r'), repair: 'none' })).toMatchObject({
+      leaks: 0,
+      corruptions: 0,
+      flags: 0,
+    });
+    expect(() => resize({ path: at('r'), format: 'qcow2', size: 512, relative: false })).toThrow(/only grow/);
+    if (qemu) img('check', '-q', 'r');
+  });
+  it('check repairs what lies about its counts', () => {
+    create({ path: at('c'), format: 'qcow2', size: 1 << 20 });
+    fill('c', 3, 0, 65536);
+    const bytes = readFileSync(at('c'));
+    const block = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48))));
+    bytes.writeUInt16BE(0, block + 2 * 4);
+    bytes.writeUInt16BE(1, block + 2 * 300);
+    writeFileSync(at('c'), bytes);
+    expect(checkImage({ path: at('c'), repair: 'none' })).toMatchObject({ leaks: 1, corruptions: 1 });
+    checkImage({ path: at('c'), repair: 'all' });
+    expect(checkImage({ path: at('c'), repair: 'none' })).toMatchObject({
+      leaks: 0,
+      corruptions: 0,
+      flags: 0,
+    });
+    if (qemu) img('check', '-q', 'c');
+  });
+  it('preallocation, and options that contradict each other', () => {
+    create({
+      path: at('p'),
+      format: 'qcow2',
+      size: 5 << 20,
+      clusterBits: 14,
+      extendedL2: true,
+      preallocation: 'metadata',
+    });
+    expect(info({ path: at('p') })).toMatchObject({ format: 'qcow2', 'virtual-size': 5 << 20 });
+    expect(content('p').every((x) => x === 0)).toBe(true);
+    if (qemu) img('check', '-q', 'p');
+    for (const o of [
+      { version: 2, extendedL2: true },
+      { clusterBits: 8 },
+      { clusterBits: 12, extendedL2: true },
+      { clusterBits: 9, size: 2 ** 45 },
+    ] as const)
+      expect(() => create({ path: at('x'), format: 'qcow2', size: 1 << 20, ...o })).toThrow(/qcow2: /);
+    expect(() => create({ path: at('x'), format: 'qcow2', backing: 'p' })).toThrow(
+      /format of the backing file/,
+    );
+  });
+});

@@ -1,0 +1,284 @@
+/** `nyx disk`: images of disks. Names and options follow qemu-img; the work is done by the storage service's tool. */
+import { spawn } from 'node:child_process';
+import { resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { NyxError } from '@nyx/protocol/errors';
+import { parseSize } from '@nyx/protocol/spec';
+import { Command } from 'commander';
+import { built } from '../paths.ts';
+import { bytes, columns, dim, print, progress } from './text.ts';
+
+interface Check {
+  leaks: number;
+  corruptions: number;
+  flags: number;
+  leaksFixed: number;
+  corruptionsFixed: number;
+  allocated: number;
+  compressed: number;
+  total: number;
+  problems: string[];
+}
+
+/** @throws NyxError */
+async function tool<T>(request: Record<string, unknown>, what = ''): Promise<T> {
+  const child = spawn(process.execPath, [built('services/storage/dist/disk.cjs'), JSON.stringify(request)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let result: { result: T } | undefined;
+  for await (const line of createInterface({ input: child.stdout })) {
+    const said = JSON.parse(line);
+    if (said.progress !== undefined) progress(what, said.progress);
+    else if (said.error) throw errorOf(said.error, String(request.path ?? request.from ?? ''));
+    else result = said;
+  }
+  if (!result) throw new NyxError('HOST_ERROR', { got: 'the disk tool ended without an answer' });
+  return result.result;
+}
+
+const errorOf = (e: { code: string; message: string }, path: string): NyxError => {
+  const got = e.message.includes(path) ? e.message : `${path}: ${e.message}`;
+  switch (e.code) {
+    case 'ENOENT':
+      return new NyxError('FILE_MISSING', { got });
+    case 'EACCES':
+    case 'EPERM':
+    case 'EROFS':
+      return new NyxError('FILE_DENIED', { got });
+    case 'QCOW2_OPTION':
+    case 'QCOW2_SNAPSHOT':
+      return new NyxError('USAGE', { got });
+    default:
+      return e.code.startsWith('QCOW2_')
+        ? new NyxError('DISK_INVALID', { got, hint: 'nyx disk check FILE tells more.' })
+        : new NyxError('HOST_ERROR', { got });
+  }
+};
+
+const wrong = (expected: string, got: string): NyxError => new NyxError('USAGE', { expected, got });
+
+const sizeOf = (text: string): number => {
+  const n = parseSize(text);
+  if (n === undefined) throw wrong('a size such as 512M or 20G', text);
+  return n;
+};
+const formatOf = (text: string): string => {
+  if (text !== 'raw' && text !== 'qcow2') throw wrong('the format raw or qcow2', text);
+  return text;
+};
+const onOff = (text: string, key: string): boolean => {
+  if (text !== 'on' && text !== 'off') throw wrong(`${key}=on or ${key}=off`, text);
+  return text === 'on';
+};
+
+/** `-o key=value,...` as of qemu-img. */
+const optionsOf = (list: readonly string[]): Record<string, unknown> => {
+  const o: Record<string, unknown> = {};
+  for (const [key = '', value = ''] of list.flatMap((l) => l.split(',')).map((p) => p.split('=')))
+    switch (key) {
+      case 'compat':
+        if (!/^(0\.10|v2|1\.1|v3)$/.test(value)) throw wrong('compat=0.10 or compat=1.1', value);
+        o.version = value === '0.10' || value === 'v2' ? 2 : 3;
+        break;
+      case 'cluster_size':
+        o.clusterBits = Math.log2(sizeOf(value));
+        break;
+      case 'refcount_bits':
+        o.refcountOrder = Math.log2(Number(value));
+        break;
+      case 'lazy_refcounts':
+        o.lazyRefcounts = onOff(value, key);
+        break;
+      case 'extended_l2':
+        o.extendedL2 = onOff(value, key);
+        break;
+      case 'preallocation':
+        if (value !== 'off' && value !== 'metadata')
+          throw wrong('preallocation=off or preallocation=metadata', value);
+        o.preallocation = value;
+        break;
+      case 'backing_file':
+        o.backing = value;
+        break;
+      case 'backing_fmt':
+        o.backingFormat = formatOf(value);
+        break;
+      default:
+        throw wrong(
+          'compat, cluster_size, refcount_bits, lazy_refcounts, extended_l2, preallocation, backing_file or backing_fmt',
+          key,
+        );
+    }
+  return o;
+};
+
+const collect = (v: string, all: string[]): string[] => [...all, v];
+const OPTIONS = [
+  '-o <key=value,...>',
+  'cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation',
+] as const;
+
+export const make = (): Command => {
+  const disk = new Command('disk')
+    .description('Images of disks: raw and qcow2.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  nyx disk create -f qcow2 root.qcow2 20G\n  nyx disk create -f qcow2 -b base.qcow2 -F qcow2 work.qcow2\n  nyx disk info root.qcow2\n  nyx disk convert -O qcow2 old.img new.qcow2\n  nyx disk snapshot -c before-upgrade root.qcow2\n  nyx disk resize root.qcow2 +10G\n  nyx disk check -r all root.qcow2',
+    );
+  disk
+    .command('create')
+    .description('makes an empty image')
+    .argument('<file>')
+    .argument('[size]', 'such as 20G; not needed with -b')
+    .option('-f <format>', 'raw or qcow2', 'raw')
+    .option('-b <file>', 'backing file: what the image does not have is read from there')
+    .option('-F <format>', 'format of the backing file')
+    .option(...OPTIONS, collect, [])
+    .action(
+      async (
+        file: string,
+        size: string | undefined,
+        o: { f: string; b?: string; F?: string; o: string[] },
+      ) => {
+        const r = await tool<{ size: number }>({
+          command: 'create',
+          path: resolve(file),
+          format: formatOf(o.f),
+          ...optionsOf(o.o),
+          ...(size === undefined ? {} : { size: sizeOf(size) }),
+          ...(o.b === undefined ? {} : { backing: o.b }),
+          ...(o.F === undefined ? {} : { backingFormat: formatOf(o.F) }),
+        });
+        print(`${file}: ${o.f}, ${bytes(r.size)}`);
+      },
+    );
+  disk
+    .command('info')
+    .description('tells what an image is')
+    .argument('<file>')
+    .option('-f <format>', 'instead of looking')
+    .option('--output <kind>', 'human or json', 'human')
+    .action(async (file: string, o: { f?: string; output: string }) => {
+      const i = await tool<Record<string, unknown>>({
+        command: 'info',
+        path: resolve(file),
+        ...(o.f ? { format: formatOf(o.f) } : {}),
+      });
+      if (o.output === 'json') return print(JSON.stringify(i, null, 2));
+      const rows: string[][] = [];
+      const add = (values: Record<string, unknown>): void => {
+        for (const [k, v] of Object.entries(values)) {
+          if (Array.isArray(v)) {
+            for (const e of v)
+              rows.push([
+                dim(k),
+                typeof e === 'string'
+                  ? e
+                  : `${e.id}  ${e.name}  ${new Date(e['date-sec'] * 1000).toISOString()}`,
+              ]);
+          } else if (v !== null && typeof v === 'object') add(v as Record<string, unknown>);
+          else
+            rows.push([
+              dim(k),
+              typeof v === 'number' && k.endsWith('-size') ? `${bytes(v)} (${v} bytes)` : String(v),
+            ]);
+        }
+      };
+      add(i);
+      print(columns(rows));
+    });
+  disk
+    .command('check')
+    .description('checks a qcow2 image; exit status 0: good, 2: errors, 3: only leaked space')
+    .argument('<file>')
+    .option('-r <what>', 'repair: leaks or all')
+    .action(async (file: string, o: { r?: string }) => {
+      if (o.r !== undefined && o.r !== 'leaks' && o.r !== 'all') throw wrong('-r leaks or -r all', o.r);
+      const c = await tool<Check>({ command: 'check', path: resolve(file), repair: o.r ?? 'none' });
+      for (const p of c.problems) print(p);
+      const left = c.corruptions - c.corruptionsFixed + (o.r === 'all' ? 0 : c.flags);
+      const leaks = c.leaks - c.leaksFixed;
+      if (c.leaksFixed + c.corruptionsFixed > 0)
+        print(`Repaired: ${c.leaksFixed} leaks, ${c.corruptionsFixed} errors.`);
+      print(
+        left + leaks === 0
+          ? 'No errors were found on the image.'
+          : `${left} errors, ${leaks} leaked clusters.`,
+      );
+      const percent = c.total === 0 ? 0 : (100 * c.allocated) / c.total;
+      print(
+        `${c.allocated}/${c.total} clusters allocated (${percent.toFixed(1)} %), ${c.compressed} compressed`,
+      );
+      process.exitCode = left > 0 ? 2 : leaks > 0 ? 3 : 0;
+    });
+  disk
+    .command('convert')
+    .description('copies a disk into a new image; zeroes take no space')
+    .argument('<from>')
+    .argument('<to>')
+    .option('-f <format>', 'of the source, instead of looking')
+    .option('-O <format>', 'of the new image', 'raw')
+    .option(...OPTIONS, collect, [])
+    .action(async (from: string, to: string, o: { f?: string; O: string; o: string[] }) => {
+      if (resolve(from) === resolve(to)) throw wrong('two files', from);
+      const r = await tool<{ size: number }>(
+        {
+          command: 'convert',
+          from: resolve(from),
+          ...(o.f ? { format: formatOf(o.f) } : {}),
+          to: { path: resolve(to), format: formatOf(o.O), ...optionsOf(o.o) },
+        },
+        `${from} -> ${to}`,
+      );
+      print(`${to}: ${o.O}, ${bytes(r.size)}`);
+    });
+  disk
+    .command('snapshot')
+    .description('lists (-l), takes (-c), deletes (-d) or applies (-a) a snapshot inside a qcow2 image')
+    .argument('<file>')
+    .option('-l', 'list')
+    .option('-c <name>', 'take')
+    .option('-d <name>', 'delete')
+    .option('-a <name>', 'apply: the disk becomes as it was')
+    .action(async (file: string, o: { c?: string; d?: string; a?: string }) => {
+      const [action, name] =
+        o.c !== undefined
+          ? ['create', o.c]
+          : o.d !== undefined
+            ? ['delete', o.d]
+            : o.a !== undefined
+              ? ['apply', o.a]
+              : ['list', ''];
+      const list = await tool<{ id: string; name: string; seconds: number }[]>({
+        command: 'snapshot',
+        path: resolve(file),
+        action,
+        name,
+      });
+      if (list.length === 0) return print('No snapshots.');
+      print(
+        columns([
+          ['ID', 'NAME', 'TAKEN'].map(dim),
+          ...list.map((s) => [s.id, s.name, new Date(s.seconds * 1000).toISOString()]),
+        ]),
+      );
+    });
+  disk
+    .command('resize')
+    .description('makes a disk larger')
+    .argument('<file>')
+    .argument('<size>', 'such as 30G, or +10G')
+    .option('-f <format>', 'raw or qcow2', 'qcow2')
+    .action(async (file: string, size: string, o: { f: string }) => {
+      const relative = size.startsWith('+');
+      const r = await tool<{ size: number }>({
+        command: 'resize',
+        path: resolve(file),
+        format: formatOf(o.f),
+        size: sizeOf(relative ? size.slice(1) : size),
+        relative,
+      });
+      print(`${file}: ${bytes(r.size)}`);
+    });
+  return disk;
+};
