@@ -47,6 +47,12 @@ const clocks: Timely[] = [
 const firmware: Timely[] = [
   ...clocks,
   { key: /^com1 read 0\+0x5$/, compare: 'values', reason: 'polled until the console may print' },
+  {
+    key: /^com1 write 0\+0x0$/,
+    compare: 'prefix',
+    room: 16,
+    reason: 'the serial console is flushed on ticks, so that its last bytes come before or after the end',
+  },
   { key: /^com1 read 0\+0x0$/, compare: 'values', reason: 'polled for a key' },
   { key: /^i8042 (read|write) 2\+0x0$/, compare: 'values', reason: 'A20 is looked at on every tick' },
   {

@@ -78,9 +78,11 @@ export interface Timely {
   key: RegExp;
   /**
    * values: the set of distinct accesses is the same (how often and in which order is a matter of time);
+   * prefix: one is the beginning of the other, by at most `room` accesses;
    * none: nothing of it is compared.
    */
-  compare: 'values' | 'none';
+  compare: 'values' | 'prefix' | 'none';
+  room?: number;
   /** Accesses that are left out of `values`: their text begins with the data. */
   ignore?: RegExp;
   reason: string;
@@ -103,6 +105,8 @@ export const differences = (a: Transcript, b: Transcript, timely: readonly Timel
     }
     let at = 0;
     while (at < x.length && x[at] === y[at]) at++;
+    const ended = at === x.length || at === y.length;
+    if (rule?.compare === 'prefix' && ended && Math.abs(x.length - y.length) <= (rule.room ?? 0)) continue;
     if (at < x.length || at < y.length)
       list.push(
         `${key}: access ${at + 1} of ${x.length} and ${y.length}: ${x[at] ?? 'none'} <> ${y[at] ?? 'none'}`,
