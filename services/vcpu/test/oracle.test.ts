@@ -1,4 +1,4 @@
-/** The soft CPU against the host CPU: random instances of every instruction form, and small programs (test/oracle). */
+/** The soft CPU, interpreting and translating, against the host CPU: random instances of every instruction form, and programs (test/oracle). */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -36,6 +36,12 @@ describe('soft CPU', () => {
   test('runs programs: links, jump cache, code that changes itself, single step', () => {
     const r = run('--programs');
     expect(r.text).toBe('programs: all as expected\n');
+    expect(r.status).toBe(0);
+  });
+
+  test('random programs do the same translated as interpreted', () => {
+    const r = run('--random', '--seconds', '3', '--seed', String(Math.floor(Date.now() / 86_400_000)));
+    expect(r.text).toMatch(/ 0 different/);
     expect(r.status).toBe(0);
   });
 

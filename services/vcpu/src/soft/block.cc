@@ -169,6 +169,11 @@ void BlockCache::Drop(Cpu& c, Block* b) {
 }
 
 bool BlockCache::Invalidate(Cpu& c, uint64_t phys, unsigned size) {
+  const bool others = !twin_ || twin_->InvalidateOwn(c, phys, size);
+  return InvalidateOwn(c, phys, size) && others;
+}
+
+bool BlockCache::InvalidateOwn(Cpu& c, uint64_t phys, unsigned size) {
   Page* const page = FindPage(phys);
   if (!page) return true;
   const unsigned from = phys & kPageMask, to = from + size < 0x1000 ? from + size : 0x1000;
@@ -195,6 +200,11 @@ bool BlockCache::Invalidate(Cpu& c, uint64_t phys, unsigned size) {
 }
 
 void BlockCache::Flush(Cpu& c) {
+  if (twin_) twin_->FlushOwn(c);
+  FlushOwn(c);
+}
+
+void BlockCache::FlushOwn(Cpu& c) {
   generation_++;
   if (Block* const b = c.block) {
     for (unsigned k = 0; k <= b->count; k++) b->insns[k].fn = dropped;

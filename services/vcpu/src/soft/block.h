@@ -46,6 +46,8 @@ class BlockCache {
   void Flush(Cpu& c);
   // Changes when blocks may have been freed: pointers to blocks from before are void.
   uint64_t generation() const { return generation_; }
+  // Another cache of the same CPU, which is to forget the same.
+  void set_twin(BlockCache* twin) { twin_ = twin; twin->twin_ = this; }
   Translator* translator() { return translator_.get(); }
 
   JumpEntry jumps[1 << kJumpBits];
@@ -59,6 +61,8 @@ class BlockCache {
   };
   static constexpr unsigned kHashBits = 16, kPageHashBits = 12;
 
+  bool InvalidateOwn(Cpu& c, uint64_t phys, unsigned size);
+  void FlushOwn(Cpu& c);
   Page* FindPage(uint64_t phys) const;
   Page* AddPage(Cpu& c, uint64_t phys);
   void RemovePage(Page* page);
@@ -79,7 +83,7 @@ class BlockCache {
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<Block*[]> hash_;
   std::unique_ptr<Page*[]> page_hash_;
-  Page* free_pages_ = nullptr;
+  BlockCache* twin_ = nullptr;
   uint64_t generation_ = 1;
 };
 

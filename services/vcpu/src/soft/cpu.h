@@ -132,6 +132,8 @@ struct alignas(64) Cpu {
   class BlockCache* blocks;  // block.h
   JumpEntry* jumps;    // blocks->jumps
   uint32_t hot_count;  // executions after which a block is translated
+  struct StoreLog* log;       // lockstep.h; null but in its tests
+  class Lockstep* lockstep;   // the same
   uint64_t scratch;    // of translated code, within one instruction
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;

@@ -4,6 +4,7 @@
 #include "accel.h"
 #include "lapic.h"
 #include "soft/coherence.h"
+#include "soft/lockstep.h"
 #include "soft/system.h"
 #include "soft/walk.h"
 
@@ -49,6 +50,7 @@ unsigned io_width(unsigned size) { return size >= 8 ? 8 : size >= 4 ? 4 : size >
 
 void io_load(Cpu& c, const Insn* i, uint64_t phys, uint8_t* out, unsigned size) {
   if (i) c.rip = insn_rip(c, i);
+  if (c.log) c.log->impure = true;
   while (size) {
     const unsigned w = io_width(size);
     uint64_t v;
@@ -67,6 +69,7 @@ void io_load(Cpu& c, const Insn* i, uint64_t phys, uint8_t* out, unsigned size) 
 
 void io_store(Cpu& c, const Insn* i, uint64_t phys, const uint8_t* in, unsigned size) {
   if (i) c.rip = insn_rip(c, i);
+  if (c.log) c.log->impure = true;
   while (size) {
     const unsigned w = io_width(size);
     uint64_t v = 0;
@@ -104,6 +107,7 @@ void load_part(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size,
 void store_part(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, unsigned which) {
   const TlbEntry& e = lookup(c, i, linear, Access::kWrite, which);
   uint8_t* at = reinterpret_cast<uint8_t*>(linear + uint64_t(e.addend));
+  if (c.log && (e.write & kTagIo) == 0) c.log->Add(at, size);
   switch (e.write & 0xfff) {
     case 0: return copy(at, in, size);
     case kTagIo: return io_store(c, i, linear + uint64_t(e.addend), static_cast<const uint8_t*>(in), size);
@@ -159,6 +163,7 @@ uint8_t* rmw_slow(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
   }
   uint8_t* at = reinterpret_cast<uint8_t*>(linear + uint64_t(e.addend));
   const uint64_t flags = e.write & 0xfff;
+  if (c.log && (flags & kTagIo) == 0) c.log->Add(at, size);
   if (flags == 0) return at;
   if (flags != kTagCode) return nullptr;
   prepare_code_write(c, at, size);

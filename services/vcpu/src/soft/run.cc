@@ -1,5 +1,6 @@
 #include "soft/run.h"
 
+#include "soft/lockstep.h"
 #include "soft/mmu.h"
 #include "soft/translate.h"
 
@@ -7,6 +8,7 @@
 extern "C" void nyx_soft_call(nyx::soft::Cpu& c, const nyx::soft::Insn* i, nyx::soft::Handler code);
 asm(R"(
 .pushsection .text
+.globl nyx_soft_call
 .type nyx_soft_call, @function
 nyx_soft_call:
   push %rbx
@@ -186,7 +188,10 @@ void run(Cpu& c) {
     const bool trap = c.eflags & kTF, breakpoints = c.dr[7] & 0xff;
     if (!(shadow || trap || breakpoints)) [[likely]] {
       c.eflags &= ~kRF;
-      execute(c, find_block(c));
+      if (c.lockstep) [[unlikely]]
+        c.lockstep->Step(c);
+      else
+        execute(c, find_block(c));
       continue;
     }
     if (breakpoints && !(c.eflags & kRF) && !(shadow && c.inhibit == kInhibitMovSs)) check_breakpoints(c);

@@ -17,10 +17,10 @@
 namespace nyx::soft {
 namespace {
 
-// Memory for translated code of a vCPU; 0 turns translation off, which is the default.
+// Memory for translated code of a vCPU; 0: the interpreter alone.
 size_t translate_bytes() {
-  const char* const on = std::getenv("NYX_TRANSLATE");
-  return on && std::strcmp(on, "1") == 0 ? size_t{64} << 20 : 0;
+  const char* const mode = std::getenv("NYX_TRANSLATE");
+  return mode && std::strcmp(mode, "0") == 0 ? 0 : size_t{64} << 20;
 }
 
 }  // namespace
@@ -40,6 +40,11 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   c.blocks = &blocks_;
   c.jumps = blocks_.jumps;
   c.hot_count = kHotCount;
+  const char* const mode = std::getenv("NYX_TRANSLATE");
+  if (mode && std::strcmp(mode, "lockstep") == 0 && blocks_.translator()) {
+    lockstep_ = std::make_unique<Lockstep>(c);
+    c.lockstep = lockstep_.get();
+  }
   c.delivering = -1;
   for (Tlb& t : c.tlbs) {
     for (TlbEntry& e : t.entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};

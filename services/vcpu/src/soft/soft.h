@@ -7,6 +7,7 @@
 #include "soft/block.h"
 #include "soft/coherence.h"
 #include "soft/cpu.h"
+#include "soft/lockstep.h"
 
 namespace nyx::soft {
 
@@ -23,6 +24,7 @@ class SoftVcpu : public Vcpu {
   VcpuContext& context_;
   std::unique_ptr<Cpu> cpu_;
   BlockCache blocks_;
+  std::unique_ptr<Lockstep> lockstep_;
 };
 
 class SoftAccel : public Accel {

@@ -151,7 +151,7 @@ Translation::Translation(Translator& t, Cpu&, Block* b)
 
 size_t Translation::Run() {
   uint8_t* const start = at;
-  early_ = kills_flags_early();
+  early_ = flags_dead(0);
   entries();
   for (k_ = 0; k_ < b_->count; k_++) {
     i_ = &b_->insns[k_];
@@ -190,9 +190,9 @@ void Translation::interpret() {
   xmm_cached_ = 0;
 }
 
-// Whether all flags are overwritten before anything can look at them. Then who jumps here need not save them.
-bool Translation::kills_flags_early() const {
-  for (unsigned k = 0; k < b_->count; k++) {
+// At the start of a block: then who jumps here need not save them.
+bool Translation::flags_dead(unsigned k) const {
+  for (; k < b_->count; k++) {
     const Insn& i = b_->insns[k];
     const OpName* const n = op_name(i.fn);
     if (!n || n->map != 0 || (n->memory && n->opcode != 0x8d)) return false;

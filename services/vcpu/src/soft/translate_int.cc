@@ -226,7 +226,8 @@ bool Translation::shift(const OpName& name) {
     mov(h10, hAX);
   }
   // By a count that is not 0 the plain shifts set all flags.
-  if (by_cl || n < 4 || count == 0) need_host_flags();
+  if (n == 2 || n == 3) need_host_flags();  // through CF
+  else if (by_cl || n < 4 || count == 0) keep_flags();
   if (by_cl) mov(hCX, kHost[RCX], 4);
   if (!name.memory) {
     m = guest(i.rm, size);
@@ -258,7 +259,7 @@ bool Translation::multiply(const OpName& name) {
   } else {
     src = guest(i.rm, size);
   }
-  need_host_flags();  // those that are undefined after it stay
+  keep_flags();  // those that are undefined after it stay
   if (name.opcode == 0xf6 || name.opcode == 0xf7) {
     mov(hAX, kHost[RAX]);
     ins(size, 0xf7, name.n, src);
@@ -386,7 +387,7 @@ bool Translation::two_byte(const OpName& n) {
       } else {
         m = guest(i.rm, size);
       }
-      need_host_flags();
+      keep_flags();
       if (by_imm) {
         if (i.bits & kLock) byte(0xf0);
         ins(size, 0x0fba, op, m, 1);
@@ -406,7 +407,7 @@ bool Translation::two_byte(const OpName& n) {
       } else {
         src = guest(i.rm, size);
       }
-      need_host_flags();
+      keep_flags();
       const int h = kHost[i.reg], to = h >= 0 ? h : int(hCX);
       if (h < 0) load(hCX, gpr_field(i.reg));
       ins(size, 0x0f00u | n.opcode, to, src, 0, n.opcode == 0xb8 ? 0xf3 : 0);

@@ -26,13 +26,15 @@ class Translation : public Emit {
   void interpret();            // leaves to its handler
   void entries();              // in front of the body
   void out_of_line();          // behind it
-  bool kills_flags_early() const;
+  bool flags_dead(unsigned k) const;  // instructions from k on overwrite all flags before anything can look at them
   void edge(int k);            // goes on at link k
   uint64_t rip_after() const { return b_->rip + i_->off + i_->len; }
 
   // ---- flags. They are in the host's flags, in Cpu::flags, or both.
   void save_flags();           // to Cpu::flags. Clobbers RAX; the host's flags stay
   void need_host_flags();      // clobbers RAX
+  // For an instruction that leaves some flags as they are: nothing, where nobody can see them after it.
+  void keep_flags() { if (!flags_dead(k_ + 1)) need_host_flags(); }
   void need_host_carry();      // CF alone; clobbers the others
   void killed() { in_host_ = true, in_mem_ = false; }  // the instruction just written set all flags
   int condition(int cc);       // condition code to test now
