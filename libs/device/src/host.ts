@@ -86,7 +86,10 @@ export class DeviceHost {
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
     this.clock = new GuestClock(mmap(fd(role.vmPage), fileSize(fd(role.vmPage)), { write: false }));
     const ram = map(role.ram);
-    const pages = role.pageMap === undefined ? undefined : openPageMap(map(role.pageMap));
+    const pages =
+      role.pageMap === undefined
+        ? undefined
+        : openPageMap(map(role.pageMap), this.clock.page.cpus, role.ramBytes / 4096);
     const memory = (): GuestMemory => {
       const m = new GuestMemory(ram, role.ramLowBytes);
       if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);

@@ -82,7 +82,7 @@ test('the page map has a bit for each page, and attention for each vCPU', () => 
   const pages = 131_072 + 5;
   const buffer = new ArrayBuffer(pageMapBytes(pages));
   formatPageMap(buffer, 3, pages);
-  const { code, dirty, attend } = openPageMap(buffer);
+  const { code, dirty, attend } = openPageMap(buffer, 3, pages);
   expect(code.length).toBe(Math.ceil(pages / 8));
   expect(dirty.length).toBe(code.length);
   expect(dirty.byteOffset).toBeGreaterThanOrEqual(code.byteOffset + code.length);
@@ -94,6 +94,11 @@ test('the page map has a bit for each page, and attention for each vCPU', () => 
     Attention.dma,
     0,
   ]);
-  map.dirtyAt = buffer.byteLength - 4;
-  expect(() => openPageMap(buffer)).toThrow(coded('PAGE_FORMAT'));
+  expect([code.byteOffset, dirty.byteOffset]).toEqual([map.codeAt, map.dirtyAt]);
+  // What another device process wrote over the header changes nothing.
+  new Uint8Array(buffer, 0, 64).fill(0xff);
+  expect(openPageMap(buffer, 3, pages)).toMatchObject({
+    code: { byteOffset: code.byteOffset, length: code.length },
+  });
+  expect(() => openPageMap(buffer, 3, pages * 2)).toThrow(coded('PAGE_FORMAT'));
 });

@@ -141,33 +141,39 @@ const bitmapBytes = (pages: number): number => Math.ceil(pages / 4096 / 8) * 409
 /** `pages`: 4 KiB pages of guest RAM. */
 export const pageMapBytes = (pages: number): number => pageUp(PageMap.bytes) + 2 * bitmapBytes(pages);
 
+const codeAt = pageUp(PageMap.bytes);
+
 export function formatPageMap(buffer: ArrayBuffer, cpus: number, pages: number): void {
   mustHold(buffer, pageMapBytes(pages), `a page map of ${pages} pages`);
   const map = view(PageMap, new Memory(buffer));
   map.cpus = cpus;
   map.pages = pages;
-  map.codeAt = pageUp(PageMap.bytes);
-  map.dirtyAt = pageUp(PageMap.bytes) + bitmapBytes(pages);
+  map.codeAt = codeAt;
+  map.dirtyAt = codeAt + bitmapBytes(pages);
   map.magic = wire.pageMapMagic;
 }
 
-/** The parts of a page map that GuestMemory.attachPageMap takes. */
-export function openPageMap(buffer: ArrayBuffer): {
+/**
+ * The parts of a page map that GuestMemory.attachPageMap takes. Its header is not looked at: every device process can
+ * write to it, and one that was taken over must not hinder the others' successors.
+ * @throws RingError PAGE_FORMAT when the buffer is too small for that many pages
+ */
+export function openPageMap(
+  buffer: ArrayBuffer,
+  cpus: number,
+  pages: number,
+): {
   code: Uint8Array;
   dirty: Uint8Array;
   attend: () => void;
 } {
-  mustHold(buffer, PageMap.bytes, 'a page map');
-  const map = view(PageMap, new Memory(buffer));
-  const { magic, cpus, pages, codeAt, dirtyAt } = map;
+  mustHold(buffer, pageMapBytes(pages), `a page map of ${pages} pages`);
   const bytes = Math.ceil(pages / 8);
-  if (magic !== wire.pageMapMagic || cpus > 64 || Math.max(codeAt, dirtyAt) + bytes > buffer.byteLength)
-    throw new RingError('PAGE_FORMAT', 'not a page map');
   const words = new Uint32Array(buffer);
   const first = PageMap.offsetOf('attention') >> 2;
   return {
     code: new Uint8Array(buffer, codeAt, bytes),
-    dirty: new Uint8Array(buffer, dirtyAt, bytes),
+    dirty: new Uint8Array(buffer, codeAt + bitmapBytes(pages), bytes),
     attend: () => {
       for (let cpu = 0; cpu < cpus; cpu++) Atomics.or(words, first + cpu * 16, Attention.dma);
     },

@@ -22,6 +22,8 @@ export interface DeviceProcessEvents {
   /** It serves again: the vCPU process must be told. */
   recovered(r: Recovered): void;
   isolated(e: NyxError): void;
+  /** No process can load the state; the blocks are as it found them. */
+  corrupt(code: string, message: string): void;
 }
 
 /** Codes of a `failed` reply that another attempt cannot change. */
@@ -146,6 +148,7 @@ export class DeviceProcess {
     if (reply.type === 'failed') {
       this.error = new NyxError('DEVICE_FAILED', { got: `${this.name}: ${reply.code}: ${reply.message}` });
       this.#reason = `${reply.code}: ${reply.message}`;
+      if (reply.code.startsWith('STATE_')) this.events.corrupt(reply.code, reply.message);
       if (hopeless.test(reply.code)) this.#giveUp(this.error);
       child.child.kill();
       return;

@@ -2,13 +2,14 @@
  * Disks whose programs were taken over (services/storage/src/testing/hostile.ts), in a machine with a real Linux guest and an
  * honest disk: what they try is refused or contained, and the guest goes on. As any user; needs the default image.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Image, ImageStore } from '@nyx/image';
 import { deviceSyscalls } from '@nyx/native';
 import { Vm } from '@nyx/nyx';
+import { wire } from '@nyx/ring/wire';
 import { build } from 'esbuild';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Records } from './cli/records.ts';
@@ -78,7 +79,7 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
       recovery: { budget: 3, window: 300, hangTimeout: 1 },
       disks: [
         disk('honest'),
-        ...['probe', 'storm', 'forge', 'hang', 'memory'].map((serial) => ({
+        ...['probe', 'storm', 'forge', 'hang', 'memory', 'ruin'].map((serial) => ({
           path: disk(serial),
           serial,
           service,
@@ -120,14 +121,30 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
       ['d', 'forge'],
       ['e', 'hang'],
       ['f', 'memory'],
+      ['g', 'ruin'],
     ] as const) {
       await write(letter);
       await expect.poll(() => outcomes()[attack], { timeout: 30_000 }).toBe('begins');
       expect([attack, await run(sum)]).toEqual([attack, 'same']);
     }
-    // Those that broke the rules were replaced until nobody trusted their place any more.
+    // Those that broke the rules were ended and replaced, or their place is given up.
     for (const name of ['disk3', 'disk4', 'disk5'])
-      await expect.poll(() => state(name), { timeout: 60_000 }).toBe('isolated');
+      await expect
+        .poll(
+          async () => {
+            const p = (await vm!.status()).processes.find((x) => x.name === name)!;
+            return p.restarts > 0 && ['serving', 'isolated'].includes(p.state);
+          },
+          { timeout: 60_000 },
+        )
+        .toBe(true);
+    // State that nobody can load is kept for whoever wants to know; the place is given up.
+    await expect.poll(() => state('disk6'), { timeout: 20_000 }).toBe('isolated');
+    const ruined = (await vm.status()).processes.find((p) => p.name === 'disk6');
+    expect(ruined?.error?.got).toMatch(/STATE_CORRUPT.*half [01]: CRC/);
+    const saved = readdirSync(vm.dir).filter((n) => n.startsWith('disk6.state.'));
+    expect(saved.length).toBe(1);
+    expect(readFileSync(join(vm.dir, saved[0]!)).readUInt32LE(wire.halvesAt)).toBe(0xa5a5a5a5);
     expect([
       await run(sum),
       (await vm.status()).state,

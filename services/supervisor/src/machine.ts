@@ -23,6 +23,7 @@ import { planProcesses } from './plan.ts';
 import { preflight } from './preflight.ts';
 import { Resources } from './resources.ts';
 import type { Spares } from './spares.ts';
+import { saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
 import { wiring } from './wiring.ts';
@@ -68,6 +69,8 @@ export class Machine {
   readonly #milestones: Record<string, number> = {};
   #vcpu: Vcpu | undefined;
   #resets = 0;
+  /** State blocks that were refused. */
+  #corrupt = 0;
   #error: NyxError | undefined;
   #ended: (() => void)[] = [];
 
@@ -119,6 +122,10 @@ export class Machine {
           recovered: (recovery) => {
             this.#vcpu?.replaced(plan.index);
             this.#emit({ type: 'recovered', at: Date.now(), recovery });
+          },
+          corrupt: (code, message) => {
+            const saved = saveBlocks(o.dir, plan, this.#corrupt++);
+            o.log('error', 'state corrupt', { process: plan.name, code, text: message, saved });
           },
           isolated: (e) => {
             this.#vcpu?.isolate(plan.index);
