@@ -1,7 +1,9 @@
 /** `nyx disk`: images of disks. Names and options follow qemu-img; the work is done by the storage service's tool. */
 import { spawn } from 'node:child_process';
-import { resolve } from 'node:path';
+import { readFileSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { files, list } from '@nyx/nyx/rundir';
 import { NyxError } from '@nyx/protocol/errors';
 import { parseSize } from '@nyx/protocol/spec';
 import { Command } from 'commander';
@@ -19,6 +21,31 @@ interface Check {
   total: number;
   problems: string[];
 }
+
+/** An image that a machine has open is not changed under it. @throws NyxError FILE_IN_USE */
+const notInUse = (path: string): string => {
+  const identity = (p: string): string | undefined => {
+    const s = statSync(p, { throwIfNoEntry: false });
+    return s && `${s.dev}:${s.ino}`;
+  };
+  const ours = identity(path);
+  if (ours === undefined) return path;
+  for (const machine of list()) {
+    if (machine.kind === 'ended') continue;
+    let disks: { path: string }[];
+    try {
+      disks = JSON.parse(readFileSync(join(machine.dir, files.spec), 'utf8')).disks ?? [];
+    } catch {
+      continue;
+    }
+    if (disks.some((d) => identity(d.path) === ours))
+      throw new NyxError('FILE_IN_USE', {
+        expected: 'an image that no machine has open',
+        got: `${path} (used by '${machine.name}')`,
+      });
+  }
+  return path;
+};
 
 /** @throws NyxError */
 async function tool<T>(request: Record<string, unknown>, what = ''): Promise<T> {
@@ -142,7 +169,7 @@ export const make = (): Command => {
       ) => {
         const r = await tool<{ size: number }>({
           command: 'create',
-          path: resolve(file),
+          path: notInUse(resolve(file)),
           format: formatOf(o.f),
           ...optionsOf(o.o),
           ...(size === undefined ? {} : { size: sizeOf(size) }),
@@ -194,7 +221,11 @@ export const make = (): Command => {
     .option('-r <what>', 'repair: leaks or all')
     .action(async (file: string, o: { r?: string }) => {
       if (o.r !== undefined && o.r !== 'leaks' && o.r !== 'all') throw wrong('-r leaks or -r all', o.r);
-      const c = await tool<Check>({ command: 'check', path: resolve(file), repair: o.r ?? 'none' });
+      const c = await tool<Check>({
+        command: 'check',
+        path: o.r === undefined ? resolve(file) : notInUse(resolve(file)),
+        repair: o.r ?? 'none',
+      });
       for (const p of c.problems) print(p);
       const left = c.corruptions - c.corruptionsFixed + (o.r === 'all' ? 0 : c.flags);
       const leaks = c.leaks - c.leaksFixed;
@@ -226,7 +257,7 @@ export const make = (): Command => {
           command: 'convert',
           from: resolve(from),
           ...(o.f ? { format: formatOf(o.f) } : {}),
-          to: { path: resolve(to), format: formatOf(o.O), ...optionsOf(o.o) },
+          to: { path: notInUse(resolve(to)), format: formatOf(o.O), ...optionsOf(o.o) },
         },
         `${from} -> ${to}`,
       );
@@ -251,7 +282,7 @@ export const make = (): Command => {
               : ['list', ''];
       const list = await tool<{ id: string; name: string; seconds: number }[]>({
         command: 'snapshot',
-        path: resolve(file),
+        path: action === 'list' ? resolve(file) : notInUse(resolve(file)),
         action,
         name,
       });
@@ -273,7 +304,7 @@ export const make = (): Command => {
       const relative = size.startsWith('+');
       const r = await tool<{ size: number }>({
         command: 'resize',
-        path: resolve(file),
+        path: notInUse(resolve(file)),
         format: formatOf(o.f),
         size: sizeOf(relative ? size.slice(1) : size),
         relative,
