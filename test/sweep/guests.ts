@@ -38,6 +38,11 @@ const clocks: Timely[] = [
     reason: 'a tick each; spurious when a request was masked meanwhile',
   },
   { key: /^pic write [01]\+0x0$/, compare: 'values', reason: 'an end of interrupt for each tick' },
+  {
+    key: /^pic read [01]\+0x0$/,
+    compare: 'none',
+    reason: 'requests that are pending just now, ticks among them',
+  },
   { key: /^pic (fabric )?line/, compare: 'none', reason: 'the word of a line counts its edges' },
   { key: /^rtc read 0\+0x1$/, compare: 'none', reason: 'time of day, and polls of the update bit' },
   { key: /^rtc (write 0\+0x[01]|read 0\+0x0)$/, compare: 'values', reason: 'as often as time is asked for' },

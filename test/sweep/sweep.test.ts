@@ -2,14 +2,16 @@
  * A sample of the crash sweep (`npm run sweep` is the whole): SeaBIOS and Linux while their device processes die, in turn
  * at each place of an exit's life; and the proof that the comparison would tell.
  */
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Guest, linux, seabios } from './guests.ts';
 import { compare, mixedRules, type Run, runGuest } from './sweep.ts';
 
-process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-sweep-run-'));
+const runDir = mkdtempSync(join(tmpdir(), 'nyx-sweep-run-'));
+process.env.XDG_RUNTIME_DIR = runDir;
+afterAll(() => rmSync(runDir, { recursive: true, force: true }));
 /** Another one, another sample. */
 const first = 1 + (Number(process.env.NYX_SEED ?? 20_261) % 89);
 
