@@ -43,7 +43,9 @@ void KvmVcpu::Kick() {
 }
 
 void KvmVcpu::SetExtInt(bool level) {
-  if (extint_.exchange(level) == level || !level) return;
+  extint_.store(level, std::memory_order_release);
+  // Told again that it is high, it fell and rose unseen: the vCPU may have found nothing to take in between, and sleep.
+  if (!level) return;
   context_.attention->fetch_or(wire::Attention::kInterrupt);
   Kick();
   // A halted vCPU sleeps inside KVM_RUN. By number, not pthread_t: the thread may be gone.
