@@ -1,7 +1,7 @@
 /** What an allocating write holds while it is under way, and its private buffers. */
 import type { BlockRequest } from '../block.ts';
 import type { HostQueue } from '../host.ts';
-import type { Op } from './ops.ts';
+import type { Op } from '../ops.ts';
 
 export class Allocation {
   request: BlockRequest | undefined;

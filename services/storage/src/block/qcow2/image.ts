@@ -3,8 +3,8 @@
  * what is there. Reading only; `disk.ts` writes.
  */
 import { inflateRawSync } from 'node:zlib';
+import { SliceCache } from '../cache.ts';
 import { blockError, type HostIo, readPadded } from '../host.ts';
-import { SliceCache } from './cache.ts';
 import { Incompatible, l2EntryBytes, type Qcow2Header, readHeader } from './header.ts';
 
 /** What a piece of a disk is. */

@@ -3,8 +3,9 @@
  * through at once. A new refcount block lies at the first cluster that it describes, and a new table describes itself,
  * so that each becomes reachable by one write: a death between two writes leaves nothing half done.
  */
+
+import { SliceCache } from '../cache.ts';
 import { blockError, type HostIo, readPadded, writeAll } from '../host.ts';
-import { SliceCache } from './cache.ts';
 import { Limit, type Qcow2Header } from './header.ts';
 
 /** Clusters behind the end of a file that may be counted: preallocated, not yet written. */

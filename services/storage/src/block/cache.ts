@@ -2,7 +2,7 @@
  * A bounded cache of metadata: slices of tables, four ways a set, written through by its users. Nothing is allocated
  * after it was made.
  */
-import { type HostIo, readPadded } from '../host.ts';
+import { type HostIo, readPadded } from './host.ts';
 
 const WAYS = 4;
 

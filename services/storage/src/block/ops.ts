@@ -1,7 +1,7 @@
 /** Host I/O of a disk made of images: pooled operations on one queue, resumed when short, retried when interrupted. */
 import { type IoOps, ioOp } from '@nyx/native';
-import { type BlockRequest, BlockResult } from '../block.ts';
-import type { HostIo, HostQueue } from '../host.ts';
+import { type BlockRequest, BlockResult } from './block.ts';
+import type { HostIo, HostQueue } from './host.ts';
 
 const [EINTR, EAGAIN, ENOSPC, EDQUOT] = [4, 11, 28, 122];
 const MAX_SEGMENTS = 256;
