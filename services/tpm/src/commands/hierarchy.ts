@@ -53,7 +53,7 @@ function clear(tpm: Tpm): void {
   tpm.reset.restartCount = 0;
   tpm.reset.clearCount = 0;
   tpm.reset.pcrCounter++;
-  tpm.clock.clock = 0;
+  tpm.clock.set(0n);
   tpm.clock.safe = 1;
   p.auditAlg = ALG.SHA256;
   p.auditList = [];
@@ -156,7 +156,7 @@ export const hierarchyCommands: Handlers = {
 
   ClockSet(tpm, { newTime }) {
     if (newTime > 0xffff000000000000n || newTime < tpm.clock.now64()) badParam(RC.VALUE, 1);
-    tpm.clock.advance(newTime);
+    tpm.clock.set(newTime);
     tpm.touchClock();
   },
   ClockRateAdjust: (tpm, { rateAdjust }) => tpm.clock.adjust(rateAdjust),

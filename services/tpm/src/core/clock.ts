@@ -10,25 +10,39 @@ const rateLimit = 150_000;
 
 const newEpoch = () => randomBytes(8).readBigUInt64BE();
 
+/** A clock under way: whole milliseconds, but `clockPart` and `time` with a fraction. */
+export interface ClockState {
+  time: number;
+  clock: bigint;
+  clockPart: number;
+  /** Host time as of which that is so. */
+  seen: number;
+  epoch: bigint;
+  rate: number;
+  safe: number;
+}
+
 export class Clock {
   private readonly now: () => number;
   /** Host time of the last look. */
   private seen: number;
   /** Since power on. */
   time = 0;
-  clock: number;
+  /** Clock is `base` (any 64-bit value: ClockSet may say so) and what has passed since. */
+  private base: bigint;
+  private part = 0;
   safe: number;
   /** Changes when Time may have jumped: timeouts of an older epoch are void. */
   epoch = newEpoch();
   private rate = 0;
-  private written: number;
+  private written: bigint;
 
   constructor(now: (() => number) | undefined, saved: { clock: bigint; safe: number } | undefined) {
     this.now = now ?? monotonic;
     this.seen = this.now();
-    this.clock = Number(saved?.clock ?? 0n);
+    this.base = saved?.clock ?? 0n;
     this.safe = saved?.safe ?? 1;
-    this.written = this.clock;
+    this.written = this.base;
   }
 
   powerOn(): void {
@@ -43,28 +57,50 @@ export class Clock {
     const passed = Math.max(0, now - this.seen);
     this.seen = now;
     this.time += passed;
-    this.clock += passed * (1 + this.rate / 1_000_000);
+    this.part += passed * (1 + this.rate / 1_000_000);
   }
 
   /** Whether the stored Clock is so old that it must be written. */
   due(): boolean {
-    return this.clock - this.written >= LIMIT.clockUpdateMs;
+    return this.part >= LIMIT.clockUpdateMs && this.now64() - this.written >= BigInt(LIMIT.clockUpdateMs);
   }
   record(): { clock: bigint; safe: number } {
-    this.written = this.clock;
-    return { clock: this.now64(), safe: this.safe };
+    const clock = this.now64();
+    this.part -= Number(clock - this.base);
+    this.base = clock;
+    this.written = clock;
+    return { clock, safe: this.safe };
   }
   now64(): bigint {
-    return BigInt(Math.floor(this.clock));
+    return BigInt.asUintN(64, this.base + BigInt(Math.floor(this.part)));
   }
   time64(): bigint {
     return BigInt(Math.floor(this.time));
   }
 
-  advance(to: bigint): void {
-    this.clock = Number(to);
+  set(to: bigint): void {
+    this.base = to;
+    this.part = 0;
   }
   adjust(by: number): void {
     this.rate = Math.max(-rateLimit, Math.min(rateLimit, this.rate + (steps[by] ?? 0)));
+  }
+
+  save(): ClockState {
+    const { time, base, part, seen, epoch, rate, safe } = this;
+    return { time, clock: base, clockPart: part, seen, epoch, rate, safe };
+  }
+  /**
+   * Goes on from `s`. `sameHost`: the host's clock is the one that `s` was saved with, so what has passed since counts;
+   * else time stood still.
+   */
+  restore(s: ClockState, sameHost: boolean): void {
+    this.time = s.time;
+    this.base = s.clock;
+    this.part = s.clockPart;
+    this.epoch = s.epoch;
+    this.rate = s.rate;
+    this.safe = s.safe;
+    this.seen = sameHost ? s.seen : this.now();
   }
 }

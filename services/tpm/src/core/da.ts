@@ -5,8 +5,8 @@ import type { Tpm } from './tpm.ts';
 
 /** TPM time (ms) from which the next recovery counts: of the tries, and of lockoutAuth. */
 export class DictionaryAttack {
-  private triesFrom = 0;
-  private lockoutFrom = 0;
+  triesFrom = 0;
+  lockoutFrom = 0;
   private readonly tpm: Tpm;
   constructor(tpm: Tpm) {
     this.tpm = tpm;

@@ -53,8 +53,11 @@ export function errorResponse(rc: number): Buffer {
 
 const inFailureMode: ReadonlySet<CommandName> = new Set(['GetTestResult', 'GetCapability']);
 
-/** Executes one command at the locality of the TPM and makes what it changed durable. */
-export function execute(tpm: Tpm, bytes: Buffer): Buffer {
+/**
+ * Executes one command at the locality of the TPM and makes what it changed durable. `number`: see Tpm.flush; from 1, and
+ * another one for the next command.
+ */
+export function execute(tpm: Tpm, bytes: Buffer, number = 0): Buffer {
   let response: Buffer;
   try {
     tpm.clock.tick();
@@ -70,7 +73,7 @@ export function execute(tpm: Tpm, bytes: Buffer): Buffer {
     }
   }
   try {
-    tpm.flush();
+    tpm.flush(number, response);
   } catch (e) {
     tpm.failed = true;
     tpm.onFailure(e);

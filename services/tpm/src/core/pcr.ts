@@ -63,6 +63,18 @@ export class PcrBanks {
     }
   }
 
+  /** Takes values that were saved, in the order of the allocation. False: they do not fit it. */
+  load(allocation: PcrSelection[], saved: readonly Buffer[]): boolean {
+    const next = new PcrBanks(allocation);
+    const values = allocation.flatMap((s) => next.banks.get(s.hash)?.filter((v) => v !== undefined) ?? []);
+    if (values.length !== saved.length || values.some((v, i) => v.length !== saved[i]!.length)) return false;
+    values.forEach((v, i) => void saved[i]!.copy(v));
+    this.allocation = allocation;
+    this.banks.clear();
+    for (const [alg, v] of next.banks) this.banks.set(alg, v);
+    return true;
+  }
+
   get(alg: number, pcr: number): Buffer | undefined {
     return this.banks.get(alg)?.[pcr];
   }

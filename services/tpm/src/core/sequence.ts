@@ -3,7 +3,8 @@ import { hash } from '../crypto/hash.ts';
 import { finishHash, type HashState, startHash, updateHash } from '../crypto/sha.ts';
 import { hashes, hashInfo } from '../spec/algorithms.ts';
 import { decode, encode } from '../spec/codec.ts';
-import { GENERATED_VALUE } from '../spec/constants.ts';
+import { GENERATED_VALUE, RC } from '../spec/constants.ts';
+import { refuse } from '../spec/refusal.ts';
 import { SEQ, sequence } from './state.ts';
 
 export class Sequence {
@@ -92,6 +93,10 @@ export class Sequence {
   }
   static restore(blob: Buffer): Sequence {
     const v = decode(sequence, blob);
+    for (const { alg, h, tail } of v.states) {
+      if (h.length !== startHash(alg).h.length || tail.length >= hashInfo(alg)!.block) refuse(RC.VALUE);
+    }
+    if (v.states.length === 0) refuse(RC.VALUE);
     const s = new Sequence(v.kind, v.auth, []);
     s.started = v.started === 1;
     s.safe = v.ticketSafe === 1;

@@ -4,7 +4,7 @@
  * The latter two are saved by Shutdown(STATE).
  */
 import type { TypeOf } from '../spec/codec.ts';
-import { list, octets, oneOf, sized, struct, u8, u16, u32, u64 } from '../spec/codec.ts';
+import { i32, list, octets, oneOf, sized, struct, u8, u16, u32, u64 } from '../spec/codec.ts';
 import { ALG, LIMIT, RC } from '../spec/constants.ts';
 import * as t from '../spec/types.ts';
 
@@ -117,7 +117,7 @@ export const sequence = struct({
   started: flag,
   ticketSafe: flag,
   hmacKey: sized(128),
-  states: list(struct({ alg: u16, h: list(u32, 16), length: u64, tail: sized(128) }), 8),
+  states: list(struct({ alg: t.hashAlg, h: list(u32, 16), length: u64, tail: sized(128) }), 8),
 });
 
 export const session = struct({
@@ -153,6 +153,44 @@ export const session = struct({
 });
 export type Session = TypeOf<typeof session>;
 export const BOUND = { NONE: 0, CPHASH: 1, NAMES: 2, TEMPLATE: 3 } as const;
+
+/**
+ * What lives while there is power, marshalled so that another process can go on with it: not in it are the pool of random
+ * octets (the system's entropy makes a new one) and keys of node:crypto (made again from their objects).
+ */
+export const runState = struct({
+  version: oneOf(u16, [1], RC.VALUE),
+  started: flag,
+  failed: flag,
+  phEnable: flag,
+  physicalPresence: flag,
+  pcrReconfigured: flag,
+  drtmPreStartup: flag,
+  locality: u8,
+  startupLocality: u8,
+  exclusiveAudit: u32,
+  clear: clearData,
+  reset: resetData,
+  /** The allocation in effect, which PCR_Allocate changes at the next start only; the values in its order. */
+  allocation: t.pcrSelections,
+  pcrs: list(t.digest, 8 * LIMIT.pcrs),
+  objects: list(struct({ slot: u8, isSequence: flag, blob: sized(0xffff) }), LIMIT.objects),
+  sessions: list(session, LIMIT.sessions),
+  /** A measurement by hardware under way: a sequence, or empty. */
+  drtm: sized(0xffff),
+  /** See ClockState; what has a fraction is in microseconds. */
+  time: u64,
+  clock: u64,
+  clockPart: u64,
+  seen: u64,
+  epoch: u64,
+  rate: i32,
+  safe: flag,
+  /** Time from which recovery counts, in microseconds: of the tries, of lockoutAuth. */
+  triesFrom: u64,
+  lockoutFrom: u64,
+});
+export type RunState = TypeOf<typeof runState>;
 
 /** An NV index as it is stored. */
 export const nvRecord = struct({ pub: t.nvPublic, auth: t.auth, data: sized(LIMIT.nvIndex) });

@@ -2,8 +2,11 @@
 export interface Store {
   /** All records, at the start. */
   load(): Map<string, Buffer>;
-  /** One commit point for all of `changes`; `undefined` removes. Durable when it returns. */
-  commit(changes: ReadonlyMap<string, Buffer | undefined>): void;
+  /**
+   * One commit point for all of `changes`; `undefined` removes. When it returns they outlive this process, and if `durable`
+   * also a loss of power.
+   */
+  commit(changes: ReadonlyMap<string, Buffer | undefined>, durable: boolean): void;
 }
 
 /** For tests and for TPMs whose state is not kept. */

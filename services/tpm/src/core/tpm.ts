@@ -5,7 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { RandomSource } from '../crypto/random.ts';
-import { decode, encode } from '../spec/codec.ts';
+import { decode, encode, sized, struct, u32 } from '../spec/codec.ts';
 import { ALG, LIMIT, RH } from '../spec/constants.ts';
 import { Clock } from './clock.ts';
 import { DictionaryAttack } from './da.ts';
@@ -32,6 +32,7 @@ import {
 } from './state.ts';
 import type { Store } from './store.ts';
 import { MemoryStore } from './store.ts';
+import { restoreVolatile, saveVolatile } from './volatile.ts';
 
 export interface TpmOptions {
   store?: Store;
@@ -39,7 +40,21 @@ export interface TpmOptions {
   now?: () => number;
   /** Called with what broke when the TPM enters failure mode. */
   onFailure?: (error: unknown) => void;
+  /**
+   * The volatile state and the last response are part of every commit, so that a successor of a killed process goes on:
+   * give `resume` to it. Without `resume` it is power on.
+   */
+  crashOnly?: boolean;
+  /** Go on from the store's volatile state, if it has one; `now` must count as it did. */
+  resume?: boolean;
 }
+
+/** The record that does not outlive the power: number of the last command, its response, the volatile state. */
+export const runRecord = 'run';
+/** No volatile state is larger: 3 objects, 3 sessions, 96 PCRs, a measurement, a response of 4096 octets. */
+export const maxRunRecord = 48 * 1024;
+
+const runRecordBody = struct({ number: u32, response: sized(LIMIT.response), state: sized(0xffff) });
 
 const handleName = (h: number) => h.toString(16).padStart(8, '0');
 
@@ -77,12 +92,16 @@ export class Tpm {
   /** PCR_Allocate has been called: the state saved would not fit the banks of the next start. */
   pcrReconfigured = false;
 
+  private readonly crashOnly: boolean;
+  /** The last command that had a number, and its response. */
+  private answer = { number: 0, response: Buffer.alloc(0) as Buffer };
   private readonly dirty = new Map<string, (() => Buffer) | undefined>();
   private shutdownState: { clear: ClearData; reset: ResetData } | undefined;
 
   constructor(options: TpmOptions = {}) {
     this.store = options.store ?? new MemoryStore();
     this.onFailure = options.onFailure ?? (() => {});
+    this.crashOnly = options.crashOnly ?? false;
     const records = this.store.load();
     const saved = records.get('persistent');
     this.persistent = saved ? decode(persistent, saved) : this.manufactured();
@@ -105,8 +124,21 @@ export class Tpm {
     if (!saved) {
       this.touchPersistent();
       this.touchClock();
-      this.flush();
     }
+    const run = records.get(runRecord);
+    if (run && options.resume) this.resumeRun(run);
+    if (!saved || this.crashOnly) this.flush();
+  }
+
+  /** Throws when the record is damaged: what a store gives back is what it was given. */
+  private resumeRun(run: Buffer): void {
+    const { number, response, state } = decode(runRecordBody, run);
+    if (!restoreVolatile(this, state, true)) throw new Error('the volatile state of the TPM is damaged');
+    this.answer = { number, response };
+  }
+  /** The response of command `number`, if it is the last one that was executed. */
+  answered(number: number): Buffer | undefined {
+    return number !== 0 && this.answer.number === number ? this.answer.response : undefined;
   }
 
   /** The state in which a TPM leaves its manufacturer. */
@@ -300,17 +332,29 @@ export class Tpm {
     this.persistent.orderly = ORDERLY.NONE;
     this.touchPersistent();
   }
-  /** Makes the marked records durable, in one commit. */
-  flush(): void {
+  /** A signal of the platform changed volatile state outside of a command: commits it. */
+  commitSignal(): void {
+    if (this.crashOnly) this.flush();
+  }
+  /**
+   * Makes the marked records durable, in one commit. In it is the response of command `number`, which a successor then gives
+   * instead of executing it again; 0: it has none.
+   */
+  flush(number = 0, response?: Buffer): void {
     if (this.clock.due()) {
       // What was reported before is stored now: Clock will not be seen to go back.
       this.clock.safe = 1;
       this.touchClock();
     }
-    if (this.dirty.size === 0) return;
+    const durable = this.dirty.size > 0;
+    if (!durable && !this.crashOnly) return;
     const changes = new Map<string, Buffer | undefined>();
     for (const [name, encodeIt] of this.dirty) changes.set(name, encodeIt?.());
     this.dirty.clear();
-    this.store.commit(changes);
+    if (this.crashOnly) {
+      if (number !== 0 && response) this.answer = { number, response };
+      changes.set(runRecord, encode(runRecordBody, { ...this.answer, state: saveVolatile(this) }));
+    }
+    this.store.commit(changes, durable);
   }
 }

@@ -34,6 +34,10 @@ export class TpmHost {
   powerOn(): void {
     this.current = new Tpm(this.options);
   }
+  /** Goes on from the store as the successor of a killed process does (options.crashOnly). */
+  resume(): void {
+    this.current = new Tpm({ ...this.options, resume: true });
+  }
   powerOff(): void {
     this.current = undefined;
   }

@@ -122,10 +122,10 @@ export class FileStore implements Store {
     return new Map(this.records);
   }
 
-  commit(changes: ReadonlyMap<string, Buffer | undefined>): void {
+  commit(changes: ReadonlyMap<string, Buffer | undefined>, durable = true): void {
     const bytes = frame(encodeChanges(changes));
     writeAll(this.fd, bytes, this.size);
-    fdatasyncSync(this.fd);
+    if (durable) fdatasyncSync(this.fd);
     this.size += bytes.length;
     for (const [name, data] of changes) {
       if (data) this.records.set(name, Buffer.from(data));
