@@ -57,25 +57,25 @@ export class StateBlock<S extends Struct = Struct> {
   readonly root: Root;
   readonly state: View<S>;
   readonly ranges: readonly View<typeof Range>[];
-  /** Formatted just now: the state has its reset values. */
-  readonly fresh: boolean;
-  /** The active half was damaged and the other one was taken. */
-  readonly repaired: boolean;
+  #fresh = false;
+  #repaired = false;
   /** Bytes of a half. */
   readonly halfBytes: number;
   /** Index given by ExitServer.addBlock; -1 before. */
   index = -1;
   readonly #baseSum: number;
+  readonly #header: View<typeof BlockHeader>;
 
   /**
    * Attaches to a block, or formats it when it was never committed.
    * @param buffer mapping of the whole block
-   * @throws RingError STATE_SIZE, STATE_FORMAT, STATE_KIND, STATE_VERSION, STATE_LAYOUT (it belongs to another
-   * device or to another version of it) or STATE_CORRUPT (neither half is intact). Nothing is changed then.
+   * @param later only makes the views: another process may still be changing the block. `attach` comes before their use
+   * @throws RingError STATE_SIZE, STATE_FORMAT, and those of `attach`
    */
   constructor(
     readonly buffer: ArrayBuffer,
     readonly spec: BlockSpec<S>,
+    later = false,
   ) {
     if (buffer.byteLength < blockBytes(spec))
       throw new RingError(
@@ -89,20 +89,42 @@ export class StateBlock<S extends Struct = Struct> {
       );
     this.memory = new Memory(buffer);
     this.halfBytes = halfBytes(spec);
-    const header = view(BlockHeader, this.memory);
-    this.fresh = header.initialized !== 1;
-    if (this.fresh) this.#format(header);
-    else this.#check(header);
-    this.repaired = !this.fresh && this.#repair(header);
-    this.#writeClasses(header);
-    const active = header.generation & 1;
-    memcpy(buffer, this.halfAt(active ^ 1), buffer, this.halfAt(active), this.halfBytes);
-    this.root = new Root(this.memory, this.halfAt(active ^ 1));
+    this.#header = view(BlockHeader, this.memory);
+    this.root = new Root(this.memory, this.halfAt(0));
     this.#baseSum = this.halfAt(0) + this.halfAt(1);
     this.state = viewAt(spec.state, this.root, stateAt(spec));
     this.ranges = Array.from({ length: spec.ranges }, (_, i) =>
       viewAt(Range, this.root, HalfHeader.bytes + i * Range.bytes),
     );
+    if (!later) this.attach();
+  }
+
+  /**
+   * Takes the block over: nobody else writes to it from now on.
+   * @throws RingError STATE_FORMAT, STATE_KIND, STATE_VERSION, STATE_LAYOUT (it belongs to another device or to another
+   * version of it) or STATE_CORRUPT (neither half is intact). Nothing is changed then.
+   */
+  attach(): void {
+    const { buffer } = this;
+    const header = this.#header;
+    this.#fresh = header.initialized !== 1;
+    if (this.#fresh) this.#format(header);
+    else this.#check(header);
+    this.#repaired = !this.#fresh && this.#repair(header);
+    this.#writeClasses(header);
+    const active = header.generation & 1;
+    memcpy(buffer, this.halfAt(active ^ 1), buffer, this.halfAt(active), this.halfBytes);
+    this.root.base = this.halfAt(active ^ 1);
+  }
+
+  /** Formatted just now: the state has its reset values. */
+  get fresh(): boolean {
+    return this.#fresh;
+  }
+
+  /** The active half was damaged and the other one was taken. */
+  get repaired(): boolean {
+    return this.#repaired;
   }
 
   get generation(): number {

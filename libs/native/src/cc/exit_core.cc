@@ -94,6 +94,7 @@ class ExitCore : public LoopObject {
   uv_timer_t heartbeat_;
   int kick_ = -1;
   uint64_t max_busy_ = 200'000;
+  uint64_t heartbeat_ms_ = 100;
   bool many_cpus_ = false;
   bool attached_ = false;
   bool busy_ = false;
@@ -154,9 +155,7 @@ napi_value ExitCore::Create(napi_env env, napi_callback_info info) {
   self->kill_point_ = static_cast<uint32_t>(kill_point);
   cpu_set_t set;
   self->many_cpus_ = max_spin > 0 && sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 1;
-  uv_timer_start(
-      &self->heartbeat_, [](uv_timer_t* h) { Owner<ExitCore>(h)->Tell(); }, static_cast<uint64_t>(heartbeat),
-      static_cast<uint64_t>(heartbeat));
+  self->heartbeat_ms_ = static_cast<uint64_t>(heartbeat);
 
   napi_value object, buffer, words;
   napi_create_object(env, &object);
@@ -223,6 +222,7 @@ napi_value ExitCore::Start(Call& call) {
   uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<ExitCore>(h)->OnKick(); });
   StoreRelease(rings_.control().consumer_asleep, 0u);
   StoreRelease(rings_.control().attached, rings_.control().epoch);
+  uv_timer_start(&heartbeat_, [](uv_timer_t* h) { Owner<ExitCore>(h)->Tell(); }, heartbeat_ms_, heartbeat_ms_);
   Tell();
   SetBusy(true);
   return nullptr;
