@@ -9,6 +9,9 @@ export interface Store {
   commit(changes: ReadonlyMap<string, Buffer | undefined>, durable: boolean): void;
 }
 
+/** The record that does not outlive the power: number of the last command, its response, the volatile state. */
+export const runRecord = 'run';
+
 /** For tests and for TPMs whose state is not kept. */
 export class MemoryStore implements Store {
   readonly records = new Map<string, Buffer>();

@@ -31,7 +31,7 @@ import {
   resetData,
 } from './state.ts';
 import type { Store } from './store.ts';
-import { MemoryStore } from './store.ts';
+import { MemoryStore, runRecord } from './store.ts';
 import { restoreVolatile, saveVolatile } from './volatile.ts';
 
 export interface TpmOptions {
@@ -48,11 +48,6 @@ export interface TpmOptions {
   /** Go on from the store's volatile state, if it has one; `now` must count as it did. */
   resume?: boolean;
 }
-
-/** The record that does not outlive the power: number of the last command, its response, the volatile state. */
-export const runRecord = 'run';
-/** No volatile state is larger: 3 objects, 3 sessions, 96 PCRs, a measurement, a response of 4096 octets. */
-export const maxRunRecord = 48 * 1024;
 
 const runRecordBody = struct({ number: u32, response: sized(LIMIT.response), state: sized(0xffff) });
 
@@ -127,7 +122,9 @@ export class Tpm {
     }
     const run = records.get(runRecord);
     if (run && options.resume) this.resumeRun(run);
-    if (!saved || this.crashOnly) this.flush();
+    // Of an earlier power cycle: nobody may go on from it.
+    else if (run && !this.crashOnly) this.dirty.set(runRecord, undefined);
+    if (this.dirty.size > 0 || this.crashOnly) this.flush();
   }
 
   /** Throws when the record is damaged: what a store gives back is what it was given. */

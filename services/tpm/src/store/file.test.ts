@@ -1,13 +1,14 @@
 import { spawn } from 'node:child_process';
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { buildSync } from 'esbuild';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { NT, NVA, RH } from '../spec/constants.ts';
 import { Client, commandBytes, rcOf } from '../testing/client.ts';
-import { FileStore } from './file.ts';
+import { FileStore, readKeyFile } from './file.ts';
 
 const dirs: string[] = [];
 const newDir = () => {
@@ -29,55 +30,135 @@ const counter = {
 };
 const increment = commandBytes('NV_Increment', { authHandle: RH.OWNER, nvIndex: counter.nvIndex });
 
-test('a journal cut at any octet is the state after some commit', () => {
-  const dir = newDir();
-  const path = join(dir, 'tpm.journal');
-  const store = FileStore.open(dir);
-  const sizes = [readFileSync(path).length];
-  for (let i = 0; i < 5; i++) {
-    store.commit(
-      new Map([
-        ['a', Buffer.from([i])],
-        ['b', i % 2 ? undefined : Buffer.from([i])],
-      ]),
+const keys = { plain: undefined, 'with a key': Buffer.alloc(32, 3) };
+const records = (store: FileStore) =>
+  Object.fromEntries([...store.load()].map(([k, v]) => [k, v.toString('hex')]).sort());
+
+describe.each(Object.entries(keys))('%s', (_, key) => {
+  const options = { areaBytes: 1024, ...(key && { key }) };
+
+  test('a commit cut at any octet is there whole or not at all', () => {
+    const dir = newDir();
+    const path = join(dir, 'tpm.state');
+    const store = FileStore.open(dir, options);
+    let before = readFileSync(path);
+    let old = records(store);
+    let rewrites = 0;
+    for (let i = 0; i < 60; i++) {
+      const run = Buffer.alloc(20, i);
+      if (i % 3) store.commit(new Map([['run', run]]), false);
+      else {
+        const b = i % 2 ? undefined : Buffer.alloc(200, i);
+        store.commit(
+          new Map([
+            ['run', run],
+            ['a', Buffer.from([i])],
+            ['b', b],
+          ]),
+        );
+      }
+      const after = readFileSync(path);
+      const now = records(store);
+      // What was written, in the order in which it was: a header comes last.
+      const length = Math.max(before.length, after.length);
+      const at = (x: Buffer, n: number) => (n < x.length ? x[n]! : 0);
+      const octets = Array.from({ length }, (_x, n) => n).filter((n) => at(before, n) !== at(after, n));
+      const order = [...octets.filter((n) => n >= 8192), ...octets.filter((n) => n < 8192)];
+      if (octets.some((n) => n < 8192)) rewrites++;
+      const torn = Buffer.alloc(length);
+      before.copy(torn);
+      for (let n = 0; n < order.length; n++) {
+        if (n % 5 === i % 5 || n > order.length - 30) {
+          writeFileSync(path, torn);
+          const s = FileStore.open(dir, options);
+          expect([old, now], `commit ${i} cut after ${n} octets`).toContainEqual(records(s));
+          s.close();
+        }
+        torn[order[n]!] = after[order[n]!]!;
+      }
+      writeFileSync(path, after);
+      const s = FileStore.open(dir, options);
+      expect(records(s)).toEqual(now);
+      s.close();
+      before = after;
+      old = now;
+    }
+    store.close();
+    expect(rewrites).toBeGreaterThan(2);
+  });
+
+  test('killed while it is made, it is made', () => {
+    const dir = newDir();
+    const path = join(dir, 'tpm.state');
+    FileStore.open(dir, options).close();
+    const whole = readFileSync(path);
+    for (let n = 0; n < 8192; n += n < 200 ? 1 : 501) {
+      // Header 1 is written first.
+      const torn = Buffer.alloc(8192);
+      whole.copy(torn, 4096, 4096, 4096 + Math.min(n, 4096));
+      if (n > 4096) whole.copy(torn, 0, 0, n - 4096);
+      writeFileSync(path, Buffer.concat([torn, whole.subarray(8192)]));
+      const s = FileStore.open(dir, options);
+      s.commit(new Map([['a', Buffer.of(1)]]));
+      s.close();
+      const again = FileStore.open(dir, options);
+      expect(records(again)).toEqual({ a: '01' });
+      again.close();
+    }
+  });
+
+  test('damage in the middle is an error, not an older state', () => {
+    const dir = newDir();
+    const path = join(dir, 'tpm.state');
+    const store = FileStore.open(dir, { ...options, areaBytes: 65536 });
+    for (let i = 0; i < 9; i++) store.commit(new Map([['a', Buffer.alloc(40, i)]]));
+    store.close();
+    const whole = readFileSync(path);
+    // Into the data of a frame in the middle.
+    // Area 1 is the one in use; it begins behind headers, run slots and area 0.
+    const area = 8192 + 2 * 65536 + 65536;
+    const at = area + Math.floor((whole.length - area) / 2);
+    const bad = Buffer.from(whole);
+    bad[at]! ^= 1;
+    writeFileSync(path, bad);
+    expect(() => FileStore.open(dir, options)).toThrow(
+      expect.objectContaining({ code: 'TPM_STATE_CORRUPT' }),
     );
-    sizes.push(readFileSync(path).length);
-  }
-  store.close();
-  const whole = readFileSync(path);
-  for (let n = whole.length; n >= 0; n--) {
-    writeFileSync(path, whole);
-    truncateSync(path, n);
-    const s = FileStore.open(dir);
-    const commits = sizes.filter((size) => size <= n).length - 1;
-    const records = s.load();
-    expect(records.get('a')?.[0]).toBe(commits > 0 ? commits - 1 : undefined);
-    expect(records.has('b')).toBe(commits > 0 && (commits - 1) % 2 === 0);
-    s.close();
-  }
-  // What is torn in the middle is not taken, nor is garbage after the end.
-  writeFileSync(path, whole);
-  appendFileSync(path, Buffer.alloc(100, 7));
-  const s = FileStore.open(dir);
-  expect(s.load().get('a')?.[0]).toBe(4);
-  s.close();
-  writeFileSync(path, 'something else altogether');
-  expect(() => FileStore.open(dir)).toThrow(/not the state of a TPM/);
+  });
 });
 
-test('it is rewritten when it has grown, and says the same', () => {
+test('keys: a wrong one, none, one too many, a bad file; what is forged', () => {
   const dir = newDir();
-  const store = FileStore.open(dir);
-  for (let i = 0; i < 60; i++) store.commit(new Map([[`k${i % 3}`, Buffer.alloc(40_000, i)]]));
+  const path = join(dir, 'tpm.state');
+  const key = Buffer.alloc(32, 3);
+  const store = FileStore.open(dir, { key });
+  store.commit(new Map([['a', Buffer.from('a secret that nobody may read')]]));
   store.close();
-  expect(readFileSync(join(dir, 'tpm.journal')).length).toBeLessThan(1.2e6);
-  const again = FileStore.open(dir);
-  expect([...again.load()].map(([k, v]) => [k, v[0], v.length])).toEqual([
-    ['k0', 57, 40_000],
-    ['k1', 58, 40_000],
-    ['k2', 59, 40_000],
-  ]);
-  again.close();
+  const codes = (code: string) => expect.objectContaining({ code });
+  expect(readFileSync(path).includes('a secret')).toBe(false);
+  expect(() => FileStore.open(dir)).toThrow(codes('TPM_STATE_KEY'));
+  expect(() => FileStore.open(dir, { key: Buffer.alloc(32, 4) })).toThrow(/another key/);
+  expect(() => FileStore.open(dir, { key: Buffer.alloc(5) })).toThrow(codes('TPM_STATE_KEY'));
+  const plain = newDir();
+  FileStore.open(plain).close();
+  expect(() => FileStore.open(plain, { key })).toThrow(/not encrypted/);
+  const keyFile = join(dir, 'key');
+  writeFileSync(keyFile, `${key.toString('hex')}\n`);
+  expect(readKeyFile(keyFile)).toEqual(key);
+  writeFileSync(keyFile, 'short');
+  expect(() => readKeyFile(keyFile)).toThrow(codes('TPM_STATE_KEY'));
+  expect(() => readKeyFile(join(dir, 'absent'))).toThrow(codes('TPM_STATE_KEY'));
+  // Octets changed and the checksum made right again.
+  const bad = readFileSync(path);
+  const frame = 8192 + 2 * 65536 + (1 << 20);
+  const last = frame + 24 + bad.readUInt32BE(frame);
+  const end = last + 24 + bad.readUInt32BE(last);
+  bad[end - 1]! ^= 1;
+  bad.writeUInt32BE(crc32(bad.subarray(last + 8, end)), last + 4);
+  writeFileSync(path, bad);
+  expect(() => FileStore.open(dir, { key })).toThrow(/without the key/);
+  writeFileSync(path, 'something else altogether');
+  expect(() => FileStore.open(dir)).toThrow(/not the state of a TPM/);
 });
 
 test('persistent things are there after the power went; PCRs come back from Shutdown(STATE) only', () => {
