@@ -47,6 +47,8 @@ export const {
   pwrite,
   fsync,
   fallocate,
+  ofdLock,
+  ofdTest,
   eventfd,
   eventfdWrite,
   eventfdRead,

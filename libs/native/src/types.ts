@@ -318,6 +318,13 @@ export interface Native {
   pwrite(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   fsync(fd: number, dataOnly?: boolean): void;
   fallocate(fd: number, mode: 'punchHole' | 'zeroRange', offset: number, length: number): void;
+  /**
+   * A lock of a range that belongs to the open file description (F_OFD_SETLK): it lasts until the last descriptor of that is
+   * closed, in whatever process. False when another one is in the way. 'read' needs a descriptor for reading, 'write' one for writing.
+   */
+  ofdLock(fd: number, kind: 'read' | 'write' | 'none', offset: number, length: number): boolean;
+  /** Whether such a lock could be had now. */
+  ofdTest(fd: number, kind: 'read' | 'write', offset: number, length: number): boolean;
 
   eventfd(initial?: number): number;
   eventfdWrite(fd: number, count?: number): void;

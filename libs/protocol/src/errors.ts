@@ -64,8 +64,8 @@ export const errors = {
   },
   FILE_IN_USE: {
     exit: noInput,
-    text: 'A disk is in use by another machine',
-    hint: 'Stop that machine, or use a copy of the disk.',
+    text: 'A disk is in use',
+    hint: 'Stop the machine or program that has it open, or use a copy. Reading along: --force-share (-U).',
   },
   KERNEL_INVALID: {
     exit: data,

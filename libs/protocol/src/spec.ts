@@ -6,6 +6,7 @@
 // The mini build: the whole one takes 60 to 100 ms to load, a third of a machine's start.
 import * as z from 'zod/mini';
 import en from 'zod/v4/locales/en.js';
+import { diskOptions } from './disk-options.ts';
 import { NyxError } from './errors.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
 
@@ -44,8 +45,7 @@ const seconds = (usual: number) => z._default(z.number().check(z.positive(), z.l
 
 const Disk = z.strictObject({
   path,
-  /** Raw unless said otherwise: never guessed from bytes that a guest may have written. */
-  format: z.optional(z.enum(['raw', 'qcow2'])),
+  ...diskOptions,
   readonly: z._default(z.boolean(), false),
   /** Read back by the guest as the disk's serial number. */
   serial: z.optional(z.string().check(z.maxLength(20))),

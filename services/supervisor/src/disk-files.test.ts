@@ -1,8 +1,9 @@
 import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { DiskFormat } from '@nyx/protocol/disk-options';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { type DiskFormat, openDisk } from './disk-files.ts';
+import { openDisk } from './disk-files.ts';
 
 let folder: string;
 const opened: number[] = [];

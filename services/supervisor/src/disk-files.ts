@@ -10,10 +10,10 @@
 import { fstatSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { memfdCreate } from '@nyx/native';
+import type { DiskFormat } from '@nyx/protocol/disk-options';
 import { NyxError } from '@nyx/protocol/errors';
+import { lockImage } from '@nyx/protocol/image-lock';
 import type { Resources } from './resources.ts';
-
-export type DiskFormat = 'raw' | 'qcow2';
 
 export interface DiskFile {
   fd: number;
@@ -64,17 +64,30 @@ const below = (fd: number, path: string): { name: string; format: string | undef
 };
 
 /**
- * Opens a disk, the topmost file first. @throws NyxError FILE_*, DISK_INVALID; what was opened stays open, `open` keeps
- * account of it
+ * Opens a disk, the topmost file first, with the locks that keep others from it (image-lock.ts): they are of the open file
+ * descriptions, which we keep whoever serves the disk. @throws NyxError FILE_*, DISK_INVALID; what was opened stays open,
+ * `open` keeps account of it
  */
 export function openDisk(
   open: Open,
   what: string,
-  disk: { path: string; readonly: boolean; format?: DiskFormat | undefined },
+  disk: {
+    path: string;
+    readonly: boolean;
+    format?: DiskFormat | undefined;
+    forceShare?: boolean | undefined;
+  },
 ): DiskFile[] {
   const format = disk.format ?? 'raw';
   const files: DiskFile[] = [{ ...open(disk.path, what, !disk.readonly), format }];
   const top = files[0]!;
+  const paths = [disk.path];
+  const lock = (): DiskFile[] => {
+    const { forceShare = false } = disk;
+    for (const [i, f] of files.entries())
+      lockImage(f.fd, paths[i]!, { write: i === 0 && !disk.readonly, forceShare });
+    return files;
+  };
   if (format === 'raw') {
     if (top.bytes === 0 || top.bytes % 512 !== 0)
       throw invalid('a raw image of whole sectors (512 bytes)', `${disk.path}: ${top.bytes} bytes`);
@@ -83,7 +96,7 @@ export function openDisk(
         '`format: raw` or `format: qcow2`, said on purpose',
         `${disk.path} begins like a qcow2 image`,
       );
-    return files;
+    return lock();
   }
   const identity = (fd: number): string => {
     const { dev, ino } = fstatSync(fd);
@@ -105,12 +118,13 @@ export function openDisk(
       throw invalid(`at most ${MOST_LAYERS} images under one another`, disk.path);
     path = resolve(dirname(path), name);
     const file = open(path, `backing file of ${what}`);
+    paths.push(path);
     files.push({ ...file, format: under.format });
     if (seen.has(identity(file.fd)))
       throw invalid('a chain of backing files that ends', `${path} is in it twice`);
     seen.add(identity(file.fd));
   }
-  return files;
+  return lock();
 }
 
 /** What an image's journal needs (services/storage/src/block/qcow2/journal.ts). */

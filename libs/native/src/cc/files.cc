@@ -29,6 +29,16 @@ napi_value Dup(napi_env env, napi_callback_info info) {
   return copy >= 0 ? FromInt(env, copy) : ThrowErrno(env, "fcntl(F_DUPFD_CLOEXEC)", errno);
 }
 
+// For descriptors of a peer, which may be such that a read or write would wait for ever.
+napi_value SetNonblock(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  if (!call.Fd(0, &fd)) return nullptr;
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return ThrowErrno(env, "fcntl(F_SETFL)", errno);
+  return nullptr;
+}
+
 napi_value FileSize(napi_env env, napi_callback_info info) {
   Call call(env, info);
   int fd;
@@ -84,16 +94,58 @@ napi_value Fallocate(napi_env env, napi_callback_info info) {
   return fallocate(fd, flags, offset, length) == 0 ? nullptr : ThrowErrno(env, "fallocate", errno);
 }
 
+// Arguments (fd, kind, offset, length) of a lock that belongs to the open file description.
+bool LockOf(Call& call, int* fd, struct flock* lock, bool may_unlock) {
+  std::string kind;
+  int64_t offset, length;
+  if (!call.Fd(0, fd) || !call.Text(1, "kind", &kind) || !call.Int(2, "offset", 0, 0x1p53, &offset) ||
+      !call.Int(3, "length", 1, 0x1p53, &length))
+    return false;
+  *lock = {};
+  if (kind == "read") lock->l_type = F_RDLCK;
+  else if (kind == "write") lock->l_type = F_WRLCK;
+  else if (kind == "none" && may_unlock) lock->l_type = F_UNLCK;
+  else return call.Fail("kind", may_unlock ? "'read', 'write' or 'none'" : "'read' or 'write'"), false;
+  lock->l_whence = SEEK_SET;
+  lock->l_start = offset;
+  lock->l_len = length;
+  return true;
+}
+
+napi_value OfdLock(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  struct flock lock;
+  if (!LockOf(call, &fd, &lock, true)) return nullptr;
+  int result;
+  do result = fcntl(fd, F_OFD_SETLK, &lock);
+  while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EAGAIN && errno != EACCES) return ThrowErrno(env, "fcntl(F_OFD_SETLK)", errno);
+  return FromBool(env, result == 0);
+}
+
+napi_value OfdTest(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  struct flock lock;
+  if (!LockOf(call, &fd, &lock, false)) return nullptr;
+  if (fcntl(fd, F_OFD_GETLK, &lock) != 0) return ThrowErrno(env, "fcntl(F_OFD_GETLK)", errno);
+  return FromBool(env, lock.l_type == F_UNLCK);
+}
+
 }  // namespace
 
 void ExportFiles(napi_env env, napi_value exports) {
   SetFunction(env, exports, "close", Close);
   SetFunction(env, exports, "dup", Dup);
+  SetFunction(env, exports, "setNonblock", SetNonblock);
   SetFunction(env, exports, "fileSize", FileSize);
   SetFunction(env, exports, "pread", Transfer<false>);
   SetFunction(env, exports, "pwrite", Transfer<true>);
   SetFunction(env, exports, "fsync", Fsync);
   SetFunction(env, exports, "fallocate", Fallocate);
+  SetFunction(env, exports, "ofdLock", OfdLock);
+  SetFunction(env, exports, "ofdTest", OfdTest);
 }
 
 }  // namespace nyx

@@ -9,14 +9,14 @@ import { Compatible, Incompatible, readHeader } from '../block/qcow2/header.ts';
 import { growImage } from '../block/qcow2/resize.ts';
 import { applySnapshot, createSnapshot, deleteSnapshot } from '../block/qcow2/snapshot-write.ts';
 import { readSnapshots } from '../block/qcow2/snapshots.ts';
-import { chainOf, type Format, Opened, probe } from './open.ts';
+import { chainOf, type Format, Opened, openLocked, probe } from './open.ts';
 
 export type Progress = (fraction: number) => void;
 
 const CHUNK = 1 << 20;
 
-const withFile = <T>(path: string, flags: string, use: (fd: number) => T): T => {
-  const fd = openSync(path, flags, 0o644);
+const withFile = <T>(path: string, write: boolean, use: (fd: number) => T, forceShare = false): T => {
+  const fd = openLocked(path, write, forceShare);
   try {
     return use(fd);
   } finally {
@@ -46,71 +46,88 @@ export function create(o: CreateRequest): { path: string; size: number } {
   }
   if (size === undefined) throw blockError('QCOW2_OPTION', 'say the size of the disk');
   const bytes = Math.ceil(size / 512) * 512;
-  withFile(o.path, 'w+', (fd) => {
+  // Emptied only when it is ours.
+  closeSync(openSync(o.path, 'a', 0o644));
+  withFile(o.path, true, (fd) => {
+    ftruncateSync(fd, 0);
     if (o.format === 'raw') ftruncateSync(fd, bytes);
     else createImage(hostIo, fd, { ...o, size: bytes });
   });
   return { path: o.path, size: bytes };
 }
 
-export function info(o: { path: string; format?: Format }): Record<string, unknown> {
-  return withFile(o.path, 'r', (fd) => {
-    const format = o.format ?? probe(fd);
-    const { blocks, size } = fstatSync(fd);
-    const common = { filename: o.path, format, 'actual-size': blocks * 512 };
-    if (format === 'raw') return { ...common, 'virtual-size': size };
-    const h = readHeader(hostIo, fd);
-    const { list } = readSnapshots(hostIo, fd, h);
-    const chain = chainOf(o.path, format);
-    return {
-      ...common,
-      'virtual-size': h.size,
-      'cluster-size': 2 ** h.clusterBits,
-      ...(h.backing === undefined
-        ? {}
-        : { 'backing-filename': h.backing, 'backing-filename-format': h.backingFormat }),
-      'dirty-flag': (h.incompatible & Incompatible.dirty) !== 0,
-      chain: chain.map((l) => l.path),
-      snapshots: list.map((s) => ({
-        id: s.id,
-        name: s.name,
-        'vm-state-size': s.vmStateBytes,
-        'date-sec': s.seconds,
-      })),
-      'format-specific': {
-        compat: h.version === 2 ? '0.10' : '1.1',
-        'refcount-bits': 2 ** h.refcountOrder,
-        'lazy-refcounts': (h.compatible & Compatible.lazyRefcounts) !== 0,
-        'extended-l2': (h.incompatible & Incompatible.extendedL2) !== 0,
-        corrupt: (h.incompatible & Incompatible.corrupt) !== 0,
-        bitmaps: h.bitmaps?.count ?? 0,
-      },
-    };
-  });
+export function info(o: { path: string; format?: Format; forceShare?: boolean }): Record<string, unknown> {
+  return withFile(
+    o.path,
+    false,
+    (fd) => {
+      const format = o.format ?? probe(fd);
+      const { blocks, size } = fstatSync(fd);
+      const common = { filename: o.path, format, 'actual-size': blocks * 512 };
+      if (format === 'raw') return { ...common, 'virtual-size': size };
+      const h = readHeader(hostIo, fd);
+      const { list } = readSnapshots(hostIo, fd, h);
+      const chain = chainOf(o.path, format);
+      return {
+        ...common,
+        'virtual-size': h.size,
+        'cluster-size': 2 ** h.clusterBits,
+        ...(h.backing === undefined
+          ? {}
+          : { 'backing-filename': h.backing, 'backing-filename-format': h.backingFormat }),
+        'dirty-flag': (h.incompatible & Incompatible.dirty) !== 0,
+        chain: chain.map((l) => l.path),
+        snapshots: list.map((s) => ({
+          id: s.id,
+          name: s.name,
+          'vm-state-size': s.vmStateBytes,
+          'date-sec': s.seconds,
+        })),
+        'format-specific': {
+          compat: h.version === 2 ? '0.10' : '1.1',
+          'refcount-bits': 2 ** h.refcountOrder,
+          'lazy-refcounts': (h.compatible & Compatible.lazyRefcounts) !== 0,
+          'extended-l2': (h.incompatible & Incompatible.extendedL2) !== 0,
+          corrupt: (h.incompatible & Incompatible.corrupt) !== 0,
+          bitmaps: h.bitmaps?.count ?? 0,
+        },
+      };
+    },
+    o.forceShare,
+  );
 }
 
-export const checkImage = (o: { path: string; repair: 'none' | 'leaks' | 'all' }): unknown =>
-  withFile(o.path, o.repair === 'none' ? 'r' : 'r+', (fd) => check(hostIo, fd, o.repair));
+export const checkImage = (o: {
+  path: string;
+  repair: 'none' | 'leaks' | 'all';
+  forceShare?: boolean;
+}): unknown => withFile(o.path, o.repair !== 'none', (fd) => check(hostIo, fd, o.repair), o.forceShare);
 
 export function snapshot(o: {
   path: string;
   action: 'list' | 'create' | 'delete' | 'apply';
   name: string;
+  forceShare?: boolean;
 }): unknown {
-  return withFile(o.path, o.action === 'list' ? 'r' : 'r+', (fd) => {
-    if (o.action === 'create') createSnapshot(hostIo, fd, o.name, Date.now() / 1000);
-    else if (o.action === 'delete') deleteSnapshot(hostIo, fd, o.name);
-    else if (o.action === 'apply') applySnapshot(hostIo, fd, o.name);
-    const { list } = readSnapshots(hostIo, fd, readHeader(hostIo, fd));
-    return list.map((s) => ({ id: s.id, name: s.name, seconds: s.seconds }));
-  });
+  return withFile(
+    o.path,
+    o.action !== 'list',
+    (fd) => {
+      if (o.action === 'create') createSnapshot(hostIo, fd, o.name, Date.now() / 1000);
+      else if (o.action === 'delete') deleteSnapshot(hostIo, fd, o.name);
+      else if (o.action === 'apply') applySnapshot(hostIo, fd, o.name);
+      const { list } = readSnapshots(hostIo, fd, readHeader(hostIo, fd));
+      return list.map((s) => ({ id: s.id, name: s.name, seconds: s.seconds }));
+    },
+    o.forceShare,
+  );
 }
 
 /** @param o.size bytes, or with `relative` how many more */
 export function resize(o: { path: string; format: Format; size: number; relative: boolean }): {
   size: number;
 } {
-  return withFile(o.path, 'r+', (fd) => {
+  return withFile(o.path, true, (fd) => {
     const now = o.format === 'raw' ? statSync(o.path).size : readHeader(hostIo, fd).size;
     const size = o.relative ? now + o.size : o.size;
     if (size < now) throw blockError('QCOW2_OPTION', `from ${now} to ${size} bytes: a disk can only grow`);
@@ -122,10 +139,10 @@ export function resize(o: { path: string; format: Format; size: number; relative
 
 /** Copies the content, not the shape: holes and zeroes take no space. */
 export function convert(
-  o: { from: string; format?: Format; to: CreateRequest },
+  o: { from: string; format?: Format; forceShare?: boolean; to: CreateRequest },
   progress: Progress,
 ): { size: number } {
-  const source = new Opened(o.from, o.format, false, CHUNK);
+  const source = new Opened(o.from, o.format, false, CHUNK, o.forceShare);
   const { size } = source.disk;
   create({ ...o.to, size });
   const target = new Opened(o.to.path, o.to.format, true, CHUNK);

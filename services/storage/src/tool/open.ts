@@ -1,6 +1,7 @@
 /** Opens disks by their paths, for tools; whoever runs them chose the files. */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import { lockImage } from '@nyx/protocol/image-lock';
 import { type BlockDriver, BlockRequest, type Completed } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
 import { Qcow2Disk } from '../block/qcow2/disk.ts';
@@ -16,6 +17,18 @@ export function probe(fd: number): Format {
 }
 
 const MOST_LAYERS = 64;
+
+/** Opens a file of an image, locked as what is to be done with it needs. @throws NyxError FILE_IN_USE, or the host's error */
+export function openLocked(path: string, write: boolean, forceShare = false, flags?: string): number {
+  const fd = openSync(path, flags ?? (write ? 'r+' : 'r'), 0o644);
+  try {
+    lockImage(fd, path, { write, forceShare });
+    return fd;
+  } catch (e) {
+    closeSync(fd);
+    throw e;
+  }
+}
 
 /** Path and format of an image and all below it, the topmost first. @throws coded errors */
 export function chainOf(path: string, format?: Format): { path: string; format: Format }[] {
@@ -51,11 +64,11 @@ export class Opened {
   readonly #request = new BlockRequest(0);
   #finished = 0;
 
-  constructor(path: string, format: Format | undefined, write: boolean, bytes: number) {
+  constructor(path: string, format: Format | undefined, write: boolean, bytes: number, forceShare = false) {
     this.buffer = new ArrayBuffer(bytes);
     const done: Completed = () => void this.#finished++;
     const chain = chainOf(path, format);
-    for (const [i, l] of chain.entries()) this.#fds.push(openSync(l.path, write && i === 0 ? 'r+' : 'r'));
+    for (const [i, l] of chain.entries()) this.#fds.push(openLocked(l.path, write && i === 0, forceShare));
     const readOnly = !write;
     this.disk =
       chain[0]!.format === 'raw'

@@ -118,3 +118,22 @@ describe('nyx disk', () => {
     );
   });
 });
+
+describe('an image that somebody has open', () => {
+  it('is not changed, and read only on purpose', () => {
+    create({ path: at('open'), format: 'qcow2', size: 1 << 20 });
+    const d = new Opened(at('open'), 'qcow2', true, 512);
+    const inUse = expect.objectContaining({ code: 'FILE_IN_USE' });
+    try {
+      expect(() => create({ path: at('open'), format: 'raw', size: 512 })).toThrow(inUse);
+      expect(() => snapshot({ path: at('open'), action: 'create', name: 'x' })).toThrow(inUse);
+      expect(() => info({ path: at('open') })).toThrow(inUse);
+      expect(info({ path: at('open'), forceShare: true })).toMatchObject({ 'virtual-size': 1 << 20 });
+      if (qemu)
+        expect(spawnSync('qemu-img', ['check', at('open')], { encoding: 'utf8' }).stderr).toMatch(/lock/);
+    } finally {
+      d.close();
+    }
+    expect(info({ path: at('open') })).toMatchObject({ format: 'qcow2' });
+  });
+});

@@ -22,29 +22,22 @@ interface Check {
   problems: string[];
 }
 
-/** An image that a machine has open is not changed under it. @throws NyxError FILE_IN_USE */
-const notInUse = (path: string): string => {
+/** The machine that has a file open, if it says so in its specification. */
+const userOf = (path: string): string | undefined => {
   const identity = (p: string): string | undefined => {
     const s = statSync(p, { throwIfNoEntry: false });
     return s && `${s.dev}:${s.ino}`;
   };
   const ours = identity(path);
-  if (ours === undefined) return path;
+  if (ours === undefined) return undefined;
   for (const machine of list()) {
     if (machine.kind === 'ended') continue;
-    let disks: { path: string }[];
     try {
-      disks = JSON.parse(readFileSync(join(machine.dir, files.spec), 'utf8')).disks ?? [];
-    } catch {
-      continue;
-    }
-    if (disks.some((d) => identity(d.path) === ours))
-      throw new NyxError('FILE_IN_USE', {
-        expected: 'an image that no machine has open',
-        got: `${path} (used by '${machine.name}')`,
-      });
+      const { disks = [] } = JSON.parse(readFileSync(join(machine.dir, files.spec), 'utf8'));
+      if (disks.some((d: { path: string }) => identity(d.path) === ours)) return machine.name;
+    } catch {}
   }
-  return path;
+  return undefined;
 };
 
 /** @throws NyxError */
@@ -72,6 +65,13 @@ const errorOf = (e: { code: string; message: string }, path: string): NyxError =
     case 'EPERM':
     case 'EROFS':
       return new NyxError('FILE_DENIED', { got });
+    case 'FILE_IN_USE': {
+      const user = userOf(path);
+      return new NyxError('FILE_IN_USE', {
+        expected: 'an image that no machine has open',
+        got: user === undefined ? got : `${got} (used by '${user}')`,
+      });
+    }
     case 'QCOW2_OPTION':
     case 'QCOW2_SNAPSHOT':
       return new NyxError('USAGE', { got });
@@ -145,6 +145,11 @@ const OPTIONS = [
   'cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation',
 ] as const;
 
+const SHARE = [
+  '-U, --force-share',
+  'read although a machine writes it; what is told may be half of a change',
+] as const;
+
 export const make = (): Command => {
   const disk = new Command('disk')
     .description('Images of disks: raw and qcow2.')
@@ -169,7 +174,7 @@ export const make = (): Command => {
       ) => {
         const r = await tool<{ size: number }>({
           command: 'create',
-          path: notInUse(resolve(file)),
+          path: resolve(file),
           format: formatOf(o.f),
           ...optionsOf(o.o),
           ...(size === undefined ? {} : { size: sizeOf(size) }),
@@ -185,10 +190,12 @@ export const make = (): Command => {
     .argument('<file>')
     .option('-f <format>', 'instead of looking')
     .option('--output <kind>', 'human or json', 'human')
-    .action(async (file: string, o: { f?: string; output: string }) => {
+    .option(...SHARE)
+    .action(async (file: string, o: { f?: string; output: string; forceShare?: boolean }) => {
       const i = await tool<Record<string, unknown>>({
         command: 'info',
         path: resolve(file),
+        forceShare: o.forceShare,
         ...(o.f ? { format: formatOf(o.f) } : {}),
       });
       if (o.output === 'json') return print(JSON.stringify(i, null, 2));
@@ -219,12 +226,14 @@ export const make = (): Command => {
     .description('checks a qcow2 image; exit status 0: good, 2: errors, 3: only leaked space')
     .argument('<file>')
     .option('-r <what>', 'repair: leaks or all')
-    .action(async (file: string, o: { r?: string }) => {
+    .option(...SHARE)
+    .action(async (file: string, o: { r?: string; forceShare?: boolean }) => {
       if (o.r !== undefined && o.r !== 'leaks' && o.r !== 'all') throw wrong('-r leaks or -r all', o.r);
       const c = await tool<Check>({
         command: 'check',
-        path: o.r === undefined ? resolve(file) : notInUse(resolve(file)),
+        path: resolve(file),
         repair: o.r ?? 'none',
+        forceShare: o.forceShare,
       });
       for (const p of c.problems) print(p);
       const left = c.corruptions - c.corruptionsFixed + (o.r === 'all' ? 0 : c.flags);
@@ -250,19 +259,23 @@ export const make = (): Command => {
     .option('-f <format>', 'of the source, instead of looking')
     .option('-O <format>', 'of the new image', 'raw')
     .option(...OPTIONS, collect, [])
-    .action(async (from: string, to: string, o: { f?: string; O: string; o: string[] }) => {
-      if (resolve(from) === resolve(to)) throw wrong('two files', from);
-      const r = await tool<{ size: number }>(
-        {
-          command: 'convert',
-          from: resolve(from),
-          ...(o.f ? { format: formatOf(o.f) } : {}),
-          to: { path: notInUse(resolve(to)), format: formatOf(o.O), ...optionsOf(o.o) },
-        },
-        `${from} -> ${to}`,
-      );
-      print(`${to}: ${o.O}, ${bytes(r.size)}`);
-    });
+    .option(...SHARE)
+    .action(
+      async (from: string, to: string, o: { f?: string; O: string; o: string[]; forceShare?: boolean }) => {
+        if (resolve(from) === resolve(to)) throw wrong('two files', from);
+        const r = await tool<{ size: number }>(
+          {
+            command: 'convert',
+            from: resolve(from),
+            forceShare: o.forceShare,
+            ...(o.f ? { format: formatOf(o.f) } : {}),
+            to: { path: resolve(to), format: formatOf(o.O), ...optionsOf(o.o) },
+          },
+          `${from} -> ${to}`,
+        );
+        print(`${to}: ${o.O}, ${bytes(r.size)}`);
+      },
+    );
   disk
     .command('snapshot')
     .description('lists (-l), takes (-c), deletes (-d) or applies (-a) a snapshot inside a qcow2 image')
@@ -271,7 +284,8 @@ export const make = (): Command => {
     .option('-c <name>', 'take')
     .option('-d <name>', 'delete')
     .option('-a <name>', 'apply: the disk becomes as it was')
-    .action(async (file: string, o: { c?: string; d?: string; a?: string }) => {
+    .option(...SHARE)
+    .action(async (file: string, o: { c?: string; d?: string; a?: string; forceShare?: boolean }) => {
       const [action, name] =
         o.c !== undefined
           ? ['create', o.c]
@@ -282,9 +296,10 @@ export const make = (): Command => {
               : ['list', ''];
       const list = await tool<{ id: string; name: string; seconds: number }[]>({
         command: 'snapshot',
-        path: action === 'list' ? resolve(file) : notInUse(resolve(file)),
+        path: resolve(file),
         action,
         name,
+        forceShare: o.forceShare,
       });
       if (list.length === 0) return print('No snapshots.');
       print(
@@ -304,7 +319,7 @@ export const make = (): Command => {
       const relative = size.startsWith('+');
       const r = await tool<{ size: number }>({
         command: 'resize',
-        path: notInUse(resolve(file)),
+        path: resolve(file),
         format: formatOf(o.f),
         size: sizeOf(relative ? size.slice(1) : size),
         relative,
