@@ -16,6 +16,7 @@
         "src/cc/loop.cc",
         "src/cc/memory.cc",
         "src/cc/process.cc",
+        "src/cc/rights.cc",
         "src/cc/seq_socket.cc",
         "src/cc/spawn.cc",
         "src/cc/test_producer.cc"

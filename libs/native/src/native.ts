@@ -61,6 +61,7 @@ export const {
   crc32c,
   socketpair,
   openSeqSocket,
+  receiveRights,
   spawnProcess,
   waitProcess,
   pidfdOpen,

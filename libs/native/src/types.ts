@@ -345,6 +345,11 @@ export interface Native {
 
   socketpair(): [number, number];
   openSeqSocket(fd: number, options: SeqSocketOptions): SeqSocket;
+  /**
+   * What waits at a unix stream socket, and the descriptors that came with it, which the caller must close. Undefined when
+   * nothing waits; no bytes and no descriptors: the peer has closed.
+   */
+  receiveRights(fd: number, maxBytes: number): { bytes: Uint8Array; fds: number[] } | undefined;
 
   /**
    * Starts a program as a child in a session of its own, in '/', with `fds[i]` (-1: /dev/null) as its descriptor i and

@@ -6,6 +6,7 @@
 #include "jail.h"
 #include "memory.h"
 #include "process.h"
+#include "rights.h"
 #include "seq_socket.h"
 #include "test_producer.h"
 
@@ -14,6 +15,7 @@ NAPI_MODULE_INIT() {
   nyx::ExportFiles(env, exports);
   nyx::ExportEvents(env, exports);
   nyx::ExportSeqSocket(env, exports);
+  nyx::ExportRights(env, exports);
   nyx::ExportProcess(env, exports);
   nyx::ExportSpawn(env, exports);
   nyx::ExportJail(env, exports);
