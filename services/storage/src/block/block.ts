@@ -103,8 +103,21 @@ export interface BlockDriver {
    * reaches the backend or guest memory any more. Called once, before the first request.
    */
   fence(): void;
+  /** Something that the supervisor has to say to whom it concerns; others ignore it. Descriptors are theirs from then on. */
+  order?(order: BlockOrder, fds: readonly number[]): void;
   close(): void;
 }
+
+/** From the supervisor, while the disk serves. Not of a guest; unknown names are for another version. */
+export interface BlockOrder {
+  /** 'retry': what was held because of an error is tried again. */
+  name: string;
+}
+
+/** To the supervisor. */
+export type BlockEvent =
+  /** A request is held until an order 'retry'. */
+  { event: 'stopped'; op: string; position: number; bytes: number; reason: 'io' | 'noSpace' };
 
 /** How a disk controller gets its driver. `memory` is the whole guest RAM mapping. */
 export type OpenBlock = (memory: ArrayBuffer, completed: Completed) => BlockDriver;

@@ -3,14 +3,8 @@
  * real driver; without a rule it passes everything on.
  */
 import type { FaultRule } from '@nyx/protocol';
-import {
-  type BlockDriver,
-  BlockOp,
-  BlockRequest,
-  BlockResult,
-  type Completed,
-  type OpenBlock,
-} from './block.ts';
+import { BlockOp, BlockRequest, BlockResult, type Completed, type OpenBlock } from './block.ts';
+import { Filter } from './filter.ts';
 
 /** What is needed of the device's context. */
 export interface FaultSource {
@@ -30,9 +24,7 @@ class Part extends BlockRequest {
   }
 }
 
-class FaultyDisk implements BlockDriver {
-  readonly #inner: BlockDriver;
-  readonly #completed: Completed;
+class FaultyDisk extends Filter {
   readonly #source: FaultSource;
   readonly #memory: DataView;
   /** Rules of requests under way. */
@@ -50,28 +42,14 @@ class FaultyDisk implements BlockDriver {
   #touched = false;
 
   constructor(source: FaultSource, open: OpenBlock, memory: ArrayBuffer, completed: Completed) {
+    super(open, memory, completed);
     this.#source = source;
-    this.#completed = completed;
     this.#memory = new DataView(memory);
-    this.#inner = open(memory, (requests, count) => this.#finished(requests, count));
   }
 
-  get size(): number {
-    return this.#inner.size;
-  }
-  get readOnly(): boolean {
-    return this.#inner.readOnly;
-  }
-  get physicalBytes(): number {
-    return this.#inner.physicalBytes;
-  }
-  get canDiscard(): boolean {
-    return this.#inner.canDiscard;
-  }
-
-  submit(r: BlockRequest): void {
+  override submit(r: BlockRequest): void {
     const rule = this.#source.fault?.(r.op, r.position);
-    if (rule === undefined) this.#inner.submit(r);
+    if (rule === undefined) this.inner.submit(r);
     else {
       this.#touched = true;
       this.#suffer(r, rule);
@@ -91,8 +69,8 @@ class FaultyDisk implements BlockDriver {
         this.#later++;
         setTimeout(() => {
           this.#later--;
-          this.#inner.submit(r);
-          this.#inner.kick();
+          this.inner.submit(r);
+          this.inner.kick();
         }, rule.delayNs / 1e6);
         return;
       case 'short':
@@ -107,7 +85,7 @@ class FaultyDisk implements BlockDriver {
       case 'reorder':
         this.#rules.set(r, rule);
     }
-    this.#inner.submit(r);
+    this.inner.submit(r);
   }
 
   /** Only the first bytes are done, and the request fails: what a disk that is torn off leaves behind. */
@@ -127,7 +105,7 @@ class FaultyDisk implements BlockDriver {
     if (part.bytes === 0) {
       r.result = BlockResult.io;
       this.#answer(r);
-    } else this.#inner.submit(part);
+    } else this.inner.submit(part);
   }
 
   /** Turns bits over in one byte of the request's memory; doing it again takes it back. */
@@ -153,9 +131,9 @@ class FaultyDisk implements BlockDriver {
     });
   }
 
-  #finished(requests: readonly BlockRequest[], count: number): void {
+  protected override finished(requests: readonly BlockRequest[], count: number): void {
     if (!this.#touched) {
-      this.#completed(requests, count);
+      this.completed(requests, count);
       return;
     }
     let again = false;
@@ -179,7 +157,7 @@ class FaultyDisk implements BlockDriver {
       } else if (rule?.verb === 'duplicate') {
         r.progress = 0;
         this.#echoes.add(r);
-        this.#inner.submit(r);
+        this.inner.submit(r);
         again = true;
       } else if (rule?.verb === 'reorder') {
         this.#held.push(r);
@@ -193,7 +171,7 @@ class FaultyDisk implements BlockDriver {
         this.#answered.push(...this.#held.splice(0));
       }
     }
-    if (again) this.#inner.kick();
+    if (again) this.inner.kick();
     this.#tell();
   }
 
@@ -205,30 +183,18 @@ class FaultyDisk implements BlockDriver {
   #tell(): void {
     if (this.#answered.length === 0) return;
     const list = this.#answered.splice(0);
-    this.#completed(list, list.length);
+    this.completed(list, list.length);
   }
 
-  kick(): void {
-    this.#inner.kick();
-  }
-  poll(): void {
-    this.#inner.poll();
-  }
-  drain(timeoutMs: number): boolean {
+  override drain(timeoutMs: number): boolean {
     for (const r of this.#lost.splice(0)) {
       r.result = BlockResult.io;
       this.#answered.push(r);
     }
-    const done = this.#inner.drain(timeoutMs);
+    const done = this.inner.drain(timeoutMs);
     this.#release();
     // A delayed request waits for the event loop, which waits for us.
     return done && this.#later === 0;
-  }
-  fence(): void {
-    this.#inner.fence();
-  }
-  close(): void {
-    this.#inner.close();
   }
 }
 

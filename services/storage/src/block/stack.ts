@@ -1,0 +1,47 @@
+/**
+ * What stands between a disk controller and a driver: from the top, what becomes of errors, limits, faults on purpose.
+ * Only what is asked for is there.
+ */
+import type { Throttle } from '@nyx/protocol/disk-options';
+import { type BlockEvent, BlockOp, BlockResult, type OpenBlock } from './block.ts';
+import { type FaultSource, faulty } from './faulty.ts';
+import { type ErrorPolicies, PolicyDisk } from './policy.ts';
+import { ThrottledDisk } from './throttle.ts';
+
+/** Of the configuration of any disk controller. */
+export interface LayerConfig extends ErrorPolicies {
+  throttle?: Throttle;
+}
+
+const opNames = Object.keys(BlockOp);
+
+/** The disk that `open` opens, with its layers. @param tell the supervisor; without it nothing is ever held */
+export function layered(
+  source: FaultSource & { tell?(event: BlockEvent): void },
+  { werror, rerror, throttle }: LayerConfig,
+  open: OpenBlock,
+): OpenBlock {
+  const broken = faulty(source, open);
+  const limited: OpenBlock =
+    throttle === undefined
+      ? broken
+      : (memory, completed) => new ThrottledDisk(throttle, broken, memory, completed);
+  const { tell } = source;
+  if (tell === undefined) return limited;
+  const policies: ErrorPolicies = { ...(werror ? { werror } : {}), ...(rerror ? { rerror } : {}) };
+  return (memory, completed) =>
+    new PolicyDisk(
+      policies,
+      (r) =>
+        tell.call(source, {
+          event: 'stopped',
+          op: opNames[r.op] ?? '',
+          position: r.position,
+          bytes: r.bytes,
+          reason: r.result === BlockResult.noSpace ? 'noSpace' : 'io',
+        }),
+      limited,
+      memory,
+      completed,
+    );
+}
