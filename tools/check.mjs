@@ -26,6 +26,7 @@ const layers = {
   protocol: 3,
   boot: 4,
   device: 4,
+  'vhost-user': 4.1,
   image: 4.2,
   nyx: 4.5,
   testkit: 4.7,

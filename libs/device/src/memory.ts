@@ -35,11 +35,12 @@ export class GuestMemory {
 
   /** Offset in the memfd of `length` bytes at a guest address, or -1 when they are not all RAM. */
   offset(address: number, length: number): number {
-    const at = this.#find(address, length);
+    const at = this.find(address, length);
     return this.inject === undefined ? at : this.inject(address, length, at);
   }
 
-  #find(address: number, length: number): number {
+  /** Where it lies; a memory of another shape than low and high part has its own. */
+  protected find(address: number, length: number): number {
     if (address + length <= this.lowBytes) return address;
     if (address >= FOUR_GIB) {
       const at = address - FOUR_GIB + this.lowBytes;

@@ -60,7 +60,15 @@ export interface SeqSocketOptions {
   maxFds?: number;
 }
 
-/** One end of a SOCK_SEQPACKET connection. Owns its descriptor. */
+/** A stream, on which each message begins with a header that tells the length of the rest. */
+export interface FrameSocketOptions extends SeqSocketOptions {
+  /** 4..64; `maxBytes` counts it too. */
+  headerBytes: number;
+  /** Where in the header is the length of what follows it: 32 bits, little-endian. */
+  lengthAt: number;
+}
+
+/** One end of a connection that keeps messages whole. Owns its descriptor. */
 export interface SeqSocket {
   /**
    * Sends one message; the descriptors are duplicated, the caller keeps its own. Returns false when it was queued
@@ -310,10 +318,23 @@ export interface Native {
   mmap(fd: number, length: number, options?: MmapOptions): ArrayBuffer;
   /** Detaches the buffer (its views become empty) and unmaps it as soon as no native object uses it. */
   munmap(buffer: ArrayBuffer): void;
+  /**
+   * Address space of `length` bytes without memory behind it: touching what nothing was mapped into is a SIGSEGV, so
+   * its user checks every access.
+   */
+  createWindow(length: number): ArrayBuffer;
+  /**
+   * Maps a file, shared and writable, into a window, over what was there. `at` and `offset` are multiples of 4096, or of
+   * the file's huge pages. EINVAL when the file is too short.
+   */
+  mapInto(window: ArrayBuffer, at: number, length: number, fd: number, offset: number): void;
+  unmapFrom(window: ArrayBuffer, at: number, length: number): void;
   /** Size of the file behind a descriptor. */
   fileSize(fd: number): number;
   close(fd: number): void;
   dup(fd: number): number;
+  /** O_NONBLOCK, for all who share the open file. */
+  setNonblock(fd: number): void;
   pread(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   pwrite(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number, position: number): number;
   fsync(fd: number, dataOnly?: boolean): void;
@@ -350,6 +371,13 @@ export interface Native {
    * nothing waits; no bytes and no descriptors: the peer has closed.
    */
   receiveRights(fd: number, maxBytes: number): { bytes: Uint8Array; fds: number[] } | undefined;
+  openFrameSocket(fd: number, options: FrameSocketOptions): SeqSocket;
+  /** SOCK_STREAM at a path that does not exist yet (EADDRINUSE). */
+  listenUnix(path: string): number;
+  /** ECONNREFUSED when nobody listens there, ENOENT when the path does not exist. */
+  connectUnix(path: string): number;
+  /** A peer of `listenUnix`; -1 when none waits. */
+  acceptUnix(fd: number): number;
 
   /**
    * Starts a program as a child in a session of its own, in '/', with `fds[i]` (-1: /dev/null) as its descriptor i and

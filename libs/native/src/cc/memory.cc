@@ -104,6 +104,65 @@ napi_value Mmap(napi_env env, napi_callback_info info) {
   return NewBuffer(at, size);
 }
 
+// Address space without memory, into which files are mapped piece by piece: several of them look like one buffer.
+napi_value CreateWindow(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int64_t length;
+  if (!call.Int(0, "length", 4096, kMaxBytes, &length)) return nullptr;
+  const auto size = static_cast<size_t>(length);
+  void* at = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return ThrowErrno(env, "mmap", errno);
+  return NewBuffer(at, size);
+}
+
+// The place of arguments 1 (at) and 2 (length) in the window of argument 0.
+bool Place(const Call& call, uint8_t** at, size_t* length) {
+  Span window;
+  int64_t offset, bytes;
+  if (!call.Buffer(0, "window", &window) || !call.Int(1, "at", 0, kMaxBytes, &offset) ||
+      !call.Int(2, "length", 1, kMaxBytes, &bytes))
+    return false;
+  if (offset % 4096 != 0 || !window.Holds(static_cast<double>(offset), static_cast<double>(bytes))) {
+    Throw(call.env(), "EINVAL", "at must be a multiple of 4096, and the range inside the window");
+    return false;
+  }
+  const std::lock_guard lock(mappings_mutex);
+  const auto found = mappings.find(window.data);
+  if (found == mappings.end() || found->second->size != window.size) {
+    Throw(call.env(), "EINVAL", "not a buffer of createWindow");
+    return false;
+  }
+  *at = window.data + offset;
+  *length = static_cast<size_t>(bytes);
+  return true;
+}
+
+napi_value MapInto(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  uint8_t* at;
+  size_t length;
+  int fd;
+  int64_t offset;
+  if (!Place(call, &at, &length) || !call.Fd(3, &fd) || !call.Int(4, "offset", 0, kMaxBytes, &offset)) return nullptr;
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ThrowErrno(env, "fstat", errno);
+  if (!S_ISREG(st.st_mode) || offset + static_cast<int64_t>(length) > st.st_size)
+    return Throw(env, "EINVAL", "the file ends before " + std::to_string(offset + static_cast<int64_t>(length)));
+  if (mmap(at, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED)
+    return ThrowErrno(env, "mmap", errno);
+  return nullptr;
+}
+
+napi_value UnmapFrom(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  uint8_t* at;
+  size_t length;
+  if (!Place(call, &at, &length)) return nullptr;
+  if (mmap(at, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    return ThrowErrno(env, "mmap", errno);
+  return nullptr;
+}
+
 napi_value Munmap(napi_env env, napi_callback_info info) {
   Call call(env, info);
   Span span;
@@ -189,6 +248,9 @@ void ExportMemory(napi_env env, napi_value exports) {
   SetFunction(env, exports, "memfdCreate", MemfdCreate);
   SetFunction(env, exports, "mmap", Mmap);
   SetFunction(env, exports, "munmap", Munmap);
+  SetFunction(env, exports, "createWindow", CreateWindow);
+  SetFunction(env, exports, "mapInto", MapInto);
+  SetFunction(env, exports, "unmapFrom", UnmapFrom);
   SetFunction(env, exports, "memcpy", Memcpy);
   SetFunction(env, exports, "crc32c", Crc);
   SetFunction(env, exports, "futexWait", Wait);

@@ -1,8 +1,10 @@
-// SOCK_SEQPACKET in the event loop: whole messages with descriptors beside them, bounded on both sides.
+// Unix sockets in the event loop: whole messages with descriptors beside them, bounded on both sides. SOCK_SEQPACKET keeps
+// messages apart itself; on SOCK_STREAM each begins with a header that tells how long the rest is.
 #include "seq_socket.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,6 +20,7 @@ namespace {
 constexpr size_t kMaxFds = 253;             // SCM_MAX_FD of Linux
 constexpr size_t kMaxQueued = 4u << 20;     // a peer that does not read may cost us this much
 constexpr double kMaxMessage = 1u << 20;
+constexpr double kMaxHeader = 64;
 constexpr int kMessagesPerTurn = 64;        // so that one talkative peer does not starve the event loop
 
 napi_value Socketpair(napi_env env, napi_callback_info) {
@@ -33,10 +36,12 @@ napi_value Socketpair(napi_env env, napi_callback_info) {
 struct Message {
   std::vector<uint8_t> bytes;
   std::vector<int> fds;
+  size_t sent = 0;
 };
 
-// 0, or errno. EAGAIN: try again when the socket is writable.
-int SendNow(int socket, const uint8_t* data, size_t length, const std::vector<int>& fds) {
+// 0, or errno. EAGAIN: try again with the rest when the socket is writable; `sent` bytes, and with them all descriptors,
+// are on their way.
+int SendNow(int socket, const uint8_t* data, size_t length, const std::vector<int>& fds, size_t* sent) {
   iovec iov = {const_cast<uint8_t*>(data), length};
   msghdr header = {};
   header.msg_iov = &iov;
@@ -53,20 +58,86 @@ int SendNow(int socket, const uint8_t* data, size_t length, const std::vector<in
     c->cmsg_len = CMSG_LEN(bytes);
     memcpy(CMSG_DATA(c), fds.data(), bytes);
   }
-  while (sendmsg(socket, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-    if (errno != EINTR) return errno;
-  return 0;
+  for (;;) {
+    const ssize_t n = sendmsg(socket, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    *sent += static_cast<size_t>(n);
+    if (static_cast<size_t>(n) == iov.iov_len) return 0;
+    // Only a stream takes a part.
+    iov = {static_cast<uint8_t*>(iov.iov_base) + n, iov.iov_len - static_cast<size_t>(n)};
+    header.msg_control = nullptr;
+    header.msg_controllen = 0;
+  }
 }
 
-class SeqSocket : public LoopObject {
+// The address of a path; false and a thrown error when it is too long.
+bool Address(const Call& call, sockaddr_un* address) {
+  std::string path;
+  if (!call.Text(0, "path", &path)) return false;
+  *address = {};
+  address->sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address->sun_path) {
+    Throw(call.env(), "ENAMETOOLONG",
+          "the path of a socket must have 1 to " + std::to_string(sizeof address->sun_path - 1) + " bytes");
+    return false;
+  }
+  memcpy(address->sun_path, path.data(), path.size());
+  return true;
+}
+
+napi_value ListenUnix(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  sockaddr_un address;
+  if (!Address(call, &address)) return nullptr;
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return ThrowErrno(env, "socket", errno);
+  const char* failed = nullptr;
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) failed = "bind";
+  else if (listen(fd, 16) != 0) failed = "listen";
+  if (failed == nullptr) return FromInt(env, fd);
+  const int error = errno;
+  close(fd);
+  return ThrowErrno(env, failed, error);
+}
+
+napi_value ConnectUnix(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  sockaddr_un address;
+  if (!Address(call, &address)) return nullptr;
+  // Not blocking: EAGAIN when the peer's queue of connections is full.
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return ThrowErrno(env, "socket", errno);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return FromInt(env, fd);
+  const int error = errno;
+  close(fd);
+  return ThrowErrno(env, "connect", error);
+}
+
+napi_value Accept(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  if (!call.Fd(0, &fd)) return nullptr;
+  const int peer = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (peer >= 0) return FromInt(env, peer);
+  if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return FromInt(env, -1);
+  return ThrowErrno(env, "accept4", errno);
+}
+
+class MessageSocket : public LoopObject {
  public:
+  template <int kType>
   static napi_value Create(napi_env env, napi_callback_info info) {
     Call call(env, info);
     int fd;
-    double max_bytes = 65536, max_fds = 64;
+    double max_bytes = 65536, max_fds = 64, header = 0, length_at = 0;
     if (!call.Fd(0, &fd) || !call.OptionNumber(1, "maxBytes", 1, kMaxMessage, &max_bytes) ||
-        !call.OptionNumber(1, "maxFds", 0, kMaxFds, &max_fds))
+        !call.OptionNumber(1, "maxFds", 0, kMaxFds, &max_fds) ||
+        !call.OptionNumber(1, "headerBytes", 4, kMaxHeader, &header) ||
+        !call.OptionNumber(1, "lengthAt", 0, kMaxHeader - 4, &length_at))
       return nullptr;
+    if (kType == SOCK_STREAM && (header == 0 || length_at + 4 > header || max_bytes < header))
+      return Throw(env, "EINVAL", "headerBytes and lengthAt must say where a message tells its length");
     const napi_value on_message = call.Option(1, "onMessage");
     const napi_value on_close = call.Option(1, "onClose");
     const napi_value on_drain = call.Option(1, "onDrain");
@@ -76,8 +147,13 @@ class SeqSocket : public LoopObject {
     int type = 0;
     socklen_t size = sizeof type;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0) return ThrowErrno(env, "getsockopt", errno);
-    if (type != SOCK_SEQPACKET) return Throw(env, "EINVAL", "fd is not a SOCK_SEQPACKET socket");
-    auto* self = new SeqSocket(env, fd, static_cast<size_t>(max_bytes), static_cast<size_t>(max_fds));
+    if (type != kType)
+      return Throw(env, "EINVAL", kType == SOCK_STREAM ? "fd is not a SOCK_STREAM socket" : "fd is not a SOCK_SEQPACKET socket");
+    auto* self = new MessageSocket(env, fd, static_cast<size_t>(max_bytes), static_cast<size_t>(max_fds));
+    if (kType == SOCK_STREAM) {
+      self->header_ = static_cast<size_t>(header);
+      self->length_at_ = static_cast<size_t>(length_at);
+    }
     const int error = uv_poll_init(self->loop(), &self->poll_, fd);
     if (error != 0) {
       self->fd_ = -1;  // the caller keeps it
@@ -92,15 +168,16 @@ class SeqSocket : public LoopObject {
     napi_value object;
     napi_create_object(env, &object);
     self->SetLifecycle(object);
-    SetMethod(env, object, "send", self, Member<SeqSocket, &SeqSocket::Send>);
-    SetGetter(env, object, "queued", self, Member<SeqSocket, &SeqSocket::Queued>);
+    SetMethod(env, object, "send", self, Member<MessageSocket, &MessageSocket::Send>);
+    SetGetter(env, object, "queued", self, Member<MessageSocket, &MessageSocket::Queued>);
     return object;
   }
 
  private:
-  SeqSocket(napi_env env, int fd, size_t max_bytes, size_t max_fds)
+  MessageSocket(napi_env env, int fd, size_t max_bytes, size_t max_fds)
       : LoopObject(env), fd_(fd), max_bytes_(max_bytes), max_fds_(max_fds), buffer_(max_bytes + 1) {}
-  ~SeqSocket() override {
+  ~MessageSocket() override {
+    DropFds();
     for (const Message& m : queue_)
       for (int fd : m.fds) close(fd);
     if (fd_ >= 0) close(fd_);
@@ -108,7 +185,7 @@ class SeqSocket : public LoopObject {
 
   void Poll() {
     uv_poll_start(&poll_, UV_READABLE | UV_DISCONNECT | (queue_.empty() ? 0 : UV_WRITABLE),
-                  [](uv_poll_t* h, int, int events) { Owner<SeqSocket>(h)->OnEvents(events); });
+                  [](uv_poll_t* h, int, int events) { Owner<MessageSocket>(h)->OnEvents(events); });
   }
 
   void OnEvents(int events) {
@@ -118,8 +195,9 @@ class SeqSocket : public LoopObject {
 
   void Flush() {
     while (!queue_.empty()) {
-      const Message& m = queue_.front();
-      const int error = SendNow(fd_, m.bytes.data(), m.bytes.size(), m.fds);
+      Message& m = queue_.front();
+      const size_t before = m.sent;
+      const int error = SendNow(fd_, m.bytes.data() + before, m.bytes.size() - before, m.sent == 0 ? m.fds : kNoFds, &m.sent);
       if (error == EAGAIN) return;
       if (error != 0) return Fail("sendmsg", error);
       queued_ -= m.bytes.size();
@@ -135,8 +213,14 @@ class SeqSocket : public LoopObject {
       if (!ReceiveOne()) return;
   }
 
-  bool ReceiveOne() {
-    iovec iov = {buffer_.data(), buffer_.size()};
+  void DropFds() {
+    for (size_t i = 0; i < fd_count_; i++) close(fds_[i]);
+    fd_count_ = 0;
+  }
+
+  // Up to `length` more bytes behind the `have_` that are there, and descriptors. 0: nothing now, or the socket has ended.
+  size_t Read(size_t length) {
+    iovec iov = {buffer_.data() + have_, length};
     alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
     msghdr header = {};
     header.msg_iov = &iov;
@@ -146,33 +230,68 @@ class SeqSocket : public LoopObject {
     ssize_t n;
     do n = recvmsg(fd_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
-    if (n < 0 && errno == EAGAIN) return false;
-    if (n < 0) return Fail("recvmsg", errno), false;
-    int fds[kMaxFds];
-    size_t count = 0;
+    if (n < 0) {
+      if (errno != EAGAIN) Fail("recvmsg", errno);
+      return 0;
+    }
+    bool many = false;
     for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
       if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-      count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      memcpy(fds, CMSG_DATA(c), count * sizeof(int));
+      const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (size_t i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
+        if (fd_count_ < max_fds_) fds_[fd_count_++] = fd;
+        else many = true, close(fd);
+      }
     }
-    // An end of file and an empty message look the same; we never send empty ones.
-    if (n == 0 && count == 0) return Finish(nullptr), false;
-    if (static_cast<size_t>(n) > max_bytes_ || count > max_fds_ || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
-      for (size_t i = 0; i < count; i++) close(fds[i]);
-      return Fail("recvmsg", EMSGSIZE), false;
+    // An end of file and an empty message look the same; nobody sends empty ones.
+    if (n == 0 && fd_count_ == 0 && have_ == 0) return Finish(nullptr), 0;
+    if (n == 0 || many || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return Fail("recvmsg", n == 0 ? EPROTO : EMSGSIZE), 0;
+    return static_cast<size_t>(n);
+  }
+
+  bool ReceiveOne() {
+    if (header_ == 0) {
+      have_ = Read(buffer_.size());
+      if (have_ == 0) return false;
+      if (have_ > max_bytes_) return Fail("recvmsg", EMSGSIZE), false;
+    } else {
+      // Never beyond the message: descriptors that come with the next one are not this one's.
+      while (have_ < header_ + (have_ < header_ ? 0 : Rest())) {
+        const size_t n = Read(header_ + (have_ < header_ ? 0 : Rest()) - have_);
+        if (n == 0) return false;
+        have_ += n;
+        if (have_ >= header_ && header_ + Rest() > max_bytes_) return Fail("recvmsg", EMSGSIZE), false;
+      }
     }
+    Tell();
+    return true;
+  }
+
+  // Bytes after the header, as it says.
+  size_t Rest() const {
+    uint32_t length;
+    memcpy(&length, buffer_.data() + length_at_, sizeof length);
+    return length;
+  }
+
+  void Tell() {
     Scope scope(env());
     napi_value argv[2];
     void* copy;
     napi_value bytes;
-    napi_create_arraybuffer(env(), static_cast<size_t>(n), &copy, &bytes);
-    memcpy(copy, buffer_.data(), static_cast<size_t>(n));
-    napi_create_typedarray(env(), napi_uint8_array, static_cast<size_t>(n), bytes, 0, &argv[0]);
+    const size_t n = have_, count = fd_count_;
+    napi_create_arraybuffer(env(), n, &copy, &bytes);
+    memcpy(copy, buffer_.data(), n);
+    napi_create_typedarray(env(), napi_uint8_array, n, bytes, 0, &argv[0]);
     napi_create_array_with_length(env(), count, &argv[1]);
     for (size_t i = 0; i < count; i++)
-      napi_set_element(env(), argv[1], static_cast<uint32_t>(i), FromInt(env(), fds[i]));
+      napi_set_element(env(), argv[1], static_cast<uint32_t>(i), FromInt(env(), fds_[i]));
+    // From here on they are the receiver's.
+    have_ = 0;
+    fd_count_ = 0;
     on_message_.Invoke(2, argv);
-    return true;
   }
 
   napi_value Send(Call& call) {
@@ -188,11 +307,13 @@ class SeqSocket : public LoopObject {
     std::vector<int> fds;
     if (call.Has(1) && !Fds(call, &fds)) return nullptr;
     const auto* bytes = static_cast<const uint8_t*>(data);
-    const int error = queue_.empty() ? SendNow(fd_, bytes, length, fds) : EAGAIN;
+    size_t sent = 0;
+    const int error = queue_.empty() ? SendNow(fd_, bytes, length, fds, &sent) : EAGAIN;
     if (error == 0) return FromBool(call.env(), true);
     if (error != EAGAIN) return ThrowErrno(call.env(), "sendmsg", error);
     if (queued_ + length > kMaxQueued) return ThrowErrno(call.env(), "sendmsg", ENOBUFS);
-    Message message{std::vector<uint8_t>(bytes, bytes + length), {}};
+    Message message{std::vector<uint8_t>(bytes, bytes + length), {}, sent};
+    if (sent > 0) fds.clear();
     for (int fd : fds) {
       const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
       if (copy < 0) {
@@ -247,9 +368,15 @@ class SeqSocket : public LoopObject {
     fd_ = -1;
   }
 
+  static inline const std::vector<int> kNoFds;
   int fd_;
   size_t max_bytes_, max_fds_, queued_ = 0;
+  // Of a stream; 0: messages are kept apart by the socket.
+  size_t header_ = 0, length_at_ = 0;
   std::vector<uint8_t> buffer_;
+  // Of the message that is coming: bytes in the buffer, and descriptors.
+  size_t have_ = 0, fd_count_ = 0;
+  int fds_[kMaxFds];
   std::deque<Message> queue_;
   uv_poll_t poll_;
   Callback on_message_, on_close_, on_drain_;
@@ -259,7 +386,11 @@ class SeqSocket : public LoopObject {
 
 void ExportSeqSocket(napi_env env, napi_value exports) {
   SetFunction(env, exports, "socketpair", Socketpair);
-  SetFunction(env, exports, "openSeqSocket", SeqSocket::Create);
+  SetFunction(env, exports, "openSeqSocket", MessageSocket::Create<SOCK_SEQPACKET>);
+  SetFunction(env, exports, "openFrameSocket", MessageSocket::Create<SOCK_STREAM>);
+  SetFunction(env, exports, "listenUnix", ListenUnix);
+  SetFunction(env, exports, "connectUnix", ConnectUnix);
+  SetFunction(env, exports, "acceptUnix", Accept);
 }
 
 }  // namespace nyx

@@ -1,0 +1,5 @@
+export * from './backend.ts';
+export * from './connection.ts';
+export * from './inflight.ts';
+export * from './memory.ts';
+export * from './protocol.ts';
