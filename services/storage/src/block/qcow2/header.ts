@@ -105,14 +105,15 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header {
   const incompatible = v3 ? view.getUint32(76) : 0;
   if (v3 && (view.getUint32(72) !== 0 || incompatible & ~0x1f))
     throw cannot(`incompatible features 0x${incompatible.toString(16)}: at least one is unknown`);
-  if (incompatible & Incompatible.dataFile) throw cannot('the image has an external data file');
+  if (incompatible & Incompatible.dataFile)
+    throw cannot(
+      'the image keeps its data in an external file: `qemu-img convert -O qcow2` makes one that is whole',
+    );
   const compression = v3 && headerLength > 104 ? view.getUint8(104) : 0;
   if (((incompatible & Incompatible.compression) !== 0) !== (compression !== 0))
     throw invalid(`compression type ${compression} contradicts the incompatible features`);
-  if (compression !== 0)
-    throw cannot(
-      `clusters are compressed with ${compression === 1 ? 'zstd' : `method ${compression}`}; only zlib can be read`,
-    );
+  if (compression > 1)
+    throw cannot(`clusters are compressed with method ${compression}; zlib (0) and zstd (1) can be read`);
   if (incompatible & Incompatible.extendedL2 && clusterBits < 14)
     throw invalid(`cluster_bits is ${clusterBits}, extended L2 entries need 14 or more`);
   const refcountOrder = v3 ? view.getUint32(96) : 4;

@@ -2,10 +2,10 @@
  * The tables of one qcow2 image ("Cluster mapping", "Extended L2 Entries"): from a position on the virtual disk to
  * what is there. Reading only; `disk.ts` writes.
  */
-import { inflateRawSync } from 'node:zlib';
 import { SliceCache } from '../cache.ts';
 import { blockError, type HostIo, readPadded } from '../host.ts';
 import { Incompatible, l2EntryBytes, type Qcow2Header, readHeader } from './header.ts';
+import { unpackCluster } from './unpack.ts';
 
 /** What a piece of a disk is. */
 export const Kind = { unallocated: 0, zero: 1, data: 2, compressed: 3 } as const;
@@ -163,15 +163,11 @@ export class Qcow2Image {
   unpack(packed: number, packedBytes: number, to: Uint8Array): void {
     const bytes = new ArrayBuffer(packedBytes);
     readPadded(this.io, this.fd, bytes, 0, packedBytes, packed);
-    let plain: Buffer;
     try {
-      plain = inflateRawSync(new Uint8Array(bytes), { maxOutputLength: this.cluster, finishFlush: 2 });
+      unpackCluster(this.header.compression, new Uint8Array(bytes), to);
     } catch (e) {
       throw this.corrupt(`compressed cluster at 0x${packed.toString(16)}: ${(e as Error).message}`);
     }
-    if (plain.length !== this.cluster)
-      throw this.corrupt(`compressed cluster at 0x${packed.toString(16)} is ${plain.length} bytes long`);
-    to.set(plain);
   }
 }
 

@@ -134,7 +134,7 @@ it('header fields out of bounds are refused by name', () => {
   refused(56, 0x10_0000, /8 MiB/);
   refused(60, 0x10_0000, /snapshots/);
   refused(76, 0x20, /unknown/);
-  refused(76, 4, /external data file/);
+  refused(76, 4, /external file/);
   refused(96, 7, /refcount_order/);
   refused(100, 3, /header_length/);
 });

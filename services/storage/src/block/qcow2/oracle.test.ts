@@ -58,6 +58,14 @@ for (const cluster of ['16k', '64k', '2M'])
         snapshot,
         compressed: !snapshot,
       });
+for (const cluster of ['4k', '64k', '2M'])
+  for (const extended of cluster === '4k' ? [''] : ['', ',extended_l2=on'])
+    cases.push({
+      name: '',
+      options: `compression_type=zstd,cluster_size=${cluster}${extended}`,
+      backing: cluster === '4k' ? ['qcow2'] : [],
+      compressed: true,
+    });
 cases.push({ name: '', options: 'lazy_refcounts=on,cluster_size=4k', snapshot: true });
 cases.push({ name: '', options: 'compat=0.10,cluster_size=1k', snapshot: true });
 cases.push({
@@ -91,7 +99,12 @@ function scatter(seed: number, size: number, v3: boolean, compressed: boolean, c
   // A cluster can be compressed only while there is nothing.
   const packed = new Set<number>();
   for (let i = 0; compressed && i < 6; i++) packed.add(rand(Math.floor(size / cluster)) * cluster);
-  for (const at of packed) list.unshift(`write -c -P ${1 + rand(255)} ${at} ${cluster}`);
+  for (const at of packed)
+    list.unshift(
+      rand(2)
+        ? `write -c -P ${1 + rand(255)} ${at} ${cluster}`
+        : `write -c -s ${join(folder, 'text')} ${at} ${cluster}`,
+    );
   return list;
 }
 
@@ -160,6 +173,12 @@ describe.skipIf(version === undefined)(`qcow2 and ${version}`, () => {
   beforeAll(() => {
     // In memory where that is: the tests flush often, and are not about the host's disk.
     folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nyx-qcow2-'));
+  });
+  beforeAll(() => {
+    // Compresses to something that is neither one byte nor all of it.
+    let text = '';
+    for (const rand = random(5); text.length < 3 << 20; ) text += `${rand(1000)} sectors at ${rand(97)}\n`;
+    writeFileSync(join(folder, 'text'), text);
   });
   afterAll(() => rmSync(folder, { recursive: true }));
 
