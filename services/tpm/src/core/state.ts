@@ -166,6 +166,7 @@ export const runState = struct({
   physicalPresence: flag,
   pcrReconfigured: flag,
   drtmPreStartup: flag,
+  established: flag,
   locality: u8,
   startupLocality: u8,
   exclusiveAudit: u32,

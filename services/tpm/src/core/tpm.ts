@@ -82,6 +82,8 @@ export class Tpm {
   drtm: Sequence | undefined;
   /** _TPM_Hash_Start came before Startup. */
   drtmPreStartup = false;
+  /** TPM_ACCESS.tpmEstablishment: a dynamic launch has been measured. */
+  established = false;
   cancelled = false;
   startupLocality = 0;
   /** PCR_Allocate has been called: the state saved would not fit the banks of the next start. */
@@ -215,6 +217,7 @@ export class Tpm {
   // Measurement by hardware (part 1, 34.1 and 36): before Startup of the H-CRTM into PCR 0, after it of the DRTM into 17.
   hashStart(): void {
     this.drtm = Sequence.event(Buffer.alloc(0));
+    this.established = true;
   }
   hashData(data: Buffer): void {
     this.drtm?.update(data);

@@ -44,6 +44,7 @@ export function saveVolatile(tpm: Tpm): Buffer {
     physicalPresence: flag(tpm.physicalPresence),
     pcrReconfigured: flag(tpm.pcrReconfigured),
     drtmPreStartup: flag(tpm.drtmPreStartup),
+    established: flag(tpm.established),
     locality: tpm.locality,
     startupLocality: tpm.startupLocality,
     exclusiveAudit: tpm.exclusiveAudit,
@@ -97,6 +98,7 @@ export function restoreVolatile(tpm: Tpm, blob: Buffer, sameHost: boolean): bool
   tpm.physicalPresence = s.physicalPresence === 1;
   tpm.pcrReconfigured = s.pcrReconfigured === 1;
   tpm.drtmPreStartup = s.drtmPreStartup === 1;
+  tpm.established = s.established === 1;
   tpm.locality = s.locality;
   tpm.startupLocality = s.startupLocality;
   tpm.exclusiveAudit = s.exclusiveAudit;

@@ -1,15 +1,18 @@
 /**
  * Command line of the socket servers:
- *   serve [--state DIR] [--swtpm PORT|PATH] [--ctrl PORT|PATH] [--mssim PORT] [--startup-clear] [--not-need-init]
+ *   serve [--state DIR [--key FILE]] [--swtpm PORT|PATH] [--ctrl PORT|PATH] [--mssim PORT] [--startup-clear] [--not-need-init]
  * `--swtpm` is the data socket, `--ctrl` its control channel (default: the port above, or PATH.ctrl); `--mssim` takes two
- * ports, the platform's is one above. TCP ports are of 127.0.0.1.
+ * ports, the platform's is one above. TCP ports are of 127.0.0.1. Without `--swtpm` the data socket comes over `--ctrl PATH`.
+ * `--key`: 32 octets or 64 hexadecimal digits with which state and state blobs are encrypted.
  */
+import { rmSync } from 'node:fs';
 import type { Server } from 'node:net';
 import { MemoryStore } from '../core/store.ts';
-import { FileStore } from '../store/file.ts';
+import { FileStore, readKeyFile } from '../store/file.ts';
 import { TpmHost } from './host.ts';
 import { MssimServer } from './mssim.ts';
 import { SwtpmServer } from './swtpm.ts';
+import { listenControl } from './unix.ts';
 
 function bind(server: Server, at: string): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -25,6 +28,7 @@ export async function serveCli(args: string[]): Promise<void> {
   const values = new Map<string, string>();
   const known = new Map([
     ['--state', true],
+    ['--key', true],
     ['--swtpm', true],
     ['--ctrl', true],
     ['--mssim', true],
@@ -42,32 +46,50 @@ export async function serveCli(args: string[]): Promise<void> {
     else flags.add(name);
   }
   const state = values.get('--state');
-  const store = state ? FileStore.open(state) : new MemoryStore();
-  const host = new TpmHost({
-    store,
-    onFailure: (e) => process.stderr.write(`tpm: failure mode: ${e instanceof Error ? e.stack : e}\n`),
-  });
-  const servers: Server[] = [];
+  const die = (e: unknown): never => {
+    process.stderr.write(`tpm: ${e instanceof Error ? e.message : e}\n`);
+    process.exit(1);
+  };
+  let host: TpmHost;
+  try {
+    const keyFile = values.get('--key');
+    const key = keyFile === undefined ? undefined : readKeyFile(keyFile);
+    host = new TpmHost({
+      store: state ? FileStore.open(state, key && { key }) : new MemoryStore(),
+      ...(key && { blobKey: key }),
+      onFailure: (e) => process.stderr.write(`tpm: failure mode: ${e instanceof Error ? e.stack : e}\n`),
+    });
+  } catch (e) {
+    return die(e);
+  }
+  const closers: (() => void)[] = [];
   const stop = () => {
-    host.shutdownState();
-    for (const s of servers) s.close();
+    host.shutdown();
+    for (const close of closers) close();
     process.exit(0);
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   const serve = async (server: Server, at: string) => {
-    servers.push(server);
+    closers.push(() => server.close());
     await bind(server, at);
+  };
+  const serveControl = async (swtpm: SwtpmServer, at: string) => {
+    if (/^\d+$/.test(at)) return serve(swtpm.listen('control'), at);
+    closers.push(listenControl(swtpm, at));
+    // Node removes the path of a socket of its own; this one is ours to remove.
+    closers.push(() => rmSync(at, { force: true }));
   };
   try {
     const data = values.get('--swtpm');
-    if (data) {
+    const ctrl = values.get('--ctrl') ?? (data === undefined ? undefined : next(data));
+    if (ctrl !== undefined) {
       const startupClear = flags.has('--startup-clear');
       const swtpm = new SwtpmServer(host, { startupClear, onShutdown: () => setImmediate(stop) });
-      await serve(swtpm.listen('data'), data);
-      await serve(swtpm.listen('control'), values.get('--ctrl') ?? next(data));
+      if (data !== undefined) await serve(swtpm.listen('data'), data);
+      await serveControl(swtpm, ctrl);
       if (flags.has('--not-need-init')) {
-        host.powerOn();
+        host.init(true);
         if (startupClear) host.startupClear();
       }
     }
@@ -78,11 +100,10 @@ export async function serveCli(args: string[]): Promise<void> {
       await serve(server.listen('platform'), next(mssim));
     }
   } catch (e) {
-    process.stderr.write(`tpm: ${e instanceof Error ? e.message : e}\n`);
-    process.exit(1);
+    die(e);
   }
-  if (servers.length === 0) {
-    process.stderr.write('tpm: nothing to serve: give --swtpm or --mssim\n');
+  if (closers.length === 0) {
+    process.stderr.write('tpm: nothing to serve: give --swtpm, --ctrl or --mssim\n');
     process.exit(2);
   }
   process.stdout.write('{"type":"serving"}\n');

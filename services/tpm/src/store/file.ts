@@ -27,9 +27,10 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
+import { ofdLock } from '@nyx/native';
 import { runRecord, type Store } from '../core/store.ts';
 import { Reader, Writer } from '../spec/codec.ts';
-import { Refusal } from '../spec/refusal.ts';
+import { applyChanges, type Changes, encodeChanges } from './records.ts';
 import { keyCheck, Seal, StoreError, sameCheck, sealOverhead } from './seal.ts';
 
 export { readKeyFile, StoreError } from './seal.ts';
@@ -47,31 +48,6 @@ export interface FileStoreOptions {
   key?: Buffer;
   /** Octets of an area of a new file, for tests. */
   areaBytes?: number;
-}
-
-type Changes = Iterable<[string, Buffer | undefined]>;
-function encodeChanges(changes: Changes): Buffer {
-  const w = new Writer(1024);
-  for (const [name, data] of changes) {
-    w.u8(data ? 1 : 2);
-    const n = Buffer.from(name);
-    w.u16(n.length);
-    w.bytes(n);
-    if (data) {
-      w.u32(data.length);
-      w.bytes(data);
-    }
-  }
-  return w.done();
-}
-function apply(records: Map<string, Buffer>, body: Buffer): void {
-  const r = new Reader(body);
-  while (r.left > 0) {
-    const kind = r.u8();
-    const name = r.bytes(r.u16()).toString();
-    if (kind === 1) records.set(name, r.bytes(r.u32()));
-    else records.delete(name);
-  }
 }
 
 interface Header {
@@ -131,7 +107,7 @@ export class FileStore implements Store {
     else this.create(options.areaBytes ?? defaultArea);
   }
 
-  /** The state in a directory, made if there is none. */
+  /** The state in a directory, made if there is none. While it is open, no other process can open it. */
   static open(dir: string, options: FileStoreOptions = {}): FileStore {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     const path = join(dir, fileName);
@@ -145,6 +121,7 @@ export class FileStore implements Store {
       syncDir(dirname(path));
     }
     try {
+      if (!ofdLock(fd, 'write', 0, 1)) throw new StoreError('TPM_STATE', 'another process has this TPM open');
       return new FileStore(fd, options);
     } catch (e) {
       closeSync(fd);
@@ -217,13 +194,8 @@ export class FileStore implements Store {
       );
   }
   private apply(body: Buffer): void {
-    try {
-      apply(this.records, body);
-    } catch (e) {
-      if (e instanceof Refusal)
-        throw new StoreError('TPM_STATE_CORRUPT', 'a record of the state does not parse');
-      throw e;
-    }
+    if (!applyChanges(this.records, body))
+      throw new StoreError('TPM_STATE_CORRUPT', 'a record of the state does not parse');
   }
 
   /** The frame that `b` begins with; undefined: it never happened. */
