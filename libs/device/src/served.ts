@@ -138,7 +138,7 @@ export class Served {
             this.#socket!.send(new TextEncoder().encode(JSON.stringify(this.role)), this.#fds);
           else if (reply.type === 'failed')
             reject(Object.assign(new Error(reply.message), { code: reply.code }));
-          else {
+          else if (reply.type === 'serving') {
             child.off('exit', died);
             resolve(reply);
           }

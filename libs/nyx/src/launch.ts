@@ -45,7 +45,11 @@ export const absolute = (spec: VmSpec, base: string): VmSpec => {
     ...(spec.kernel === undefined ? {} : { kernel: abs(spec.kernel) }),
     ...(spec.initrd === undefined ? {} : { initrd: abs(spec.initrd) }),
     ...(spec.bios === undefined ? {} : { bios: spec.bios === 'seabios' ? spec.bios : abs(spec.bios) }),
-    disks: spec.disks.map((d) => ({ ...d, path: abs(d.path) })),
+    disks: spec.disks.map((d) => ({
+      ...d,
+      path: abs(d.path),
+      ...(d.standby === undefined ? {} : { standby: abs(d.standby) }),
+    })),
   };
 };
 

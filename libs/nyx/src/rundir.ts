@@ -24,12 +24,14 @@ export interface RunResult {
   state: 'stopped' | 'failed';
   at: number;
   error?: WireError;
+  /** The fault that ended a machine which has not failed: what the policy says. */
+  fault?: string;
 }
 
 export interface RunInfo {
   name: string;
   dir: string;
-  /** 'orphaned': the supervisor is gone, the guest runs on. 'ended': it failed, its directory was kept. */
+  /** 'orphaned': the supervisor is gone, the guest runs on. 'ended': it failed, or a fault ended it; its directory was kept. */
   kind: 'alive' | 'orphaned' | 'ended';
   pids: ProcessId[];
   result?: RunResult;
@@ -101,7 +103,7 @@ export const inspect = (dir: string, name: string): RunInfo | undefined => {
   const base = { name, dir, pids: live, ...(result ? { result } : {}) };
   if (live.some((p) => p.role === 'nyxd' || p.role === 'launcher')) return { ...base, kind: 'alive' };
   if (live.length > 0) return { ...base, kind: 'orphaned' };
-  return result?.state === 'failed' ? { ...base, kind: 'ended' } : undefined;
+  return result?.state === 'failed' || result?.fault !== undefined ? { ...base, kind: 'ended' } : undefined;
 };
 
 /** All machines of this user. Directories of which nothing is left are removed. */

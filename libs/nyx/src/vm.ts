@@ -11,7 +11,8 @@
  */
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import type { FaultKind } from '@nyx/protocol';
+import { type PolicyRule, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { FaultPlanInput } from '@nyx/protocol/fault-plan';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
@@ -126,6 +127,35 @@ export class Vm {
   /** Ends a rule, or all. @returns how many. @throws NyxError FAULT_UNKNOWN */
   async heal(id?: number): Promise<number> {
     return (await this.#client.request('faultRemove', id === undefined ? {} : { id })).removed;
+  }
+
+  /** Brings the process of a device back that was isolated or given up. False: it serves. */
+  async healDevice(target: string): Promise<boolean> {
+    return (await this.#client.request('heal', { target })).healed;
+  }
+
+  /** What is done about faults: every rule in force. */
+  async policy(): Promise<PolicyRule[]> {
+    return (await this.#client.request('policyGet', {})).rules;
+  }
+  /**
+   * From now on, for a kind of fault; for one device or process (`source`) if given. What a rule leaves out stays.
+   * @throws NyxError POLICY_INVALID, DEVICE_UNKNOWN
+   */
+  async setPolicy(kind: FaultKind, rule: string | Record<string, unknown>, source?: string): Promise<void> {
+    await this.#client.request('policySet', { kind, rule, ...(source === undefined ? {} : { source }) });
+  }
+  /** What the machine file says again: of one kind, one source, or everything. */
+  async resetPolicy(kind?: FaultKind, source?: string): Promise<void> {
+    await this.#client.request('policyReset', {
+      ...(kind === undefined ? {} : { kind }),
+      ...(source === undefined ? {} : { source }),
+    });
+  }
+
+  /** The newest events, oldest first. */
+  async history(): Promise<VmEvent[]> {
+    return (await this.#client.request('history', {})).events as VmEvent[];
   }
 
   /** Runs a command in the guest. @throws NyxError EXEC_NO_AGENT when nothing in the guest listens, EXEC_TIMEOUT */

@@ -10,6 +10,7 @@
 import { Packr } from 'msgpackr';
 import * as z from 'zod/mini';
 import { isErrorCode, NyxError, type WireError } from './errors.ts';
+import { type FaultKind, faultNames, type Strategy, severities, strategies } from './fault-kinds.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
 
 export const controlWire = {
@@ -108,6 +109,43 @@ const VcpuStatus = z.object({
 });
 export type VcpuStatus = z.output<typeof VcpuStatus>;
 
+const FaultName = z.enum(faultNames as [FaultKind, ...FaultKind[]]);
+const StrategyName = z.enum(Object.keys(strategies) as [Strategy, ...Strategy[]]);
+
+/** A fault that happened (fault-kinds.ts), and what was done. */
+export const FaultRecord = z.object({
+  at: count,
+  guestNs: count,
+  kind: FaultName,
+  severity: z.enum(severities),
+  /** Device process; '': the machine. */
+  source: z.string(),
+  data: z.record(z.string(), z.union([z.number(), z.string()])),
+  strategy: StrategyName,
+  /** The budget of what is usually done was spent. */
+  escalated: z.boolean(),
+});
+export type FaultRecord = z.output<typeof FaultRecord>;
+
+/** Faults of a kind and source so far. */
+const FaultTotal = z.object({ kind: FaultName, source: z.string(), count, last: count });
+
+/** A rule of the policy; seconds. An endless budget is Infinity. */
+const PolicyRule = z.object({
+  kind: FaultName,
+  source: z.string(),
+  set: z.boolean(),
+  action: StrategyName,
+  budget: z.union([count, z.literal(Number.POSITIVE_INFINITY)]),
+  window: count,
+  backoff: count,
+  maxBackoff: count,
+  escalate: StrategyName,
+  /** Times in the present window. */
+  recent: count,
+});
+export type PolicyRule = z.output<typeof PolicyRule>;
+
 const Status = z.object({
   name: z.string(),
   state: VmStateName,
@@ -128,6 +166,9 @@ const Status = z.object({
   milestones: z.record(z.string(), count),
   vcpus: z.array(VcpuStatus),
   processes: z.array(ProcessStatus),
+  faults: z.array(FaultTotal),
+  /** The newest fault that is an error or worse. */
+  lastFault: z.optional(FaultRecord),
 });
 export type Status = z.output<typeof Status>;
 
@@ -159,6 +200,28 @@ export const requests = {
   kill: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),
     result: z.object({ process: z.string(), pid: count }),
+  },
+  /** Brings an isolated or abandoned device process back; false: it serves. */
+  heal: {
+    args: z.object({ target: z.string().check(z.maxLength(64)) }),
+    result: z.object({ process: z.string(), healed: z.boolean() }),
+  },
+  /** The newest events of the machine, oldest first. */
+  history: { args: Nothing, result: z.object({ events: z.array(z.unknown()) }) },
+  policyGet: { args: Nothing, result: z.object({ rules: z.array(PolicyRule) }) },
+  policySet: {
+    args: z.object({
+      kind: FaultName,
+      source: z.optional(z.string().check(z.maxLength(64))),
+      /** As in a machine file; what is left out stays as it is. */
+      rule: z.unknown(),
+    }),
+    result: Nothing,
+  },
+  /** What the machine file says again: of one kind, of one source, of everything. */
+  policyReset: {
+    args: z.object({ kind: z.optional(FaultName), source: z.optional(z.string().check(z.maxLength(64))) }),
+    result: Nothing,
   },
   /** Faults on purpose. */
   faultAdd: { args: FaultPlan, result: z.object({ ids: z.array(count) }) },
@@ -196,10 +259,11 @@ export const VmEvent = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('machine'),
     at: count,
-    event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'tripleFault']),
+    event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'crashLoaded', 'tripleFault']),
     vcpu: count,
   }),
   z.object({ type: z.literal('agent'), at: count }),
+  z.extend(FaultRecord, { type: z.literal('fault') }),
 ]);
 export type VmEvent = z.output<typeof VmEvent>;
 

@@ -35,6 +35,11 @@ export const errors = {
     hint: 'Correct the value.',
   },
   SPEC_SYNTAX: { exit: usage, text: 'The machine file is not YAML', hint: 'Correct the line.' },
+  POLICY_INVALID: {
+    exit: usage,
+    text: 'The policy for faults is not legal',
+    hint: 'docs/recovery.md lists faults and what may be done about each.',
+  },
   NAME_INVALID: {
     exit: usage,
     text: 'The name cannot be used',
@@ -145,6 +150,11 @@ export const errors = {
     text: 'There is no such fault rule',
     hint: '`nyx fault ls` lists the rules in force.',
   },
+  NO_REPORT: {
+    exit: noInput,
+    text: 'There is no report',
+    hint: 'Nothing serious has happened. `nyx events` tells what has.',
+  },
   DEVICE_UNKNOWN: {
     exit: usage,
     text: 'The machine has no such device',
@@ -184,7 +194,12 @@ export const errors = {
   DEVICE_CRASH_LOOP: {
     exit: software,
     text: 'A device process keeps dying',
-    hint: 'It is isolated, the machine runs on without it. nyx logs NAME shows why; nyx reset gives it another chance.',
+    hint: 'It is isolated, the machine runs on without it. nyx logs NAME shows why; nyx heal DEVICE gives it another chance.',
+  },
+  DEVICE_ISOLATED: {
+    exit: software,
+    text: 'A device was taken out of the machine',
+    hint: 'The policy for its faults says so (nyx policy get). nyx heal DEVICE brings it back.',
   },
   VCPU_REJECTED: {
     exit: software,

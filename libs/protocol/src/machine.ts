@@ -143,6 +143,10 @@ export const ControlOp = {
   /** Process a: was replaced, kick it and clear isolation. */
   replaced: 8,
   nmi: 9,
+  /** All vCPUs publish where they are (VcpuStats.looks, rflags, lastRip). Not answered. */
+  look: 10,
+  /** Registers of vCPU a as text. Answered empty unless all vCPUs stand still. */
+  registers: 11,
 } as const;
 
 /** vCPU process to supervisor. */
@@ -163,11 +167,25 @@ export const ControlEvent = {
   waiting: 8,
   /** a = process, b = ns: that wait is over. */
   answered: 9,
-  /** The engine cannot go on. a = ExitCode, b = rip; text follows. */
+  /** The engine cannot go on. a = ExitCode, b = rip, c = EngineFault | vCPU << 8; text follows. All vCPUs are stopped. */
   internalError: 10,
   /** The description or a descriptor is wrong. Text follows. */
   rejected: 11,
   resetDone: 12,
+  /** a = vCPU; text follows. */
+  registers: 13,
+} as const;
+
+/** Why the engine cannot go on. */
+export const EngineFault = {
+  /** The kernel refused to run the vCPU. */
+  failure: 0,
+  /** An instruction that has to be emulated and cannot be. */
+  emulation: 1,
+  /** The processor refused the vCPU's state. */
+  entry: 2,
+  /** The guest was left for a reason that has no answer. */
+  exit: 3,
 } as const;
 
 /** What a device process did wrong in the memory that it shares with the vCPU process. */
@@ -205,6 +223,6 @@ export const machineHeader = (): string =>
     namespace: 'nyx::machine',
     source: 'libs/protocol/src/machine.ts',
     constants: machine,
-    enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent, VcpuError },
+    enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent, EngineFault, VcpuError },
     structs: machineStructs,
   });

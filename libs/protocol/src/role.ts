@@ -3,6 +3,7 @@
  * with it is what. One JSON text in one SOCK_SEQPACKET message, descriptors beside it (SCM_RIGHTS), each named
  * by its index. JSON, because a device process loads nothing that it can do without.
  */
+import type { FaultReport } from './fault-kinds.ts';
 import type { RoleFaults } from './fault-rule.ts';
 
 export interface RoleDevice {
@@ -57,4 +58,6 @@ export type RoleReply =
       /** Layers of the jail that it could not add to those of nyx-jail, each with the reason. */
       missing: string[];
     }
-  | { type: 'failed'; process: string; code: string; message: string };
+  /** `device`: whose role it is that could not be taken, where that is known. */
+  | { type: 'failed'; process: string; code: string; message: string; device?: string }
+  | FaultReport;

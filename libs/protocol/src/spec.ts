@@ -9,6 +9,10 @@ import en from 'zod/v4/locales/en.js';
 import { diskOptions } from './disk-options.ts';
 import { NyxError } from './errors.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
+import { nearest } from './nearest.ts';
+import { DevicePolicy, Policy } from './policy.ts';
+
+export { distance, nearest } from './nearest.ts';
 
 z.config(en());
 
@@ -47,6 +51,8 @@ const Disk = z.strictObject({
   path,
   ...diskOptions,
   readonly: z._default(z.boolean(), false),
+  /** Another backend with the same content: what the strategy `failover` goes on with. Raw disks. */
+  standby: z.optional(path),
   /** Read back by the guest as the disk's serial number. */
   serial: z.optional(z.string().check(z.maxLength(20))),
   /** Absolute path of the program that serves it, a bundle as of services/storage, instead of ours. */
@@ -100,8 +106,10 @@ export const VmSpec = z.strictObject({
   recovery: z.prefault(Recovery, {}),
   /** Faults on purpose, from the first exit on (docs/fault-injection.md). */
   faults: z.optional(FaultPlan),
-  onTripleFault: z._default(z.enum(['reset', 'stop', 'fail']), 'reset'),
-  onReset: z._default(z.enum(['reset', 'stop']), 'reset'),
+  /** What is done about faults (docs/recovery.md). */
+  policy: z.prefault(Policy, {}),
+  /** A watchdog timer that the guest can use. */
+  watchdog: z.optional(z.enum(['i6300esb'])),
   logLevel: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']), 'info'),
   /** The guest runs an agent for commands (exec.ts); adds the kernel parameter for it. */
   agent: z._default(z.boolean(), false),
@@ -111,27 +119,6 @@ export type VmSpec = z.output<typeof VmSpec>;
 export type VmSpecInput = z.input<typeof VmSpec>;
 export type Recovery = VmSpec['recovery'];
 
-/** Number of edits (insert, drop, change, swap) between two words. */
-export const distance = (a: string, b: string): number => {
-  const d = Array.from({ length: a.length + 1 }, (_, i) =>
-    Array.from({ length: b.length + 1 }, (_, j) => (i ? (j ? 0 : i) : j)),
-  );
-  for (let i = 1; i <= a.length; i++)
-    for (let j = 1; j <= b.length; j++) {
-      const change = a[i - 1] === b[j - 1] ? 0 : 1;
-      let best = Math.min(d[i - 1]![j]! + 1, d[i]![j - 1]! + 1, d[i - 1]![j - 1]! + change);
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
-        best = Math.min(best, d[i - 2]![j - 2]! + 1);
-      d[i]![j] = best;
-    }
-  return d[a.length]![b.length]!;
-};
-
-export const nearest = (word: string, among: readonly string[]): string | undefined =>
-  [...among].sort(
-    (a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()),
-  )[0];
-
 const keysAt = (where: readonly PropertyKey[]): string[] =>
   Object.keys(
     where[0] === 'recovery'
@@ -140,7 +127,9 @@ const keysAt = (where: readonly PropertyKey[]): string[] =>
         ? Disk.shape
         : where[0] === 'faults'
           ? (where.length > 1 ? FaultEntry : FaultPlan).shape
-          : VmSpec.shape,
+          : where[0] === 'policy'
+            ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
+            : VmSpec.shape,
   );
 
 const dotted = (where: readonly PropertyKey[]): string =>

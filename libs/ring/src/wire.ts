@@ -74,8 +74,10 @@ export const MachineEvent = {
   shutdown: 2,
   /** ACPI S3. */
   suspend: 3,
-  /** pvpanic. */
+  /** pvpanic: the kernel has panicked. */
   panic: 4,
+  /** pvpanic: it has panicked and loads its crash kernel. */
+  crashLoaded: 5,
 } as const;
 
 /** First page of a ring memfd: one per device process. */
@@ -265,9 +267,16 @@ export const VcpuStats = struct(
     waitsFor: u32('index of the device process it waits for'),
     maxWaitNs: u64(),
     lastRip: u64('where the guest was at the last exit'),
-    pad0: pad(16),
+    rflags: u32('RFLAGS when last looked at'),
+    looks: u32('times that the vCPU published where it is, because it was asked (ControlOp.look) or came by'),
+    lastPort: u32('the newest of unmappedPorts'),
+    pad0: pad(4),
+    unmappedPorts: u64('accesses to ports that no device answers'),
+    unmappedMmio: u64('accesses to memory addresses that are neither RAM nor a device'),
+    lastMmio: u64('the newest of unmappedMmio'),
+    pad1: pad(40),
   },
-  { bytes: 128 },
+  { bytes: 192 },
 );
 
 /** The VM page: guest time and counters. The vCPU process writes it, all others only read. */

@@ -2,18 +2,22 @@
  * One device process as a place that is always to be filled: whoever runs there may die, hang or misbehave; the place, its
  * memory and its descriptors stay, and a successor gets the same role.
  *
- *   starting --> serving --> dead --> (backoff -->) starting        budget spent, or state that cannot be loaded: isolated
+ *   starting --> serving --> dead --> (backoff -->) starting        policy says so, or its budget is spent: isolated
+ *
+ * What is done about a death is not decided here: `fault` is asked (policy-book.ts). A place that is `dead` stays empty, and
+ * vCPUs wait for it, until `heal`.
  */
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
-import type { FaultMessage, RoleReply } from '@nyx/protocol';
+import type { FaultKind, FaultMessage, FaultReport, RoleReply } from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
 import { ProcessControl, RingsView } from '@nyx/ring';
 import type { JailReport } from './jail.ts';
 import type { ProcessPlan } from './plan.ts';
-import { HangDetector, RestartPolicy } from './recovery.ts';
+import type { Verdict } from './policy-book.ts';
+import { HangDetector } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
 
 export interface DeviceProcessEvents {
@@ -22,12 +26,20 @@ export interface DeviceProcessEvents {
   /** It serves again: the vCPU process must be told. */
   recovered(r: Recovered): void;
   isolated(e: NyxError): void;
-  /** No process can load the state; the blocks are as it found them. */
-  corrupt(code: string, message: string): void;
+  /** Something went wrong with the process: what is done about it. */
+  fault(kind: FaultKind, pid: number, what: string): Verdict;
+  /** No process can load the state of `device` ('': unknown); the blocks are as it found them. */
+  corrupt(device: string, what: string): Verdict;
+  /** A device has something to tell; not checked. */
+  reported(report: FaultReport): void;
+  /** Empties the state block of a device, all of them without a name: it begins anew. */
+  empty(device: string): void;
 }
 
 /** Codes of a `failed` reply that another attempt cannot change. */
-const hopeless = /^STATE_|^CONFIG_|^ROLE_/;
+const hopeless = /^CONFIG_|^ROLE_/;
+/** Memory that the host could not give. */
+const busError = 'killed by SIGBUS';
 
 export class DeviceProcess {
   state: ProcessState = 'starting';
@@ -38,14 +50,19 @@ export class DeviceProcess {
   readonly control;
   readonly #rings: RingsView;
   readonly #hang: HangDetector;
-  readonly #policy: RestartPolicy;
   #child: DeviceChild | undefined;
   #startTimer: NodeJS.Timeout | undefined;
   #backoff: NodeJS.Timeout | undefined;
   /** Why the present recovery runs, and since when (ns); undefined at the first start. */
   #recovering: { reason: string; since: number } | undefined;
   #reason: string | undefined;
+  #kind: FaultKind | undefined;
+  /** A device whose state could not be loaded. */
+  #corrupt: string | undefined;
   #wished = false;
+  /** What was decided about a state that could not be loaded: it begins anew. */
+  #decided = false;
+  #healing: string | undefined;
   #stopped = false;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
@@ -57,7 +74,6 @@ export class DeviceProcess {
   ) {
     this.#rings = new RingsView(plan.memory.ring.buffer);
     this.control = view(ProcessControl, new Memory(plan.memory.ring.buffer));
-    this.#policy = new RestartPolicy(rules);
     this.#hang = new HangDetector(rules.hangTimeout * 1000);
   }
 
@@ -84,12 +100,20 @@ export class DeviceProcess {
    * Ends whoever is there; the successor starts. `reason` is what the report will say. Without one it is somebody's wish, which
    * counts neither for the budget nor for the back-off.
    */
-  kill(reason?: string): number {
+  kill(reason?: string, kind?: FaultKind): number {
     const pid = this.pid;
     this.#reason = reason;
+    this.#kind = kind;
     this.#wished = reason === undefined;
     this.#child?.child.kill();
     return pid;
+  }
+
+  /** Takes it out: nobody serves here until `heal`. */
+  isolate(why: string): void {
+    if (this.#stopped || this.state === 'isolated') return;
+    this.#giveUp(new NyxError('DEVICE_ISOLATED', { got: `'${this.name}': ${why}` }));
+    this.#child?.child.kill();
   }
 
   /** Says something to whoever has the role now; a successor learns it from the role. */
@@ -105,13 +129,23 @@ export class DeviceProcess {
     this.#child?.child.kill();
   }
 
-  /** After a reset of the machine: an isolated process gets another chance, the budget is full again. */
-  forgive(): void {
-    this.#policy.clear();
-    if (this.state === 'isolated' && !this.#stopped) {
-      this.#recovering = { reason: 'reset', since: monotonicNs() };
-      this.#launch();
+  /**
+   * Fills a place that is isolated or was left empty: by somebody's wish, or because the machine was reset. State that could
+   * not be loaded begins anew; else the successor goes on where the last one stopped. False: somebody is there.
+   */
+  heal(reason: string): boolean {
+    if (this.#stopped || this.state === 'serving' || this.state === 'starting') return false;
+    clearTimeout(this.#backoff);
+    if (this.pid !== 0) {
+      // It was told to die a moment ago, and writes until it is dead.
+      this.#healing = reason;
+      return true;
     }
+    if (this.#corrupt !== undefined) this.events.empty(this.#corrupt);
+    this.#corrupt = undefined;
+    this.#recovering ??= { reason, since: monotonicNs() };
+    this.#launch();
+    return true;
   }
 
   /** Called some times a second: kills a process that hangs. `running`: guest time passes. */
@@ -122,7 +156,7 @@ export class DeviceProcess {
       return { head: h.head, tail: h.tail };
     });
     const stuck = this.#hang.look(nowMs, { heartbeat: this.control.heartbeat, rings });
-    if (stuck) this.kill(stuck);
+    if (stuck) this.kill(stuck, 'deviceHang');
   }
 
   #launch(): void {
@@ -144,16 +178,24 @@ export class DeviceProcess {
 
   #reply(child: DeviceChild, reply: RoleReply): void {
     if (child !== this.#child || this.#stopped || reply.type === 'ready') return;
+    if (reply.type === 'fault') {
+      this.events.reported(reply);
+      return;
+    }
     clearTimeout(this.#startTimer);
     if (reply.type === 'failed') {
-      this.error = new NyxError('DEVICE_FAILED', { got: `${this.name}: ${reply.code}: ${reply.message}` });
-      this.#reason = `${reply.code}: ${reply.message}`;
-      if (reply.code.startsWith('STATE_')) this.events.corrupt(reply.code, reply.message);
-      if (hopeless.test(reply.code)) this.#giveUp(this.error);
+      const what = `${reply.code}: ${reply.message}`;
+      this.error = new NyxError('DEVICE_FAILED', { got: `${this.name}: ${what}` });
+      this.#reason = what;
+      this.#kind = reply.code.startsWith('RING_') ? 'ringCorruption' : 'deviceStart';
+      if (reply.code.startsWith('STATE_')) this.#lost(reply.device ?? '', what, this.error);
+      else if (hopeless.test(reply.code)) this.#giveUp(this.error);
       child.child.kill();
       return;
     }
     this.state = 'serving';
+    for (const device of reply.repaired)
+      this.events.reported({ type: 'fault', kind: 'stateRepaired', device, data: { device } });
     this.#hang.restart();
     this.#first?.resolve();
     this.#first = undefined;
@@ -177,7 +219,7 @@ export class DeviceProcess {
       got: 'no answer',
     });
     this.error = e;
-    this.kill('never answered');
+    this.kill('never answered', 'deviceStart');
   }
 
   #died(child: DeviceChild, how: string): void {
@@ -193,23 +235,66 @@ export class DeviceProcess {
       );
       return;
     }
-    if (this.state === 'isolated') return;
-    const wait = this.#wished ? 0 : this.#policy.died(Date.now());
-    this.#wished = false;
-    if (wait === undefined) {
-      this.#giveUp(
-        new NyxError('DEVICE_CRASH_LOOP', {
-          expected: `at most ${this.rules.budget} restarts in ${this.rules.window} s`,
-          got: `'${this.name}' ${reason} again`,
-        }),
-      );
+    if (this.state === 'isolated') {
+      const healing = this.#healing;
+      this.#healing = undefined;
+      if (healing !== undefined) this.heal(healing);
       return;
     }
+    const kind = this.#kind ?? (how === busError ? 'memoryFault' : 'deviceCrash');
+    this.#kind = undefined;
+    const wished = this.#wished;
+    this.#wished = false;
+    // Its state is empty now, and what is to be done was decided when that was found.
+    if (this.#decided) {
+      this.#decided = false;
+      this.#again(reason, since, 0);
+      return;
+    }
+    const verdict: Verdict = wished
+      ? { strategy: 'restart', escalated: false, wait: 0 }
+      : this.events.fault(kind, child.child.pid, reason);
+    this.state = 'dead';
+    switch (verdict.strategy) {
+      case 'isolate':
+        this.#giveUp(
+          new NyxError('DEVICE_CRASH_LOOP', {
+            expected: verdict.escalated ? 'fewer failures than the budget allows' : 'a process that serves',
+            got: `'${this.name}' ${reason}${verdict.escalated ? ' again' : ''}`,
+          }),
+        );
+        return;
+      case 'restart':
+      case 'failover':
+      case 'reset':
+      case 'rollback':
+        this.#again(reason, since, verdict.wait);
+        return;
+      default:
+        // Stays empty: `heal` fills it, `nyx resume` too.
+        this.#recovering ??= { reason, since };
+    }
+  }
+
+  #again(reason: string, since: number, wait: number): void {
     this.restarts++;
     this.#recovering ??= { reason, since };
     this.state = wait > 0 ? 'backoff' : 'dead';
     if (wait > 0) this.#backoff = setTimeout(() => this.#launch(), wait);
     else this.#launch();
+  }
+
+  /** State that cannot be loaded. */
+  #lost(device: string, what: string, e: NyxError): void {
+    const { strategy } = this.events.corrupt(device, what);
+    this.#corrupt = device;
+    if (this.#first || (strategy !== 'restart' && strategy !== 'reset' && strategy !== 'rollback')) {
+      this.#giveUp(e);
+      return;
+    }
+    this.events.empty(device);
+    this.#corrupt = undefined;
+    this.#decided = true;
   }
 
   #giveUp(e: NyxError): void {

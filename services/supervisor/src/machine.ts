@@ -5,7 +5,7 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
-import { ControlEvent } from '@nyx/protocol';
+import { ControlEvent, EngineFault, type FaultKind, VcpuError } from '@nyx/protocol';
 import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
@@ -16,14 +16,18 @@ import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { ExecChannel, serveExec } from './exec.ts';
+import { FaultDesk, type Patient } from './fault-desk.ts';
 import { FaultBook } from './faults.ts';
 import { fwCfgBlob } from './fwcfg.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
-import { planProcesses } from './plan.ts';
+import { MachineWatch } from './machine-watch.ts';
+import { type ProcessPlan, planProcesses } from './plan.ts';
+import { PolicyBook, type Verdict } from './policy-book.ts';
 import { preflight } from './preflight.ts';
+import { reportText, writeReport } from './report.ts';
 import { Resources } from './resources.ts';
 import type { Spares } from './spares.ts';
-import { saveBlocks } from './state-files.ts';
+import { emptyBlock, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
 import { wiring } from './wiring.ts';
@@ -42,15 +46,37 @@ export interface MachineOptions {
   /** The set of processes changed. */
   onPids(pids: { role: string; pid: number }[]): void;
   /** Once, at the end. */
-  onEnd(state: 'stopped' | 'failed', error: NyxError | undefined): void;
+  onEnd(state: 'stopped' | 'failed', error: NyxError | undefined, fault: string | undefined): void;
 }
 
-const machineEvents: Record<number, 'reset' | 'shutdown' | 'suspend' | 'panic'> = {
-  [MachineEvent.reset]: 'reset',
-  [MachineEvent.shutdown]: 'shutdown',
-  [MachineEvent.suspend]: 'suspend',
-  [MachineEvent.panic]: 'panic',
+/** What the guest does to the machine. There is no waking from S3 yet: it starts anew, as after a power loss in that state. */
+const machineEvents = {
+  [MachineEvent.reset]: ['reset', 'guestReset'],
+  [MachineEvent.shutdown]: ['shutdown', 'guestShutdown'],
+  [MachineEvent.suspend]: ['suspend', 'guestReset'],
+  [MachineEvent.panic]: ['panic', 'guestPanic'],
+  [MachineEvent.crashLoaded]: ['crashLoaded', 'guestCrashLoaded'],
+} as const satisfies Record<number, readonly [string, FaultKind]>;
+
+const engineFaults: Record<number, FaultKind> = {
+  [EngineFault.failure]: 'engineFailure',
+  [EngineFault.emulation]: 'emulationFailure',
+  [EngineFault.entry]: 'entryFailure',
+  [EngineFault.exit]: 'unhandledExit',
 };
+
+const violations: Record<number, string> = {
+  [VcpuError.badStatus]: 'a reply has a status that does not exist',
+  [VcpuError.badTail]: 'the tail of an exit ring is behind its head by more than the ring has, or before it',
+  [VcpuError.badBlock]: 'a state block contradicts itself',
+  [VcpuError.badRange]: 'a published range is empty, wraps, or is in no address space',
+};
+
+/** Events kept for whoever comes later. */
+const historyLength = 512;
+
+/** Whose policies concern a process: its own, then its devices'. */
+const sourcesOf = (plan: ProcessPlan): string[] => [plan.name, ...plan.devices.map((d) => d.name)];
 
 export class Machine {
   readonly faults: FaultBook;
@@ -65,12 +91,16 @@ export class Machine {
   readonly #clients: ConsoleServer;
   readonly #exec: ExecChannel;
   readonly #execServer: { close(): void };
-  readonly #watch: NodeJS.Timeout;
+  readonly desk: FaultDesk;
+  readonly #watch: MachineWatch;
   readonly #milestones: Record<string, number> = {};
   #vcpu: Vcpu | undefined;
   #resets = 0;
+  readonly #history: VmEvent[] = [];
   /** State blocks that were refused. */
   #corrupt = 0;
+  /** The fault that ended the machine. */
+  #endedBy: string | undefined;
   #error: NyxError | undefined;
   #ended: (() => void)[] = [];
 
@@ -105,13 +135,10 @@ export class Machine {
     this.#loader = new BootLoader(spec, files, r.ram.buffer, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
-    const { processes, part } = planProcesses(
-      o.name,
-      wiring(spec, files.disks),
-      r,
-      o.dir,
-      spec.faults?.transcript,
-    );
+    const lines = wiring(spec, files.disks);
+    const sources = [...new Set(lines.flatMap((l) => [l.name, l.process]))];
+    this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources), this.#patient());
+    const { processes, part } = planProcesses(o.name, lines, r, o.dir, spec.faults?.transcript);
     this.#part = part;
     this.#processes = processes.map(
       (plan) =>
@@ -123,10 +150,19 @@ export class Machine {
             this.#vcpu?.replaced(plan.index);
             this.#emit({ type: 'recovered', at: Date.now(), recovery });
           },
-          corrupt: (code, message) => {
-            const saved = saveBlocks(o.dir, plan, this.#corrupt++);
-            o.log('error', 'state corrupt', { process: plan.name, code, text: message, saved });
+          fault: (kind, pid, what) =>
+            this.desk.raise(kind, { sources: sourcesOf(plan), data: { pid, process: plan.name, what } }),
+          reported: (report) => {
+            const verdict = this.desk.reported(sourcesOf(plan), report);
+            if (verdict) this.#treatDevice(this.#processes[plan.index]!, verdict, report.kind);
           },
+          corrupt: (device, what) => {
+            const saved = saveBlocks(o.dir, plan, this.#corrupt++);
+            o.log('error', 'state corrupt', { process: plan.name, text: what, saved });
+            const data = { what: device ? `${device}: ${what}` : what, saved: saved.join(' ') };
+            return this.desk.raise('stateCorruption', { sources: sourcesOf(plan), data });
+          },
+          empty: (device) => emptyBlock(plan, device),
           isolated: (e) => {
             this.#vcpu?.isolate(plan.index);
             this.#emit({ type: 'isolated', at: Date.now(), process: plan.name, error: e.toJSON() });
@@ -143,9 +179,15 @@ export class Machine {
       })),
     );
     if (spec.faults) this.faults.add(spec.faults);
-    this.#watch = setInterval(() => {
-      for (const p of this.#processes) p.watch(performance.now());
-    }, 250);
+    this.#watch = new MachineWatch(spec, this.#status, this.#processes, {
+      runs: () => this.#life.state === 'running',
+      look: () => this.#vcpu?.look(),
+      fault: (kind, raised) => this.desk.raise(kind, raised),
+      process: (p, kind, data) => {
+        const verdict = this.desk.raise(kind, { sources: sourcesOf(p.plan), data });
+        this.#treatDevice(p, verdict, kind);
+      },
+    });
   }
 
   get state(): Status['state'] {
@@ -162,8 +204,13 @@ export class Machine {
       serving.catch(() => {});
       const handlers = {
         onEvent: (e: VcpuEvent): void => this.#vcpuEvent(e),
-        onDeath: (reason: string): void =>
-          this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` })),
+        onDeath: (reason: string): void => {
+          const kind = reason === 'killed by SIGBUS' ? 'memoryFault' : 'vcpuCrash';
+          const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` });
+          this.desk.raise(kind, { data: { process: 'nyx-vcpu', what: reason }, stopped: true, error });
+          // Whatever the policy says: there is nothing left to go on with.
+          this.#fail(error);
+        },
       };
       const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, handlers, o.spares.host.jail !== false);
       this.#vcpu = vcpu;
@@ -217,6 +264,7 @@ export class Machine {
 
   async resume(): Promise<void> {
     this.#life.require('paused');
+    for (const p of this.#processes) if (p.state === 'dead') p.heal('resume');
     await this.#vcpu!.resume();
     if (this.#life.state === 'paused') this.#life.go('running');
   }
@@ -256,18 +304,29 @@ export class Machine {
     return forced;
   }
 
-  /** @throws NyxError DEVICE_UNKNOWN, VM_STATE */
-  kill(target: string): { process: string; pid: number } {
+  /** By its name, or that of one of its devices. @throws NyxError DEVICE_UNKNOWN */
+  #processOf(target: string): DeviceProcess {
     const p =
       this.#processes.find((x) => x.name === target) ??
       this.#processes.find((x) => x.plan.devices.some((d) => d.name === target));
-    if (!p) {
-      const names = this.#processes.flatMap((x) => [x.name, ...x.plan.devices.map((d) => d.name)]);
-      throw new NyxError('DEVICE_UNKNOWN', {
-        expected: `one of ${[...new Set(names)].join(', ')}`,
-        got: `'${target}'`,
-      });
-    }
+    if (p) return p;
+    const names = this.#processes.flatMap((x) => [x.name, ...x.plan.devices.map((d) => d.name)]);
+    throw new NyxError('DEVICE_UNKNOWN', {
+      expected: `one of ${[...new Set(names)].join(', ')}`,
+      got: `'${target}'`,
+    });
+  }
+
+  /** Brings a device process back that was isolated or given up. @throws NyxError DEVICE_UNKNOWN */
+  heal(target: string): { process: string; healed: boolean } {
+    const p = this.#processOf(target);
+    this.desk.book.forgive(p.name);
+    return { process: p.name, healed: p.heal('heal') };
+  }
+
+  /** @throws NyxError DEVICE_UNKNOWN, VM_STATE */
+  kill(target: string): { process: string; pid: number } {
+    const p = this.#processOf(target);
     const pid = p.kill();
     if (pid === 0) throw new NyxError('VM_STATE', { expected: `'${p.name}' to run`, got: p.state });
     return { process: p.name, pid };
@@ -295,6 +354,8 @@ export class Machine {
         this.#processes.map((p) => p.name),
       ),
       processes: this.#processes.map((p) => this.#status.process(p)),
+      faults: this.desk.log.counts,
+      ...(this.desk.log.worst ? { lastFault: this.desk.log.worst } : {}),
     };
   }
 
@@ -328,34 +389,27 @@ export class Machine {
     const name = (i: number): string => this.#processes[i]?.name ?? `process ${i}`;
     switch (e.op) {
       case ControlEvent.machineEvent:
-        this.#machineEvent(machineEvents[e.a], e.b);
+        this.#machineEvent(e.a, e.b);
         break;
       case ControlEvent.tripleFault:
         this.#emit({ type: 'machine', at, event: 'tripleFault', vcpu: e.a });
-        this.o.log('warn', 'triple fault', { vcpu: e.a, rip: `0x${e.b.toString(16)}` });
-        if (this.o.spec.onTripleFault === 'reset') this.#guestReset();
-        else if (this.o.spec.onTripleFault === 'stop') this.#stop();
-        else
-          this.#fail(
-            new NyxError('GUEST_FAILED', { got: `triple fault of vCPU ${e.a} at 0x${e.b.toString(16)}` }),
-          );
+        this.desk.raise('tripleFault', { data: { vcpu: e.a, rip: e.address }, stopped: true });
         break;
       case ControlEvent.violation: {
         const p = this.#processes[e.a];
         if (!p) break;
         p.violations++;
-        this.o.log('warn', 'protocol violation', { process: p.name, what: e.b });
-        p.kill(`protocol violation ${e.b}`);
+        const what = violations[e.b] ?? `protocol violation ${e.b}`;
+        p.kill(what, e.b === VcpuError.badTail ? 'ringCorruption' : 'protocolViolation');
         break;
       }
       case ControlEvent.waiting:
       case ControlEvent.answered:
+        if (e.op === ControlEvent.waiting) this.#slow(e.a, e.b);
         this.#emit({ type: 'wait', at, process: name(e.a), ns: e.b, over: e.op === ControlEvent.answered });
         break;
       case ControlEvent.internalError:
-        this.#fail(
-          new NyxError('VCPU_ERROR', { got: `${e.text || `exit ${e.a}`} at 0x${e.b.toString(16)}` }),
-        );
+        this.#engineFault(e);
         break;
       case ControlEvent.rejected:
         this.#fail(rejection(e.text));
@@ -363,15 +417,69 @@ export class Machine {
     }
   }
 
-  #machineEvent(event: (typeof machineEvents)[number] | undefined, vcpu: number): void {
-    if (!event) return;
+  #machineEvent(number: number, vcpu: number): void {
+    const known = machineEvents[number as keyof typeof machineEvents];
+    if (!known) return;
+    const [event, kind] = known;
     this.#emit({ type: 'machine', at: Date.now(), event, vcpu });
-    if (event === 'shutdown') this.#stop();
-    else if (event === 'panic')
-      this.#fail(new NyxError('GUEST_FAILED', { got: 'the guest reported a panic' }));
-    else if (event === 'reset' && this.o.spec.onReset === 'stop') this.#stop();
-    // There is no waking from S3 yet: a guest that suspends starts anew, as after a power loss in that state.
-    else this.#guestReset();
+    this.desk.raise(kind, { data: { vcpu }, stopped: true });
+  }
+
+  #engineFault(e: VcpuEvent): void {
+    const what = `${e.text || `exit ${e.a}`}`;
+    const error = new NyxError('VCPU_ERROR', { got: `${what} at ${e.address}` });
+    const data = { vcpu: Math.floor(e.c / 256), rip: e.address, what };
+    this.desk.raise(engineFaults[e.c % 256] ?? 'engineFailure', { data, stopped: true, error });
+  }
+
+  #slow(process: number, ns: number): void {
+    const p = this.#processes[process];
+    if (!p) return;
+    const verdict = this.desk.raise('deviceSlow', {
+      sources: sourcesOf(p.plan),
+      data: { milliseconds: Math.round(ns / 1e6) },
+    });
+    this.#treatDevice(p, verdict, 'deviceSlow');
+  }
+
+  /** What is done to a device process that lives. */
+  #treatDevice(p: DeviceProcess, { strategy }: Verdict, why: string): void {
+    if (strategy === 'isolate') p.isolate(why);
+    else if (strategy === 'failover') this.#failOver(p);
+    else if (strategy === 'restart') p.kill();
+  }
+
+  /** Its successors use the other backend; false: it has none. */
+  #failOver(p: DeviceProcess): boolean {
+    this.o.log('warn', 'fail over', { process: p.name });
+    return false;
+  }
+
+  /** This machine as the desk for faults sees it. */
+  #patient(): Patient {
+    const machine = this;
+    return {
+      get state() {
+        return machine.state;
+      },
+      guestNs: () => this.#status.clock.now(),
+      registers: (cpu) => this.#vcpu!.registers(cpu).catch(() => ''),
+      halt: async () => void (await this.#vcpu!.pause()),
+      go: async () => void (await this.#vcpu!.resume()),
+      nmi: () => this.#vcpu!.nmi(0),
+      reset: () => this.#guestReset(),
+      rollback: () => this.#guestReset(),
+      paused: () => this.#life.go('paused'),
+      poweroff: () => void this.stop(30),
+      shutdown: (why) => {
+        this.#endedBy ??= why;
+        this.#stop();
+      },
+      fail: (e) => this.#fail(e),
+      emit: (e) => this.#emit(e),
+      report: (f, registers) =>
+        writeReport(this.o.dir, reportText(f, registers, this.status(), this.desk.log.recent, this.o.dir)),
+    };
   }
 
   #guestReset(): void {
@@ -385,7 +493,8 @@ export class Machine {
     this.#exec.reset('the machine was reset');
     this.#resets++;
     this.#loader.load();
-    for (const p of this.#processes) p.forgive();
+    this.desk.book.forgive();
+    for (const p of this.#processes) p.heal('reset');
     await this.#vcpu!.reset();
     await this.#vcpu!.resume();
     if (this.#life.state === 'resetting') this.#life.go('running');
@@ -412,7 +521,7 @@ export class Machine {
   }
 
   #end(state: 'stopped' | 'failed', error: NyxError | undefined): void {
-    clearInterval(this.#watch);
+    this.#watch.close();
     for (const p of this.#processes) p.stop();
     this.#spares.close();
     this.#vcpu?.quit();
@@ -424,7 +533,7 @@ export class Machine {
     this.#life.go(state);
     void this.#clients.close().then(() => {
       for (const done of this.#ended) done();
-      this.o.onEnd(state, error);
+      this.o.onEnd(state, error, this.#endedBy);
     });
   }
 
@@ -441,8 +550,21 @@ export class Machine {
 
   #emit(e: VmEvent): void {
     if (e.type !== 'state')
-      this.o.log(e.type === 'death' || e.type === 'isolated' ? 'warn' : 'info', e.type, e);
+      this.o.log(
+        e.type === 'death' || e.type === 'isolated' || (e.type === 'fault' && e.severity !== 'info')
+          ? 'warn'
+          : 'info',
+        e.type,
+        e,
+      );
+    this.#history.push(e);
+    if (this.#history.length > historyLength) this.#history.shift();
     this.o.onEvent(e);
+  }
+
+  /** The newest events, oldest first. */
+  get history(): readonly VmEvent[] {
+    return this.#history;
   }
 
   #mark(name: string): void {

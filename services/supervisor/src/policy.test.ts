@@ -1,7 +1,7 @@
 import { vmStates } from '@nyx/protocol/control';
 import { describe, expect, test } from 'vitest';
 import { isFinal, Lifecycle, transitions } from './lifecycle.ts';
-import { HangDetector, RestartPolicy } from './recovery.ts';
+import { HangDetector } from './recovery.ts';
 
 describe('lifecycle', () => {
   test('every state but the final ones can be stopped or fail', () => {
@@ -18,22 +18,6 @@ describe('lifecycle', () => {
     expect(() => l.require('paused')).toThrowError(expect.objectContaining({ code: 'VM_STATE' }));
     expect(l.state).toBe('running');
     expect(seen).toEqual(['created>starting', 'starting>running']);
-  });
-});
-
-describe('restarts', () => {
-  const rules = { budget: 6, window: 10, backoff: 0.1, maxBackoff: 0.3 };
-  test('three at once, then later and later, then no more', () => {
-    const p = new RestartPolicy(rules);
-    expect([1, 2, 3, 4, 5, 6, 7].map((t) => p.died(t))).toEqual([0, 0, 0, 100, 200, 300, undefined]);
-  });
-  test('old restarts do not count', () => {
-    const p = new RestartPolicy(rules);
-    for (let t = 0; t < 6; t++) p.died(t);
-    expect(p.died(9_999)).toBeUndefined();
-    expect(p.died(10_010)).toBe(0);
-    p.clear();
-    expect(p.recent(10_010)).toBe(0);
   });
 });
 

@@ -1,34 +1,3 @@
-/**
- * When to start a device process again. Pure: the clock is an argument. A process may be restarted `budget` times within
- * `window` seconds; the first three restarts are at once, then each waits twice as long as the one before.
- */
-import type { Recovery } from '@nyx/protocol/spec';
-
-export class RestartPolicy {
-  readonly #times: number[] = [];
-
-  constructor(readonly rules: Pick<Recovery, 'budget' | 'window' | 'backoff' | 'maxBackoff'>) {}
-
-  /** Restarts within the window that ends at `now` (ms). */
-  recent(now: number): number {
-    while (this.#times.length > 0 && this.#times[0]! <= now - this.rules.window * 1000) this.#times.shift();
-    return this.#times.length;
-  }
-
-  /** A process died at `now` (ms): milliseconds to wait before its restart, or undefined when the budget is spent. */
-  died(now: number): number | undefined {
-    const n = this.recent(now);
-    if (n >= this.rules.budget) return undefined;
-    this.#times.push(now);
-    return n < 3 ? 0 : Math.min(this.rules.backoff * 2 ** (n - 3), this.rules.maxBackoff) * 1000;
-  }
-
-  /** Forgets: the machine was reset, everything gets another chance. */
-  clear(): void {
-    this.#times.length = 0;
-  }
-}
-
 /** What a process shows of itself in shared memory. */
 export interface Vital {
   heartbeat: number;

@@ -29,6 +29,7 @@ const status: Status = {
   milestones: { a: 1 },
   vcpus: [],
   processes: [],
+  faults: [],
 };
 
 describe('the control plane over its sockets', async () => {
@@ -44,6 +45,11 @@ describe('the control plane over its sockets', async () => {
     kill: ({ target }) => ({ process: target, pid: 7 }),
     faultAdd: () => ({ ids: [1] }),
     faultRemove: () => ({ removed: 1 }),
+    heal: ({ target }) => ({ process: target, healed: true }),
+    history: () => ({ events: [] }),
+    policyGet: () => ({ rules: [] }),
+    policySet: () => ({}),
+    policyReset: () => ({}),
     faultList: () => ({ rules: [], happened: [] }),
   });
   await server.open();

@@ -99,10 +99,16 @@ export const checkReply = (m: unknown): RoleReply => {
       ['epoch', 'attachNs', 'republished'].every(number) &&
       texts('repaired') &&
       texts('missing')) ||
-    (r.type === 'failed' && text('process') && text('code') && text('message'));
+    (r.type === 'failed' &&
+      text('process') &&
+      text('code') &&
+      text('message') &&
+      (r.device === undefined || text('device'))) ||
+    // Its data are checked against the kind's table (fault-desk.ts).
+    (r.type === 'fault' && text('kind') && text('device') && typeof r.data === 'object' && r.data !== null);
   if (!good)
     throw new NyxError('PROTOCOL_INVALID', {
-      expected: 'ready, serving or failed',
+      expected: 'ready, serving, failed or fault',
       got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing',
     });
   return r as unknown as RoleReply;

@@ -1,7 +1,7 @@
 /**
  * State blocks that no device process wants (STATE_*: damaged in both halves, of another layout, out of range): a copy is kept
- * in the run directory for whoever looks into it. The place stays isolated as long as the machine lives: emptied state
- * would count interrupts anew, below what the vCPU process has seen of them.
+ * in the run directory for whoever looks into it. Emptied, a block begins anew; its interrupts go on being counted where
+ * the published words stand, because the vCPU process has seen those.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,3 +21,14 @@ export const saveBlocks = (dir: string, plan: ProcessPlan, nth: number): string[
     munmap(memory);
     return path;
   });
+
+/** Empties the state block of a device, or of all devices of a process without a name. */
+export const emptyBlock = (plan: ProcessPlan, device: string): void => {
+  for (const d of plan.role.devices) {
+    if (device !== '' && d.name !== device) continue;
+    const fd = plan.fds[d.state]!;
+    const memory = mmap(fd, fileSize(fd));
+    new Uint8Array(memory).fill(0);
+    munmap(memory);
+  }
+};

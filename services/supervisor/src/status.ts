@@ -4,6 +4,7 @@ import { monotonicNs } from '@nyx/native';
 import { type ProcessStatus, type VcpuStatus, vcpuStates } from '@nyx/protocol/control';
 import { GuestClock, VmPage } from '@nyx/ring';
 import type { DeviceProcess } from './device-process.ts';
+import type { VcpuVital } from './vitals.ts';
 
 /** Turns counters into rates between two looks (at least 50 ms apart). */
 class Rates {
@@ -58,6 +59,15 @@ export class StatusReader {
         lastRip: `0x${v.lastRipHi.toString(16).padStart(8, '0')}${v.lastRipLo.toString(16).padStart(8, '0')}`,
         ...(waitsFor === undefined ? {} : { waitsFor }),
       };
+    });
+  }
+
+  /** What a watch for hangs needs of each vCPU. */
+  vitals(count: number): VcpuVital[] {
+    return Array.from({ length: count }, (_, i) => {
+      const v = this.page.vcpu.at(i);
+      const rip = `0x${(BigInt(v.lastRipHi) * 0x1_0000_0000n + BigInt(v.lastRipLo)).toString(16)}`;
+      return { state: v.state, looks: v.looks, rflags: v.rflags, rip, interrupts: v.interrupts };
     });
   }
 

@@ -9,6 +9,7 @@ import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
 import type { VmState } from '@nyx/protocol/control';
 import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
 import type { FaultPlan } from '@nyx/protocol/fault-plan';
+import { parseRule } from '@nyx/protocol/policy';
 import { parseSpec } from '@nyx/protocol/spec';
 import { Machine } from './machine.ts';
 import { vcpuProgram } from './paths.ts';
@@ -37,9 +38,19 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
   const logs = new Logs({ destination: join(dir, files.log), base: { vm: name } });
   const log = logs.logger('nyxd');
 
-  const end = (state: RunResult['state'], error: NyxError | undefined, keep = true): void => {
-    const result: RunResult = { state, at: Date.now(), ...(error ? { error: error.toJSON() } : {}) };
-    if (state === 'failed' && keep) {
+  const end = (
+    state: RunResult['state'],
+    error: NyxError | undefined,
+    keep = true,
+    fault: string | undefined = undefined,
+  ): void => {
+    const result: RunResult = {
+      state,
+      at: Date.now(),
+      ...(error ? { error: error.toJSON() } : {}),
+      ...(fault === undefined ? {} : { fault }),
+    };
+    if ((state === 'failed' || fault !== undefined) && keep) {
       // Kept, with its logs, until somebody has looked.
       writeJson(join(dir, files.result), result);
       writeJson(join(dir, files.pids), []);
@@ -80,11 +91,11 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
           identify('nyxd', process.pid),
           ...pids.map((p) => identify(p.role, p.pid)),
         ]),
-      onEnd: (state, error) => {
+      onEnd: (state, error, fault) => {
         // The answer to the `stop` that ended us goes out first.
         setTimeout(async () => {
           await server?.close();
-          end(state, error);
+          end(state, error, true, fault);
           closeReport();
           process.exit(0);
         }, 20);
@@ -118,6 +129,17 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     },
     stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
     kill: ({ target }) => machine.kill(target),
+    heal: ({ target }) => machine.heal(target),
+    history: () => ({ events: [...machine.history] }),
+    policyGet: () => ({ rules: machine.desk.rules() }),
+    policySet: ({ kind, source = '', rule }) => {
+      machine.desk.book.set(kind, parseRule(kind, rule), source);
+      return {};
+    },
+    policyReset: ({ kind, source = '' }) => {
+      machine.desk.book.reset(kind, source);
+      return {};
+    },
     faultAdd: (plan) => ({ ids: machine.faults.add(plan as FaultPlan) }),
     faultRemove: ({ id }) => ({ removed: machine.faults.remove(id) }),
     faultList: () => ({ rules: machine.faults.list(), happened: machine.faults.happened() }),

@@ -10,6 +10,8 @@ export interface VcpuEvent {
   a: number;
   b: number;
   c: number;
+  /** `b` where it is an address: a number is exact to 53 bits only. */
+  address: string;
   text: string;
 }
 
@@ -45,7 +47,8 @@ export const decodeControl = (bytes: Uint8Array): VcpuEvent => {
       got: `${bytes.length - ControlMessage.bytes}`,
     });
   const text = Buffer.from(bytes.subarray(ControlMessage.bytes)).toString('utf8').replaceAll('\0', '').trim();
-  return { op: m.op, a: m.a, b: m.b, c: m.c, text };
+  const address = `0x${(BigInt(m.bHi) * 0x1_0000_0000n + BigInt(m.bLo)).toString(16)}`;
+  return { op: m.op, a: m.a, b: m.b, c: m.c, address, text };
 };
 
 /** Why the vCPU process does not want the machine: the engine, which is the host's matter, or the description, which is ours. */
@@ -107,6 +110,17 @@ export class Vcpu {
   }
   isolate(process: number): void {
     this.child.send(encode(ControlOp.isolate, process));
+  }
+  nmi(cpu: number): void {
+    this.child.send(encode(ControlOp.nmi, cpu));
+  }
+  /** All vCPUs publish where they are in the VM page. */
+  look(): void {
+    this.child.send(encode(ControlOp.look));
+  }
+  /** Of a vCPU, while all stand still; '' otherwise. */
+  async registers(cpu: number): Promise<string> {
+    return (await this.#ask(encode(ControlOp.registers, cpu), ControlEvent.registers, 5)).text;
   }
   replaced(process: number): void {
     this.child.send(encode(ControlOp.replaced, process));

@@ -115,6 +115,7 @@ enum class RunResult {
 
 struct EngineError {
   uint32_t exit_code = 0;  // exits.h
+  uint32_t fault = 0;      // machine::EngineFault
   uint64_t rip = 0;
   std::string text;  // for people: what was expected, what came
 };
@@ -131,6 +132,8 @@ class Vcpu {
   virtual void SetBootState(const machine::MachineHeader& header) = 0;
   // Address of the current or next instruction (linear is fine), for reports.
   virtual uint64_t rip() const = 0;
+  // Stopped vCPUs only: registers for people, one name and value a word.
+  virtual std::string Registers() = 0;
   const EngineError& error() const { return error_; }
 
  protected:

@@ -126,6 +126,18 @@ void VcpuBus::ConfigWrite(uint16_t bdf, unsigned reg, unsigned width, uint64_t v
 
 // ---- ports
 
+void VcpuBus::NoPort(uint16_t port) {
+  stats_->exits_unclaimed++;
+  stats_->unmapped_ports++;
+  stats_->last_port = port;
+}
+
+void VcpuBus::NoMmio(uint64_t gpa) {
+  stats_->exits_unclaimed++;
+  stats_->unmapped_mmio++;
+  stats_->last_mmio = gpa;
+}
+
 uint32_t VcpuBus::PioRead(uint16_t port, unsigned width) {
   const Snapshot& map = Map();
   if ((port & 0xfff8) == 0xcf8) {
@@ -146,7 +158,7 @@ uint32_t VcpuBus::PioRead(uint16_t port, unsigned width) {
       return value;
     }
   }
-  stats_->exits_unclaimed++;
+  NoPort(port);
   return static_cast<uint32_t>(Ones(width));
 }
 
@@ -171,7 +183,7 @@ void VcpuBus::PioWrite(uint16_t port, unsigned width, uint32_t value) {
       return;
     }
   }
-  stats_->exits_unclaimed++;
+  NoPort(port);
 }
 
 void VcpuBus::PioReadBurst(uint16_t port, unsigned width, uint32_t count, void* data) {
@@ -242,7 +254,7 @@ uint64_t VcpuBus::MmioRead(uint64_t gpa, unsigned width) {
     for (unsigned i = 0; i < width; i++) value |= MmioRead(gpa + i, 1) << (i * 8);
     return value;
   }
-  stats_->exits_unclaimed++;
+  NoMmio(gpa);
   return Ones(width);
 }
 
@@ -253,7 +265,7 @@ void VcpuBus::MmioWrite(uint64_t gpa, unsigned width, uint64_t value) {
     for (unsigned i = 0; i < width; i++) MmioWrite(gpa + i, 1, (value >> (i * 8)) & 0xff);
     return;
   }
-  stats_->exits_unclaimed++;
+  NoMmio(gpa);
 }
 
 // ---- interrupts

@@ -37,6 +37,8 @@ class VcpuBus : public Bus {
   void Write(const Target& t, uint64_t offset, unsigned width, uint64_t value);
   uint64_t Ask(unsigned device, uint8_t kind, unsigned region, uint64_t offset, unsigned width);
   void Tell(unsigned device, uint8_t kind, unsigned region, uint64_t offset, unsigned width, uint64_t value, bool post);
+  void NoPort(uint16_t port);
+  void NoMmio(uint64_t gpa);
   uint64_t ConfigRead(uint16_t bdf, unsigned reg, unsigned width);
   void ConfigWrite(uint16_t bdf, unsigned reg, unsigned width, uint64_t value);
   bool ConfigPort(uint16_t port, unsigned width, uint16_t* bdf, unsigned* reg) const;

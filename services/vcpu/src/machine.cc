@@ -71,7 +71,8 @@ void Machine::Run(Cpu& cpu) {
     if (result == RunResult::kTripleFault) {
       Stop({ControlEvent::kTripleFault, cpu.index, vcpu.rip(), {}}, false);
     } else if (result == RunResult::kInternalError) {
-      Stop({ControlEvent::kInternalError, vcpu.error().exit_code, vcpu.error().rip, vcpu.error().text}, false);
+      const EngineError& e = vcpu.error();
+      Stop({ControlEvent::kInternalError, e.exit_code, e.rip, e.text, e.fault | cpu.index << 8}, false);
     }
   }
   cpu.parked = cpu.at_top = cpu.finished = true;
@@ -115,7 +116,7 @@ void Machine::Service() {
   for (const auto& c : cpus_) top &= c->at_top;
   clock_->Pause();
   accel_->Pause();
-  for (const Report& r : reports_) control_->Send(r.event, r.a, r.b, 0, r.text);
+  for (const Report& r : reports_) control_->Send(r.event, r.a, r.b, r.c, r.text);
   reports_.clear();
   if (resetting_ && reset_done_) {
     reset_thread_.join();
@@ -216,6 +217,25 @@ void Machine::Replaced(uint64_t process) {
 
 void Machine::Nmi(uint64_t cpu) {
   if (cpu < cpus_.size()) accel_->interrupts().Nmi(static_cast<unsigned>(cpu));
+}
+
+// One that waits for a device is not disturbed.
+void Machine::Look() {
+  std::lock_guard lock(mutex_);
+  if (!running_) return;
+  for (auto& c : cpus_) {
+    if (c->parked || Load(contexts_[c->index].stats->state) == 3) continue;
+    c->attention->fetch_or(wire::Attention::kInterrupt);
+    accel_->vcpu(c->index).Kick();
+    if (c->thread.joinable()) pthread_kill(c->thread.native_handle(), SIGRTMIN);
+  }
+}
+
+void Machine::Registers(uint64_t cpu) {
+  std::lock_guard lock(mutex_);
+  std::string text;
+  if (cpu < cpus_.size() && !running_ && AllParked()) text = accel_->vcpu(static_cast<unsigned>(cpu)).Registers();
+  control_->Send(ControlEvent::kRegisters, cpu, 0, 0, text);
 }
 
 void Machine::OnViolation(unsigned process, uint32_t error) { control_->Send(ControlEvent::kViolation, process, error); }

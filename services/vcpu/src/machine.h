@@ -41,6 +41,8 @@ class Machine : public HostEvents {
   void Isolate(uint64_t process);
   void Replaced(uint64_t process);
   void Nmi(uint64_t cpu);
+  void Look();
+  void Registers(uint64_t cpu);
   // Stops all threads. False: a vCPU did not come back within 2 s; the caller ends the process.
   bool Quit();
 
@@ -75,6 +77,7 @@ class Machine : public HostEvents {
     uint32_t event;
     uint64_t a, b;
     std::string text;
+    uint64_t c = 0;
   };
 
   Machine(Description description, std::vector<int> fds, Control* control);

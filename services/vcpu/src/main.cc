@@ -68,6 +68,8 @@ bool Handle(Machine& machine, const ControlInput& input) {
     case ControlOp::kIsolate: machine.Isolate(input.message.a); return false;
     case ControlOp::kReplaced: machine.Replaced(input.message.a); return false;
     case ControlOp::kNmi: machine.Nmi(input.message.a); return false;
+    case ControlOp::kLook: machine.Look(); return false;
+    case ControlOp::kRegisters: machine.Registers(input.message.a); return false;
     case ControlOp::kQuit: return true;
     default: return false;
   }

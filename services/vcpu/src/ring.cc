@@ -203,7 +203,7 @@ CallResult Producer::Complete(uint64_t seq) {
   for (uint64_t s = completed_ + 1; s <= seq; s++) {
     const uint32_t status = Load(slot(s)->status);
     const uint32_t event = (status >> wire::StatusFlag::kEventShift) & 0xff;
-    if ((status & ~kStatusBits) || (status & 0xff) > wire::Status::kUnclaimed || event > wire::MachineEvent::kPanic) {
+    if ((status & ~kStatusBits) || (status & 0xff) > wire::Status::kUnclaimed || event > wire::MachineEvent::kCrashLoaded) {
       completed_ = seq;
       channel_->Violation(machine::VcpuError::kBadStatus);
       return CallResult::kIsolated;

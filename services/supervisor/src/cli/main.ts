@@ -22,9 +22,14 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   kill: ['SIGKILL a device process; the guest does not notice', () => import('./kill.ts')],
   fault: ['make faults on purpose', () => import('./fault.ts')],
   chaos: ['run a campaign of faults', () => import('./chaos.ts')],
+  policy: ['what is done about faults', () => import('./policy.ts')],
+  heal: ['bring an isolated device back', () => import('./heal.ts')],
+  events: ['what has happened to a machine', () => import('./events.ts')],
+  report: ['what happened, when something serious happened', () => import('./report.ts')],
   logs: ['logs of a machine', () => import('./logs.ts')],
   image: ['list, build and remove guest images', () => import('./image.ts')],
   disk: ['make, check, convert and snapshot disk images', () => import('./disk.ts')],
+  storage: ['serve a disk image to other programs (vhost-user)', () => import('./storage.ts')],
   demo: ['boot Debian, kill its devices, see it go on', () => import('./demo.ts')],
 };
 

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Vm } from '@nyx/nyx';
 import { NyxError } from '@nyx/protocol/errors';
+import { parseActions } from '@nyx/protocol/policy';
 import type { VmSpecInput } from '@nyx/protocol/spec';
 import { Command, Option } from 'commander';
 import { attach } from './attach.ts';
@@ -23,6 +24,8 @@ interface Flags {
   exec?: string;
   timeout: string;
   agent?: boolean;
+  action: string[];
+  watchdog?: 'i6300esb';
 }
 
 const examples = `
@@ -63,6 +66,15 @@ export const make = (): Command =>
         'kvm',
         'soft',
       ]),
+    )
+    .option(
+      '--action <list>',
+      "what is done about faults: panic=pause,reboot=shutdown,... ('nyx policy get' lists faults; QEMU's and Xen's words)",
+      (v: string, all: string[]) => [...all, v],
+      [],
+    )
+    .addOption(
+      new Option('--watchdog <model>', 'a watchdog timer that the guest can use').choices(['i6300esb']),
     )
     .option('--bios <file>', "firmware image, or 'seabios' for the host's")
     .option('--boot-menu <seconds>', 'firmware waits so long for ESC (default 2.5; 0: it does not ask)')
@@ -111,6 +123,8 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.bootMenu !== undefined) spec.bootMenu = number(f.bootMenu, '--boot-menu');
   if (name !== undefined) spec.name = name;
   if (f.cpus !== undefined) spec.cpus = number(f.cpus, '--cpus');
+  if (f.watchdog !== undefined) spec.watchdog = f.watchdog;
+  if (f.action.length > 0) spec.policy = { ...spec.policy, ...parseActions(f.action.join(',')) };
   if (f.agent || f.exec !== undefined) spec.agent = true;
   for (const d of f.disk) {
     const readonly = d.endsWith(':ro');

@@ -1,6 +1,7 @@
 import { Vm } from '@nyx/nyx';
 import type { ProcessStatus, Status } from '@nyx/protocol/control';
 import { Command } from 'commander';
+import { describe } from '../fault-log.ts';
 import { bold, box, bytes, columns, dim, duration, green, print, red, short, yellow } from './text.ts';
 
 const processState = (p: ProcessStatus): string =>
@@ -19,6 +20,24 @@ const jailLines = (all: Jailed[]): string[] => {
   return lines.length > 0
     ? lines.map((l) => yellow(l))
     : [`jail     ${green('complete')} for ${all.map((p) => p.name).join(', ')}`];
+};
+
+/** Faults so far, the worst in full. */
+const faultLines = (s: Status): string[] => {
+  const f = s.lastFault;
+  const all = s.faults
+    .filter((c) => c.kind !== 'guestReset' && c.kind !== 'guestShutdown')
+    .map((c) => `${c.kind}${c.source && ` of ${c.source}`} ${short(c.count)}`);
+  return [
+    `faults   ${all.length > 0 ? all.join(', ') : 'none'}`,
+    ...(f
+      ? [
+          red(
+            `last     ${new Date(f.at).toISOString().slice(11, 19)} ${f.kind}${f.source && ` of ${f.source}`}: ${describe(f.kind, f.data)}; ${f.strategy}. nyx report and nyx events tell more`,
+          ),
+        ]
+      : []),
+  ];
 };
 
 /** What `nyx status` shows. */
@@ -79,6 +98,7 @@ export const draw = (s: Status): string => {
       [2, 3, 4, 5, 6],
     ).split('\n'),
     '',
+    ...faultLines(s),
     ...jailLines([{ name: 'nyx-vcpu', jail: s.vcpuJail }, ...s.processes]),
     ...s.processes.flatMap((p) => (p.error ? [red(`${p.name}: ${p.error.code}: ${p.error.got ?? ''}`)] : [])),
   ];

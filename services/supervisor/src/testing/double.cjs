@@ -49,7 +49,7 @@ const echo = (memory, kick, out) => {
 };
 
 // ControlOp to the ControlEvent that answers it (libs/protocol/src/machine.ts).
-const answers = { 1: 1, 2: 2, 3: 3, 4: 4, 5: 12 };
+const answers = { 1: 1, 2: 2, 3: 3, 4: 4, 5: 12, 11: 13 };
 const event = (op, text = "") => {
   const b = Buffer.alloc(32 + Buffer.byteLength(text));
   b.writeUInt32LE(op, 0);

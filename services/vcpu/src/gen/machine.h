@@ -49,6 +49,8 @@ struct ControlOp {
     kIsolate = 7,
     kReplaced = 8,
     kNmi = 9,
+    kLook = 10,
+    kRegisters = 11,
   };
 };
 
@@ -66,6 +68,16 @@ struct ControlEvent {
     kInternalError = 10,
     kRejected = 11,
     kResetDone = 12,
+    kRegisters = 13,
+  };
+};
+
+struct EngineFault {
+  enum : uint32_t {
+    kFailure = 0,
+    kEmulation = 1,
+    kEntry = 2,
+    kExit = 3,
   };
 };
 

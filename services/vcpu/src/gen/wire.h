@@ -60,6 +60,7 @@ struct MachineEvent {
     kShutdown = 2,
     kSuspend = 3,
     kPanic = 4,
+    kCrashLoaded = 5,
   };
 };
 
@@ -308,9 +309,16 @@ struct VcpuStats {
   uint32_t waits_for;  // index of the device process it waits for
   uint64_t max_wait_ns;
   uint64_t last_rip;  // where the guest was at the last exit
-  uint8_t pad0_[16];
+  uint32_t rflags;  // RFLAGS when last looked at
+  uint32_t looks;  // times that the vCPU published where it is, because it was asked (ControlOp.look) or came by
+  uint32_t last_port;  // the newest of unmappedPorts
+  uint8_t pad0_[4];
+  uint64_t unmapped_ports;  // accesses to ports that no device answers
+  uint64_t unmapped_mmio;  // accesses to memory addresses that are neither RAM nor a device
+  uint64_t last_mmio;  // the newest of unmappedMmio
+  uint8_t pad1_[40];
 };
-static_assert(sizeof(VcpuStats) == 128);
+static_assert(sizeof(VcpuStats) == 192);
 static_assert(offsetof(VcpuStats, instructions) == 0);
 static_assert(offsetof(VcpuStats, exits_sync) == 8);
 static_assert(offsetof(VcpuStats, exits_posted) == 16);
@@ -326,7 +334,13 @@ static_assert(offsetof(VcpuStats, state) == 88);
 static_assert(offsetof(VcpuStats, waits_for) == 92);
 static_assert(offsetof(VcpuStats, max_wait_ns) == 96);
 static_assert(offsetof(VcpuStats, last_rip) == 104);
-inline constexpr uint32_t VcpuStatsHash = 0xce0ca41eu;
+static_assert(offsetof(VcpuStats, rflags) == 112);
+static_assert(offsetof(VcpuStats, looks) == 116);
+static_assert(offsetof(VcpuStats, last_port) == 120);
+static_assert(offsetof(VcpuStats, unmapped_ports) == 128);
+static_assert(offsetof(VcpuStats, unmapped_mmio) == 136);
+static_assert(offsetof(VcpuStats, last_mmio) == 144);
+inline constexpr uint32_t VcpuStatsHash = 0xb480146bu;
 
 // The VM page.
 struct VmPage {
@@ -342,7 +356,7 @@ struct VmPage {
   uint8_t pad0_[16];
   VcpuStats vcpu[64];
 };
-static_assert(sizeof(VmPage) == 8256);
+static_assert(sizeof(VmPage) == 12352);
 static_assert(offsetof(VmPage, magic) == 0);
 static_assert(offsetof(VmPage, version) == 4);
 static_assert(offsetof(VmPage, cpus) == 8);
@@ -353,7 +367,7 @@ static_assert(offsetof(VmPage, wall_clock) == 32);
 static_assert(offsetof(VmPage, tsc_khz) == 40);
 static_assert(offsetof(VmPage, accel) == 44);
 static_assert(offsetof(VmPage, vcpu) == 64);
-inline constexpr uint32_t VmPageHash = 0xbd539938u;
+inline constexpr uint32_t VmPageHash = 0xc50b20fcu;
 
 struct AttentionLine {
   uint32_t word;  // Attention bits of a vCPU

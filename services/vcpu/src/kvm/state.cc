@@ -5,6 +5,7 @@
 #include <bit>
 #include <memory>
 
+#include "../registers.h"
 #include "vcpu.h"
 
 namespace nyx::kvm {
@@ -103,6 +104,25 @@ void KvmVcpu::SaveReset() {
     if (index == 0x10) one.entries[0].data = 0;
     msrs_.push_back(one.entries[0]);
   }
+}
+
+std::string KvmVcpu::Registers() {
+  kvm_regs r{};
+  kvm_sregs s{};
+  if (ioctl(fd_, KVM_GET_REGS, &r) != 0 || ioctl(fd_, KVM_GET_SREGS, &s) != 0) return {};
+  std::string text;
+  AppendGeneral(&text, r.rip, r.rflags,
+                {r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15});
+  AppendControl(&text, s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
+  const struct {
+    const char* name;
+    const kvm_segment& segment;
+  } segments[] = {{"es", s.es}, {"cs", s.cs}, {"ss", s.ss},    {"ds", s.ds},
+                  {"fs", s.fs}, {"gs", s.gs}, {"ldtr", s.ldt}, {"tr", s.tr}};
+  for (const auto& [name, segment] : segments) AppendSegment(&text, name, segment.selector, segment.base, segment.limit);
+  Append(&text, "gdtr base %016llx limit %04x  idtr base %016llx limit %04x\n", s.gdt.base, s.gdt.limit, s.idt.base,
+         s.idt.limit);
+  return text;
 }
 
 void KvmVcpu::SetBootState(const machine::MachineHeader& h) {

@@ -59,9 +59,23 @@ void KvmVcpu::UpdateRip() {
   if (ioctl(fd_, KVM_GET_REGS, &regs) == 0) rip_.store(regs.rip, std::memory_order_relaxed);
 }
 
-RunResult KvmVcpu::Fail(ExitCode code, std::string text) {
+// Where the vCPU is, for whoever looks. KVM does not tell when it halts it: that is asked.
+void KvmVcpu::Publish() {
+  wire::VcpuStats& s = *context_.stats;
+  kvm_mp_state state{};
+  ioctl(fd_, KVM_GET_MP_STATE, &state);
+  kvm_regs regs;
+  if (ioctl(fd_, KVM_GET_REGS, &regs) != 0) return;
+  rip_.store(regs.rip, std::memory_order_relaxed);
+  s.last_rip = regs.rip;
+  s.rflags = static_cast<uint32_t>(regs.rflags);
+  s.state = state.mp_state == KVM_MP_STATE_HALTED ? 2 : 1;
+  s.looks++;
+}
+
+RunResult KvmVcpu::Fail(uint32_t fault, ExitCode code, std::string text) {
   UpdateRip();
-  error_ = {static_cast<uint32_t>(code), rip(), std::string(ExitName(code)) + ": " + std::move(text)};
+  error_ = {static_cast<uint32_t>(code), fault, rip(), std::string(ExitName(code)) + ": " + std::move(text)};
   return RunResult::kInternalError;
 }
 
@@ -76,7 +90,8 @@ RunResult KvmVcpu::Run() {
         UpdateRip();
         return RunResult::kStopped;
       }
-      // KVM sees memory itself; kInterrupt only brought us here.
+      // KVM sees memory itself; kInterrupt only brought us here, because of the PIC or because somebody looks.
+      Publish();
       context_.attention->fetch_and(wire::Attention::kStop);
     }
     run_->request_interrupt_window = 0;
@@ -95,7 +110,7 @@ RunResult KvmVcpu::Run() {
     unfinished_ = false;
     if (ioctl(fd_, KVM_RUN, 0) < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
-      return Fail(ExitCode::kEngineError, std::string("KVM_RUN: ") + strerror(errno));
+      return Fail(machine::EngineFault::kFailure, ExitCode::kEngineError, std::string("KVM_RUN: ") + strerror(errno));
     }
     switch (run_->exit_reason) {
       case KVM_EXIT_IO:
@@ -110,15 +125,17 @@ RunResult KvmVcpu::Run() {
       case KVM_EXIT_FAIL_ENTRY: {
         const uint64_t reason = run_->fail_entry.hardware_entry_failure_reason;
         const ExitCode code = ExitFromVmx(static_cast<uint32_t>(reason));
-        return Fail(code == ExitCode::kUnknown ? ExitCode::kInvalidGuestState : code,
+        return Fail(machine::EngineFault::kEntry, code == ExitCode::kUnknown ? ExitCode::kInvalidGuestState : code,
                     "the processor refused to enter the guest, reason " + std::to_string(reason));
       }
       case KVM_EXIT_INTERNAL_ERROR:
-        return Fail(ExitCode::kEngineError, "KVM internal error " + std::to_string(run_->internal.suberror) + LastInstruction());
+        return Fail(run_->internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? machine::EngineFault::kEmulation
+                                                                            : machine::EngineFault::kFailure,
+                    ExitCode::kEngineError, "KVM internal error " + std::to_string(run_->internal.suberror) + LastInstruction());
       case KVM_EXIT_SYSTEM_EVENT:
-        return Fail(ExitCode::kSystemEvent, "KVM system event " + std::to_string(run_->system_event.type));
+        return Fail(machine::EngineFault::kExit, ExitCode::kSystemEvent, "KVM system event " + std::to_string(run_->system_event.type));
       default:
-        return Fail(ExitFromKvm(run_->exit_reason), "KVM exit reason " + std::to_string(run_->exit_reason) + " is not handled");
+        return Fail(machine::EngineFault::kExit, ExitFromKvm(run_->exit_reason), "KVM exit reason " + std::to_string(run_->exit_reason) + " is not handled");
     }
   }
 }

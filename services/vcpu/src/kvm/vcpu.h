@@ -38,6 +38,7 @@ class KvmVcpu : public Vcpu {
   RunResult Run() override;
   void Kick() override;
   void SetBootState(const machine::MachineHeader& header) override;
+  std::string Registers() override;
   uint64_t rip() const override { return rip_.load(std::memory_order_relaxed); }
 
   // Any thread: the PIC's output, and an NMI.
@@ -51,8 +52,9 @@ class KvmVcpu : public Vcpu {
   void Finish();
   void Port();
   void Mmio();
-  RunResult Fail(ExitCode code, std::string text);
+  RunResult Fail(uint32_t fault, ExitCode code, std::string text);
   void UpdateRip();
+  void Publish();
   std::string LastInstruction();
 
   const VcpuContext context_;

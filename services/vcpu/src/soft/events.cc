@@ -14,7 +14,9 @@ void publish_stats(Cpu& c) {
   s.exits_halt = c.stat_halts;
   s.blocks_decoded = c.stat_blocks;
   s.tlb_misses = c.stat_tlb_misses;
-  s.last_rip = c.rip;
+  s.last_rip = c.code64() ? c.rip : c.seg[CS].base + c.rip;
+  s.rflags = uint32_t(rflags(c));
+  s.looks++;
 }
 
 void start_at_sipi(Cpu& c, uint8_t vector) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "lapic.h"
+#include "registers.h"
 #include "soft/reset.h"
 #include "soft/run.h"
 #include "soft/simd.h"
@@ -74,6 +75,24 @@ void SoftVcpu::SetBootState(const machine::MachineHeader& header) {
 }
 
 uint64_t SoftVcpu::rip() const { return cpu_->code64() ? cpu_->rip : cpu_->seg[CS].base + cpu_->rip; }
+
+std::string SoftVcpu::Registers() {
+  const Cpu& c = *cpu_;
+  std::string text;
+  uint64_t gpr[16];
+  for (unsigned i = 0; i < 16; i++) gpr[i] = c.gpr[i];
+  AppendGeneral(&text, c.rip, rflags(c), gpr);
+  AppendControl(&text, c.cr0, c.cr2, c.cr3, c.cr4, c.efer);
+  static constexpr const char* kNames[] = {"es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"};
+  for (unsigned i = 0; i < kSegs; i++) {
+    AppendSegment(&text, kNames[i], c.seg[i].selector, c.seg[i].base, c.seg[i].limit);
+  }
+  Append(&text, "gdtr base %016lx limit %04x  idtr base %016lx limit %04x\n", c.gdtr.base, c.gdtr.limit, c.idtr.base,
+         c.idtr.limit);
+  Append(&text, "cpl %u%s%s%s\n", c.cpl, c.halted ? ", halted" : "", c.wait_sipi ? ", waits for SIPI" : "",
+         c.shutdown ? ", shut down" : "");
+  return text;
+}
 
 SoftAccel::SoftAccel(const AccelConfig& config)
     : apics_(config.apics), engine_(*config.memory, config.vcpus[0], config.cpus) {

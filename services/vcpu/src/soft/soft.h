@@ -17,6 +17,7 @@ class SoftVcpu : public Vcpu {
   RunResult Run() override;
   void Kick() override;
   void SetBootState(const machine::MachineHeader& header) override;
+  std::string Registers() override;
   uint64_t rip() const override;
   Cpu& cpu() { return *cpu_; }
 
