@@ -6,6 +6,7 @@ import { type FaultKind, faultKind, faultNames, type Strategy } from '@nyx/proto
 import { NyxError } from '@nyx/protocol/errors';
 import { type FullRule, type Policy, type Rule, resolveRule } from '@nyx/protocol/policy';
 import type { Recovery } from '@nyx/protocol/spec';
+import { RestartPolicy } from './recovery.ts';
 
 export interface Verdict {
   strategy: Strategy;
@@ -26,8 +27,8 @@ export interface RuleInForce extends FullRule {
 
 export class PolicyBook {
   #rules = new Map<string, Rule>();
-  /** When strategies were taken, by group and source. */
-  readonly #taken = new Map<string, number[]>();
+  /** Strategies that were taken, by group and source. */
+  readonly #taken = new Map<string, RestartPolicy>();
 
   /**
    * @param sources names that rules may be for: devices and processes
@@ -91,25 +92,16 @@ export class PolicyBook {
 
   /** Times within the window, counted towards the budget. */
   recent(kind: FaultKind, sources: readonly string[], nowMs: number): number {
-    const { window } = this.rule(kind, sources);
-    const list = this.#list(kind, sources);
-    while (list.length > 0 && list[0]! <= nowMs - window * 1000) list.shift();
-    return list.length;
+    return this.#budget(kind, sources, this.rule(kind, sources)).recent(nowMs);
   }
 
   /** @param sources the process and its devices; empty for the machine. A rule for any of them counts, the last most. */
   decide(kind: FaultKind, sources: readonly string[], nowMs: number): Verdict {
     const rule = this.rule(kind, sources);
-    const n = this.recent(kind, sources, nowMs);
-    if (n >= rule.budget) return { strategy: rule.escalate, escalated: true, wait: 0 };
-    const list = this.#list(kind, sources);
-    list.push(nowMs);
-    // An endless budget needs no memory of all.
-    if (list.length > 10_000) list.shift();
-    const backs = rule.action === 'restart' || rule.action === 'failover' || rule.action === 'retry';
-    const wait =
-      backs && n >= 3 ? Math.min(rule.backoff * 2 ** Math.min(n - 3, 30), rule.maxBackoff) * 1000 : 0;
-    return { strategy: rule.action, escalated: false, wait };
+    const wait = this.#budget(kind, sources, rule).died(nowMs);
+    if (wait === undefined) return { strategy: rule.escalate, escalated: true, wait: 0 };
+    const waits = rule.action === 'restart' || rule.action === 'failover' || rule.action === 'retry';
+    return { strategy: rule.action, escalated: false, wait: waits ? wait : 0 };
   }
 
   /** The budget is full again: of one source, or of everything. */
@@ -118,11 +110,15 @@ export class PolicyBook {
       if (source === undefined || key.endsWith(`/${source}`)) this.#taken.delete(key);
   }
 
-  #list(kind: FaultKind, sources: readonly string[]): number[] {
+  #budget(kind: FaultKind, sources: readonly string[], rule: FullRule): RestartPolicy {
     const key = `${faultKind(kind).group ?? kind}/${sources[0] ?? ''}`;
-    let list = this.#taken.get(key);
-    if (!list) this.#taken.set(key, (list = []));
-    return list;
+    let budget = this.#taken.get(key);
+    if (!budget) {
+      budget = new RestartPolicy(rule);
+      this.#taken.set(key, budget);
+    }
+    budget.rules = rule;
+    return budget;
   }
 
   #known(source: string): void {
