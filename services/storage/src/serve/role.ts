@@ -1,0 +1,25 @@
+/**
+ * What `nyx storage serve` tells the process that is to be the back-end: one JSON text on descriptor 3, the descriptors
+ * that it names beside it. Answers are JSON texts too.
+ */
+import type { DiskConfig } from '../kinds.ts';
+
+export interface ServeRole {
+  type: 'serve';
+  disk: DiskConfig;
+  /** Rings, 1..8. */
+  queues: number;
+  serial: string;
+  blockBytes: number;
+  /** Nanoseconds to look for work before sleeping; 0: never. */
+  spinNs: number;
+  /** Name to descriptor index: `listen`, `file`, `layer1` ..., `journal`. */
+  fds: Record<string, number>;
+}
+
+export type ServeReply =
+  | { type: 'ready' }
+  | { type: 'serving'; bytes: number; readOnly: boolean; missing: string[] }
+  | { type: 'connected' | 'gone' }
+  | { type: 'failed'; code: string; message: string }
+  | { type: 'log'; level: string; message: string };
