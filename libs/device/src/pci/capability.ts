@@ -63,6 +63,9 @@ const constant = (at: number, width: 1 | 2 | 4, doc: string, reset: number): Reg
   reset,
 });
 
+/** Bits of MSI message control (PCI 3.0 section 6.8.1.3): enabled; takes 64-bit addresses. */
+export const MsiControl = { enable: 0x0001, wide: 0x0080 } as const;
+
 /** Bits of MSI-X message control (PCI 3.0 section 6.8.2.3). */
 export const MsixControl = { enable: 0x8000, functionMask: 0x4000 } as const;
 

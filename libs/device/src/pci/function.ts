@@ -55,6 +55,8 @@ export interface FunctionHooks {
   changed?(): void;
   /** MSI-X message control changed. */
   msixChanged?(): void;
+  /** MSI message control changed. */
+  msiChanged?(): void;
   /** Function level reset; the configuration space has its reset values already. */
   flr?(): void;
 }
@@ -117,6 +119,7 @@ export class PciFunction {
     const changed: Record<string, (value: number, old: number) => void> = {
       command: decode,
       msixControl: () => this.hooks.msixChanged?.(),
+      msiControl: () => this.hooks.msiChanged?.(),
       deviceControl: (value) => {
         state.deviceControl = value & ~initiateFlr;
         if (value & initiateFlr) this.#flr();

@@ -24,7 +24,14 @@ export const PciStatus = {
 } as const;
 
 /** Capability ids (PCI Code and ID Assignment Specification). */
-export const CapabilityId = { power: 0x01, msi: 0x05, vendor: 0x09, express: 0x10, msix: 0x11 } as const;
+export const CapabilityId = {
+  power: 0x01,
+  msi: 0x05,
+  vendor: 0x09,
+  express: 0x10,
+  msix: 0x11,
+  sata: 0x12,
+} as const;
 
 /** Byte offsets that code outside of the tables needs. */
 export const Config = {
@@ -61,8 +68,12 @@ export const PciState = struct(
     deviceControl: u16('PCI Express', { reset: 0x2810 }),
     deviceStatus: u16('PCI Express'),
     deviceControl2: u16('PCI Express'),
+    msiAddressLo: u32(),
+    msiAddressHi: u32(),
+    msiData: u16(),
+    msiControl: u16('enable'),
   },
-  { bytes: 44, doc: 'Writable part of a PCI configuration space.' },
+  { bytes: 56, doc: 'Writable part of a PCI configuration space.' },
 );
 
 export interface Identity {
