@@ -55,6 +55,11 @@ export function* unpackScript(script: Uint8Array): Generator<Uint8Array> {
 export interface TpmConfig {
   /** Software may use locality 4. */
   locality4?: boolean;
+  /**
+   * Number of the machine's first request. Whoever executes keeps the last number with its state, so it must be another one for
+   * each machine.
+   */
+  first?: number;
 }
 /** Makes the engine of a device; `settle` and `timer` are for engines that have work in a device's own events. */
 export type EngineOf<C> = (ctx: DeviceContext, config: C) => Engine & { settle?(): void; timer?(): void };

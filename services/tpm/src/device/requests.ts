@@ -52,6 +52,8 @@ export class Requests {
     private readonly ctx: DeviceContext,
     private readonly s: RequestState,
     private readonly engine: Engine,
+    /** Number of the first request of a new machine; another one for each machine that uses the same state. */
+    private readonly first: number,
     private readonly answered: (op: number, response: Uint8Array, dropped: boolean) => void,
   ) {
     const bulk = ctx.bulk('buffer');
@@ -70,7 +72,7 @@ export class Requests {
   /** In a handler. */
   start(op: number, locality: number, length: number): void {
     const { s } = this;
-    s.number = (s.number + 1) >>> 0 || 1;
+    s.number = ((s.number || this.first - 1) + 1) >>> 0 || 1;
     s.op = op;
     s.opLocality = locality;
     s.opLength = length;

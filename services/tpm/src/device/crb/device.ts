@@ -45,6 +45,7 @@ export const tpmCrb = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
         ctx as unknown as DeviceContext,
         ctx.state,
         engine,
+        config.first ?? 1,
         (op, response, dropped) => chip.answered(op, response, dropped),
       );
       const bank = new RegisterBank<string>(crbRegisters, ctx.state, handlers(chip), 0);

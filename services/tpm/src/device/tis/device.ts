@@ -81,8 +81,12 @@ export const tpmTis = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
       const s = ctx.state;
       const engine = engineOf(ctx as unknown as DeviceContext, config);
       const chip: Tis = new Tis(s, () => requests, config.locality4 === true);
-      const requests = new Requests(ctx as unknown as DeviceContext, s, engine, (op, response, dropped) =>
-        chip.answered(op, response, dropped),
+      const requests = new Requests(
+        ctx as unknown as DeviceContext,
+        s,
+        engine,
+        config.first ?? 1,
+        (op, response, dropped) => chip.answered(op, response, dropped),
       );
       const bank = new RegisterBank<string>(tisRegisters, s, handlers(chip));
       return {

@@ -54,11 +54,12 @@ export const burstMax = 0xff;
 export const hashRegister = { end: 0x20, data: 0x24, start: 0x28 } as const;
 export const hardware = 4;
 
+/** Byte by byte, as most drivers write, it needs no answer. */
 const fifo = (at: number, n: number): Record<string, RegisterSpec> =>
   Object.fromEntries(
     Array.from({ length: n }, (_, i) => [
       `${at === 0x24 ? 'fifo' : 'xfifo'}${i}`,
-      { at: at + i, width: 1, doc: 'TPM_DATA_FIFO', write: 'posted' },
+      { at: at + i, width: 1, doc: 'TPM_DATA_FIFO', ...(i === 0 ? { write: 'posted' as const } : {}) },
     ]),
   );
 
@@ -72,13 +73,12 @@ const locality: Record<string, RegisterSpec> = {
   burstLow: { at: 0x19, width: 1, doc: 'TPM_STS.burstCount', mask: 0, reset: 0xff },
   burstHigh: { at: 0x1a, width: 1, doc: 'TPM_STS.burstCount', mask: 0, reset: 0xff },
   stsHigh: { at: 0x1b, width: 1, doc: 'TPM_STS, family and requests', write: 'posted', reset: 0xff },
-  hashEnd: { at: hashRegister.end, width: 1, doc: 'TPM_HASH_END (locality 4)', write: 'posted', reset: 0xff },
+  hashEnd: { at: hashRegister.end, width: 1, doc: 'TPM_HASH_END (locality 4)', reset: 0xff },
   ...fifo(0x24, 4),
   hashStart: {
     at: hashRegister.start,
     width: 1,
     doc: 'TPM_HASH_START (locality 4)',
-    write: 'posted',
     reset: 0xff,
   },
   interfaceId: { at: 0x30, width: 4, doc: 'TPM_INTERFACE_ID', mask: 0, reset: identity },

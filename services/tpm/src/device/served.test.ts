@@ -1,0 +1,270 @@
+/** The process of a TPM, killed at every moment of a command: each command is executed once and answered once. */
+import { mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Served } from '@nyx/device/served';
+import { close, eventfd, memfdCreate } from '@nyx/native';
+import { ExitKind } from '@nyx/ring';
+import { afterAll, afterEach, expect, test } from 'vitest';
+import { NT, NVA, RH } from '../spec/constants.ts';
+import { bundle } from '../testing/bundle.ts';
+import { commandBytes, rcOf } from '../testing/client.ts';
+import { bulkBytes } from './requests.ts';
+
+const { folder, file } = bundle();
+const scratch = mkdtempSync(join(tmpdir(), 'tpm-served-'));
+const open: Served[] = [];
+const descriptors: number[] = [];
+afterEach(async () => {
+  for (const s of open.splice(0))
+    if (s.child.exitCode === null && s.child.signalCode === null) await s.kill();
+  for (const fd of descriptors.splice(0)) close(fd);
+});
+afterAll(() => {
+  for (const d of [folder, scratch]) rmSync(d, { recursive: true, force: true });
+});
+
+const SECOND = 1_000_000_000;
+const stateBytes = 4 << 20;
+const mine = (fd: number): number => {
+  descriptors.push(fd);
+  return fd;
+};
+const make = (model: 'tis' | 'crb', state = mine(memfdCreate('state', stateBytes))): Served => {
+  const fds = { buffer: mine(memfdCreate('buffer', bulkBytes)), state };
+  const config = { backend: 'own', first: 1000 };
+  const irqs = model === 'tis' ? 16 : 0;
+  const s = new Served([process.execPath, file], [{ name: 'tpm', kind: `tpm-${model}`, irqs, config, fds }]);
+  open.push(s);
+  return s;
+};
+
+/** What a driver does, over the ring. A request that was not answered before the process died is answered by the next. */
+class Driver {
+  constructor(
+    readonly s: Served,
+    readonly model: 'tis' | 'crb',
+  ) {}
+  #sync(kind: number, offset: number, width: number, value: number): number {
+    if (this.s.cpu.sync(kind, 0, 0, offset, width, value, 0, 1, 20 * SECOND) < 0)
+      throw new Error(`no answer: ${this.s.stderr}`);
+    return this.s.cpu.result[0]!;
+  }
+  read(offset: number, width: number): number {
+    return this.#sync(ExitKind.read, offset, width, 0);
+  }
+  write(offset: number, width: number, value: number): void {
+    this.#sync(ExitKind.write, offset, width, value);
+  }
+  async until(condition: () => boolean): Promise<void> {
+    for (let i = 0; !condition(); i++) {
+      if (i > 20_000) throw new Error(`it does not come: ${this.s.stderr}`);
+      await new Promise((r) => setTimeout(r, 1));
+    }
+  }
+  async open(): Promise<void> {
+    if (this.model === 'tis') {
+      await this.until(() => (this.read(0, 1) & 0x80) !== 0);
+      this.write(0, 1, 2);
+    } else {
+      await this.until(() => (this.read(0, 4) & 0x80) !== 0);
+      this.write(8, 4, 1);
+    }
+  }
+  /** Hands the command over and says go. */
+  send(command: Buffer): void {
+    if (this.model === 'tis') {
+      this.write(0x18, 1, 0x40);
+      for (const b of command) this.write(0x24, 1, b);
+      this.write(0x18, 1, 0x20);
+    } else {
+      this.write(0x40, 4, 1);
+      for (let i = 0; i < command.length; i += 4) {
+        const n = Math.min(4, command.length - i);
+        if (n === 4) this.write(0x80 + i, 4, command.readUInt32LE(i));
+        else for (let k = 0; k < n; k++) this.write(0x80 + i + k, 1, command[i + k]!);
+      }
+      this.write(0x4c, 4, 1);
+    }
+  }
+  ready(): boolean {
+    return this.model === 'tis' ? (this.read(0x18, 1) & 0x10) !== 0 : this.read(0x4c, 4) === 0;
+  }
+  receive(): Buffer {
+    const next = (i: number): number => (this.model === 'tis' ? this.read(0x24, 1) : this.read(0x80 + i, 1));
+    const head = Buffer.from(Array.from({ length: 10 }, (_, i) => next(i)));
+    const rest = Array.from({ length: head.readUInt32BE(2) - 10 }, (_, i) => next(10 + i));
+    return Buffer.concat([head, Buffer.from(rest)]);
+  }
+  async transact(command: Buffer): Promise<Buffer> {
+    this.send(command);
+    await this.until(() => this.ready());
+    return this.receive();
+  }
+}
+
+const none = Buffer.alloc(0);
+const nvIndex = 0x01500001;
+const startup = commandBytes('Startup', { startupType: 0 });
+const define = commandBytes('NV_DefineSpace', {
+  authHandle: RH.OWNER,
+  auth: none,
+  publicInfo: {
+    nvIndex,
+    nameAlg: 0xb,
+    attributes: NVA.OWNERREAD | NVA.OWNERWRITE | NVA.NO_DA | (NT.COUNTER << 4),
+    authPolicy: none,
+    dataSize: 8,
+  },
+});
+const increment = commandBytes('NV_Increment', { authHandle: RH.OWNER, nvIndex });
+const readCounter = commandBytes('NV_Read', { authHandle: RH.OWNER, nvIndex, size: 8, offset: 0 });
+const countOf = (response: Buffer): number => Number(response.readBigUInt64BE(16));
+const extend = commandBytes('PCR_Extend', {
+  pcrHandle: 10,
+  digests: [{ hashAlg: 0xb, digest: Buffer.alloc(32, 7) }],
+});
+const readPcr = commandBytes('PCR_Read', {
+  pcrSelectionIn: [{ hash: 0xb, pcrSelect: Buffer.from([0, 4, 0]) }],
+});
+
+test.each(['tis', 'crb'] as const)(
+  '%s: killed at random moments of a counter: every count once, every response there',
+  async (model) => {
+    const s = make(model);
+    await s.start();
+    const d = new Driver(s, model);
+    await d.open();
+    for (const c of [startup, define, increment, extend]) expect(rcOf(await d.transact(c))).toBe(0);
+    const pcr = (await d.transact(readPcr)).subarray(14);
+    let count = countOf(await d.transact(readCounter));
+    for (let life = 0; life < 12; life++) {
+      d.send(increment);
+      // From before it is begun until long after it is done.
+      await new Promise((r) => (life % 4 === 0 ? setImmediate(r) : setTimeout(r, (life % 4) * (life % 3))));
+      await s.kill();
+      await s.start();
+      await d.until(() => d.ready());
+      expect(rcOf(d.receive())).toBe(0);
+      count++;
+      expect(countOf(await d.transact(readCounter))).toBe(count);
+    }
+    // What is volatile has lived through all of it.
+    expect((await d.transact(readPcr)).subarray(14)).toEqual(pcr);
+    await s.kill();
+  },
+  120_000,
+);
+
+test('a key that takes long is made while the registers answer, and by the successor of a killed process', async () => {
+  const s = make('tis');
+  await s.start();
+  const d = new Driver(s, 'tis');
+  await d.open();
+  await d.transact(startup);
+  const create = commandBytes('CreatePrimary', {
+    primaryHandle: RH.NULL,
+    inSensitive: { userAuth: none, data: none },
+    inPublic: {
+      type: 1,
+      nameAlg: 0xb,
+      objectAttributes: 0x00040072,
+      authPolicy: none,
+      parameters: {
+        symmetric: { algorithm: 0x10, keyBits: 0, mode: 0x10 },
+        scheme: { scheme: 0x10, hashAlg: 0x10, count: 0, kdf: 0x10 },
+        keyBits: 3072,
+        exponent: 0,
+        curveID: 0,
+        kdf: { scheme: 0x10, hashAlg: 0x10, count: 0, kdf: 0x10 },
+      },
+      unique: { x: none, y: none },
+    },
+    outsideInfo: none,
+    creationPCR: [],
+  });
+  d.send(create);
+  const t = process.hrtime.bigint();
+  d.read(0x18, 1);
+  // The device did not wait for the key.
+  expect(Number(process.hrtime.bigint() - t) / 1e6).toBeLessThan(50);
+  await s.kill();
+  await s.start();
+  await d.until(() => d.ready());
+  expect(rcOf(d.receive())).toBe(0);
+}, 60_000);
+
+test('a machine reset is a power cycle: volatile things are gone, a state file stays', async () => {
+  const path = join(scratch, 'state');
+  const s = make('crb', mine(openSync(path, 'w+')));
+  await s.start();
+  const d = new Driver(s, 'crb');
+  await d.open();
+  for (const c of [startup, define, increment, extend]) expect(rcOf(await d.transact(c))).toBe(0);
+  const count = countOf(await d.transact(readCounter));
+  s.cpu.sync(ExitKind.reset, 0, 0, 0, 0, 0, 0, 1, SECOND);
+  await d.open();
+  expect(rcOf(await d.transact(extend))).toBe(0x100);
+  expect(rcOf(await d.transact(startup))).toBe(0);
+  expect((await d.transact(readPcr)).subarray(-32)).toEqual(Buffer.alloc(32));
+  expect(countOf(await d.transact(readCounter))).toBe(count);
+  await s.kill();
+  // Another machine, the same file.
+  const next = make('tis', mine(openSync(path, 'r+')));
+  await next.start();
+  const e = new Driver(next, 'tis');
+  await e.open();
+  expect(rcOf(await e.transact(startup))).toBe(0);
+  expect(countOf(await e.transact(readCounter))).toBe(count);
+}, 60_000);
+
+test('a state that cannot be used is told when the process gets its role', async () => {
+  const path = join(scratch, 'other');
+  const fd = mine(openSync(path, 'w+'));
+  const { writeSync } = await import('node:fs');
+  writeSync(fd, 'something else altogether'.repeat(400));
+  const s = make('tis', fd);
+  await expect(s.start()).rejects.toMatchObject({ code: 'CONFIG_TPM_STATE' });
+});
+
+test('commands for power on wait until they are there, and the guest waits for them', async () => {
+  const bootMemory = mine(memfdCreate('boot', 16384));
+  const bootEvent = mine(eventfd());
+  const { mmap, eventfdWrite } = await import('@nyx/native');
+  const { packScript } = await import('./engine.ts');
+  const state = mine(memfdCreate('state', stateBytes));
+  const s = new Served(
+    [process.execPath, file],
+    [
+      {
+        name: 'tpm',
+        kind: 'tpm-tis',
+        irqs: 16,
+        config: { backend: 'own', first: 7 },
+        fds: { buffer: mine(memfdCreate('buffer', bulkBytes)), state, boot: bootMemory, bootEvent },
+      },
+    ],
+  );
+  open.push(s);
+  await s.start();
+  const d = new Driver(s, 'tis');
+  await new Promise((r) => setTimeout(r, 100));
+  expect(d.read(0, 1) & 0x80).toBe(0);
+  const memory = mmap(bootMemory, 16384);
+  const script = packScript([startup, extend]);
+  new Uint8Array(memory).set(script, 8);
+  new DataView(memory).setUint32(4, script.length, true);
+  new DataView(memory).setUint32(0, 1, true);
+  eventfdWrite(bootEvent);
+  await d.open();
+  const value = (await d.transact(readPcr)).subarray(-32);
+  expect(value).not.toEqual(Buffer.alloc(32));
+  // Again at the next reset, when it is there again.
+  s.cpu.sync(ExitKind.reset, 0, 0, 0, 0, 0, 0, 1, SECOND);
+  await new Promise((r) => setTimeout(r, 50));
+  expect(d.read(0, 1) & 0x80).toBe(0);
+  new DataView(memory).setUint32(0, 2, true);
+  eventfdWrite(bootEvent);
+  await d.open();
+  expect((await d.transact(readPcr)).subarray(-32)).toEqual(value);
+}, 30_000);

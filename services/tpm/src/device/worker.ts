@@ -1,0 +1,82 @@
+/**
+ * The thread in which our TPM executes commands: making an RSA key takes seconds, while the device answers its registers.
+ * It opens the state that it is told, by descriptor; then requests come, and their responses go.
+ */
+import { readSync } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { MemoryStore } from '../core/store.ts';
+import { FileStore } from '../store/file.ts';
+import { Op, packScript, type Request } from './engine.ts';
+import { Executor } from './executor.ts';
+
+export interface Open {
+  type: 'open';
+  state: number;
+  /** Descriptor of 32 octets. */
+  key?: number;
+  /** Set and woken when it is open, or refused. */
+  opened: SharedArrayBuffer;
+}
+/** What becomes of word 0 of `opened`; a refusal's code and text follow as UTF-8, word 1 is their length. */
+export const Opened = { pending: 0, done: 1, refused: 2 } as const;
+export const openedBytes = 1024;
+
+export type ToWorker = Open | { type: 'request'; request: Request };
+export type FromWorker =
+  | { type: 'ready' }
+  | { type: 'response'; number: number; response: Uint8Array }
+  | { type: 'note'; text: string };
+
+/** Startup, an extend, a random number: the code is compiled when a guest wants it. */
+function rehearse(): void {
+  const command = (...hex: string[]): Buffer => Buffer.from(hex.join(''), 'hex');
+  const startup = command('8001', '0000000c', '00000144', '0000');
+  const random = command('8001', '0000000c', '0000017b', '0020');
+  const extend = command('8002', '00000041', '00000182', '00000010', '00000009', '40000009', '0000000000');
+  const digests = Buffer.concat([command('00000001', '000b'), Buffer.alloc(32)]);
+  const executor = new Executor(new MemoryStore(), () => {});
+  const script = packScript([startup, random, Buffer.concat([extend, digests])]);
+  for (let number = 1; number < 20; number++)
+    executor.execute({ number, op: Op.init, locality: 0, now: number, data: script });
+}
+
+function readKey(fd: number): Buffer {
+  const key = Buffer.alloc(32);
+  if (readSync(fd, key, 0, 32, 0) !== 32)
+    throw Object.assign(new Error('the key has fewer than 32 octets'), { code: 'TPM_STATE_KEY' });
+  return key;
+}
+
+function open(m: Open, note: (text: string) => void): Executor | undefined {
+  const words = new Int32Array(m.opened, 0, 2);
+  try {
+    const store = new FileStore(m.state, m.key === undefined ? {} : { key: readKey(m.key) });
+    const executor = new Executor(store, (e) => note(`failure mode: ${e instanceof Error ? e.stack : e}`));
+    Atomics.store(words, 0, Opened.done);
+    Atomics.notify(words, 0);
+    return executor;
+  } catch (e) {
+    const { code, message } = e as { code?: string; message?: string };
+    const text = Buffer.from(`${code ?? 'TPM_STATE'} ${message ?? e}`).subarray(0, openedBytes - 8);
+    new Uint8Array(m.opened, 8).set(text);
+    words[1] = text.length;
+    Atomics.store(words, 0, Opened.refused);
+    Atomics.notify(words, 0);
+    return undefined;
+  }
+}
+
+const port = parentPort;
+if (port) {
+  const send = (m: FromWorker): void => port.postMessage(m);
+  let executor: Executor | undefined;
+  port.on('message', (m: ToWorker) => {
+    if (m.type === 'open') executor = open(m, (text) => send({ type: 'note', text }));
+    else if (executor) {
+      const response = executor.execute(m.request);
+      send({ type: 'response', number: m.request.number, response });
+    }
+  });
+  send({ type: 'ready' });
+  if ((workerData as { rehearse?: boolean } | null)?.rehearse) rehearse();
+}
