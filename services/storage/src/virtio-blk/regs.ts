@@ -67,7 +67,7 @@ export const BlkState = struct(
   {
     ...virtioFields(BlkLimit.queues, BlkLimit.queues + 1, BlkLimit.slots),
     writeback: u8('as the driver set it', { reset: 1, max: 1 }),
-    pad0: pad(7),
+    pad0: pad(3),
   },
   { doc: 'virtio-blk' },
 );
