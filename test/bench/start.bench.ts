@@ -50,9 +50,10 @@ const ended = (child: ChildProcess): Promise<void> =>
 const run = async (args: string[], shell: boolean, look?: (vm: Vm) => Promise<void>): Promise<Start> => {
   const name = `bench-start-${process.pid}`;
   const t0 = monotonicNs();
+  // As a person starts it, by its first line.
   const child = spawn(
-    process.execPath,
-    [nyx, 'run', ...args, '--name', name, '--accel', 'soft', ...(shell ? [] : ['--detach'])],
+    nyx,
+    ['run', ...args, '--name', name, '--accel', 'soft', ...(shell ? [] : ['--detach'])],
     {
       stdio: ['pipe', 'pipe', 'inherit'],
     },

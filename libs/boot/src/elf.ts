@@ -137,7 +137,7 @@ export function loadSegments(ram: GuestRam, elf: Elf): void {
       );
   }
   for (const s of elf.segments) {
-    elf.file.read(s.at, ram.bytes(s.address, s.fileBytes));
+    ram.load(s.address, elf.file, s.at, s.fileBytes);
     ram.zero(s.address + s.fileBytes, s.bytes - s.fileBytes);
   }
 }

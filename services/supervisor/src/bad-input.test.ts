@@ -148,7 +148,7 @@ describe('preflight', () => {
       new BootLoader(
         parseSpec({ kernel, initrd: path }),
         { disks: [], initrd: openSync(path, 'r') },
-        new ArrayBuffer(1 << 20),
+        { fd: -1, buffer: new ArrayBuffer(1 << 20) },
         1 << 20,
       );
     expect(await code(() => loader().verify())).toBe('none');

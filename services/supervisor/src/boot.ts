@@ -52,10 +52,11 @@ export class BootLoader {
   constructor(
     readonly spec: VmSpec,
     readonly files: OpenedFiles,
-    ram: ArrayBuffer,
+    ram: { fd: number; buffer: ArrayBuffer },
     lowBytes: number,
   ) {
-    this.#ram = new GuestRam(ram, lowBytes);
+    this.#ram = new GuestRam(ram.buffer, lowBytes, ram.fd);
+    this.#ram.isFresh = true;
   }
 
   get cmdline(): string {
@@ -102,6 +103,8 @@ export class BootLoader {
       return { plan };
     } catch (e) {
       throw bootError(e, { KERNEL_INVALID: spec.kernel ?? spec.bios, INITRD_INVALID: spec.initrd });
+    } finally {
+      this.#ram.isFresh = false;
     }
   }
 }

@@ -132,7 +132,7 @@ export class Machine {
       host('debug', (b) => appendFileSync(join(o.dir, 'debugcon.log'), b)),
     ];
     this.#execServer = serveExec(join(o.dir, sockets.exec), this.#exec);
-    this.#loader = new BootLoader(spec, files, r.ram.buffer, r.lowBytes);
+    this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
     const lines = wiring(spec, files.disks);

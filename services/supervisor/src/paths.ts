@@ -20,4 +20,9 @@ export const vcpuProgram = (): string => built('services/vcpu/build/Release/nyx-
 /** The bundle of a device service, e.g. 'platform', or of a program by its path. */
 export const serviceBundle = (service: string): string =>
   service.startsWith('/') ? service : built(`services/${service}/dist/${service}.cjs`);
+/** What the process of a bundle reads: tools/bundle.mjs makes the three; a bundle of one's own may be one file. */
+export const bundleFiles = (bundle: string): string[] => [
+  bundle,
+  ...['js', 'cache'].map((kind) => bundle.replace(/cjs$/, kind)).filter((f) => f !== bundle && existsSync(f)),
+];
 export const addonPath = (): string => built('libs/native/build/Release/nyx_native.node');

@@ -6,9 +6,12 @@ import type { Role, RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
 import { deviceDataLimit } from './jail.ts';
-import { addonPath } from './paths.ts';
+import { addonPath, bundleFiles } from './paths.ts';
 
-/** Smaller young generation and no idle threads: these processes are many and allocate little. */
+/**
+ * Smaller young generation and no idle threads: these processes are many and allocate little. The first is also in
+ * tools/bundle.mjs: a code cache is for the flags that it was made with.
+ */
 const nodeOptions = ['--max-semi-space-size=2', '--v8-pool-size=1', '--no-warnings'];
 
 export interface Host {
@@ -34,7 +37,7 @@ export class DeviceChild {
     host: Host,
   ) {
     const bundle = host.bundle(service);
-    const read = host.jail === false ? undefined : [bundle, ...(host.jail ?? [addonPath()])];
+    const read = host.jail === false ? undefined : [...bundleFiles(bundle), ...(host.jail ?? [addonPath()])];
     this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
       log: host.log,
       ...(read ? { jail: { read, leaves: true, dataLimit: deviceDataLimit } } : {}),
