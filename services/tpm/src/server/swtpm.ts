@@ -4,8 +4,9 @@
  */
 import { createServer, type Server, Socket } from 'node:net';
 import { firmwareVersion } from '../core/attest.ts';
+import { errorResponse } from '../core/dispatch.ts';
 import { ciphers, rsaBits } from '../spec/algorithms.ts';
-import { ALG, LIMIT } from '../spec/constants.ts';
+import { ALG, LIMIT, RC } from '../spec/constants.ts';
 import { isSealed } from '../store/blobs.ts';
 import { Frames } from './frames.ts';
 import type { TpmHost } from './host.ts';
@@ -252,15 +253,18 @@ export class SwtpmServer {
     let size: number | undefined;
     const frames = new Frames((b) => {
       if (b.length < 4) return undefined;
-      size = bodySize(b.readUInt32BE(0), b);
+      const code = b.readUInt32BE(0);
+      // QEMU pads a locality to 4 octets; others do not. No command has number 0.
+      if (code === 0) return 1;
+      size = bodySize(code, b);
       return size === undefined ? undefined : 4 + size;
     });
     let timer: NodeJS.Timeout | undefined;
     return {
       data: (bytes, fds, taken) => {
         clearTimeout(timer);
-        for (const m of frames.push(bytes)) peer.write(this.control(m, fds, taken));
-        if (frames.pending === 0) return;
+        for (const m of frames.push(bytes)) if (m.length >= 4) peer.write(this.control(m, fds, taken));
+        if (frames.pending < 4) return;
         if ((size ?? 0) > maxControl || frames.pending > maxControl) peer.close();
         else timer = setTimeout(() => peer.close(), partialMs).unref();
       },
@@ -288,9 +292,9 @@ export class SwtpmServer {
     });
     socket.on('data', (data: Buffer) => {
       for (const m of frames.push(data)) {
-        const response = this.host.command(Buffer.from(m), this.locality);
-        if (!response || m.length > LIMIT.command) return void socket.destroy();
-        socket.write(response);
+        if (m.length > LIMIT.command) return void socket.destroy();
+        // Without power there is an answer, too: QEMU asks before CMD_INIT which kind of TPM this is.
+        socket.write(this.host.command(Buffer.from(m), this.locality) ?? errorResponse(RC.FAILURE));
       }
     });
     socket.on('error', () => socket.destroy());
