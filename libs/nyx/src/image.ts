@@ -40,7 +40,7 @@ export const resolveImage = async (
     if (disks.length === 0) {
       const path = join(dir, 'data.img');
       await createDataDisk(path);
-      disks = [{ path, readonly: false }];
+      disks = [{ path, readonly: false, bus: 'virtio' }];
     }
     const { image: _, ...rest } = spec;
     return {

@@ -45,6 +45,7 @@ export const absolute = (spec: VmSpec, base: string): VmSpec => {
     ...(spec.kernel === undefined ? {} : { kernel: abs(spec.kernel) }),
     ...(spec.initrd === undefined ? {} : { initrd: abs(spec.initrd) }),
     ...(spec.bios === undefined ? {} : { bios: spec.bios === 'seabios' ? spec.bios : abs(spec.bios) }),
+    cdroms: spec.cdroms.map((c) => (c.path === undefined ? c : { ...c, path: abs(c.path) })),
     disks: spec.disks.map((d) => ({
       ...d,
       path: abs(d.path),

@@ -51,6 +51,8 @@ const Disk = z.strictObject({
   path,
   ...diskOptions,
   readonly: z._default(z.boolean(), false),
+  /** The controller that the guest sees it at. */
+  bus: z._default(z.enum(['virtio', 'ahci']), 'virtio'),
   /** Another backend with the same content: what the strategy `failover` goes on with. Raw disks. */
   standby: z.optional(path),
   /** Read back by the guest as the disk's serial number. */
@@ -58,6 +60,15 @@ const Disk = z.strictObject({
   /** Absolute path of the program that serves it, a bundle as of services/storage, instead of ours. */
   service: z.optional(z.string().check(z.regex(/^\//, 'expected an absolute path'))),
 });
+
+/** A CD drive, at the AHCI controller. */
+const Cdrom = z.strictObject({
+  /** ISO image; without one the drive is empty. */
+  path: z.optional(path),
+});
+
+/** Ports of the AHCI controller. */
+export const sataPorts = 6;
 
 /** What happens to a device process that dies, hangs or breaks the protocol. */
 const Recovery = z.strictObject({
@@ -103,6 +114,20 @@ export const VmSpec = z.strictObject({
       .check(z.maxLength(16)),
     [],
   ),
+  cdroms: z._default(
+    z
+      .array(
+        z.union([
+          z.pipe(
+            path,
+            z.transform((p) => Cdrom.parse({ path: p })),
+          ),
+          Cdrom,
+        ]),
+      )
+      .check(z.maxLength(sataPorts)),
+    [],
+  ),
   recovery: z.prefault(Recovery, {}),
   /** Faults on purpose, from the first exit on (docs/fault-injection.md). */
   faults: z.optional(FaultPlan),
@@ -125,11 +150,13 @@ const keysAt = (where: readonly PropertyKey[]): string[] =>
       ? Recovery.shape
       : where[0] === 'disks'
         ? Disk.shape
-        : where[0] === 'faults'
-          ? (where.length > 1 ? FaultEntry : FaultPlan).shape
-          : where[0] === 'policy'
-            ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
-            : VmSpec.shape,
+        : where[0] === 'cdroms'
+          ? Cdrom.shape
+          : where[0] === 'faults'
+            ? (where.length > 1 ? FaultEntry : FaultPlan).shape
+            : where[0] === 'policy'
+              ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
+              : VmSpec.shape,
   );
 
 const dotted = (where: readonly PropertyKey[]): string =>
@@ -171,6 +198,19 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
       throw new NyxError('SPEC_INVALID', {
         expected: 'a kernel with the initrd',
         got: `${from} has only an initrd`,
+      });
+    const sata = s.disks.filter((d) => d.bus === 'ahci').length + s.cdroms.length;
+    if (sata > sataPorts)
+      throw new NyxError('SPEC_INVALID', {
+        expected: `at most ${sataPorts} disks and CD drives at the AHCI controller`,
+        got: `${from} has ${sata}`,
+      });
+    const foreign = s.disks.findIndex((d) => d.bus === 'ahci' && d.service !== undefined);
+    if (foreign >= 0)
+      throw new NyxError('SPEC_INVALID', {
+        expected:
+          "bus: virtio for a disk with a program of its own: the AHCI controller's disks share one process",
+        got: `disks[${foreign}] of ${from} has bus ahci`,
       });
     return s;
   }

@@ -147,7 +147,7 @@ describe('preflight', () => {
     const loader = (): BootLoader =>
       new BootLoader(
         parseSpec({ kernel, initrd: path }),
-        { disks: [], initrd: openSync(path, 'r') },
+        { disks: [], cds: [], initrd: openSync(path, 'r') },
         { fd: -1, buffer: new ArrayBuffer(1 << 20) },
         1 << 20,
       );

@@ -127,6 +127,14 @@ export function openDisk(
   return lock();
 }
 
+/** Opens an ISO image (raw, only read). @throws NyxError FILE_*, DISK_INVALID */
+export function openMedium(open: Open, what: string, path: string): DiskFile {
+  const { fd, bytes } = open(path, what);
+  if (bytes < 2048) throw invalid('an image of at least one sector (2048 bytes)', `${path}: ${bytes} bytes`);
+  lockImage(fd, path, { write: false, forceShare: false });
+  return { fd, bytes, format: 'raw' };
+}
+
 /** What an image's journal needs (services/storage/src/block/qcow2/journal.ts). */
 const journalBytes = 256 * 1024;
 

@@ -27,6 +27,7 @@ import { preflight } from './preflight.ts';
 import { reportText, writeReport } from './report.ts';
 import { Resources } from './resources.ts';
 import type { Spares } from './spares.ts';
+import { adoptCds } from './sata.ts';
 import { emptyBlock, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
@@ -113,6 +114,7 @@ export class Machine {
     this.#resources = new Resources(spec.cpus, spec.memory);
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
+    adoptCds(r, files.cds);
     r.event('powerButton');
     r.blob('fwcfg', fwCfgBlob(spec));
     this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) =>
@@ -135,7 +137,7 @@ export class Machine {
     this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
-    const lines = wiring(spec, files.disks);
+    const lines = wiring(spec, files.disks, files.cds);
     const sources = [...new Set(lines.flatMap((l) => [l.name, l.process]))];
     this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources), this.#patient());
     const { processes, part } = planProcesses(o.name, lines, r, o.dir, spec.faults?.transcript);

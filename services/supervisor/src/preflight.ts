@@ -2,7 +2,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
-import { type DiskFile, openDisk } from './disk-files.ts';
+import { type DiskFile, openDisk, openMedium } from './disk-files.ts';
 
 /** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
 const blockBytes = (rdev: number): number => {
@@ -101,6 +101,8 @@ export interface OpenedFiles {
   bios?: number;
   /** Of each disk, the topmost file first. */
   disks: DiskFile[][];
+  /** Of each CD drive; undefined: it is empty. */
+  cds: (DiskFile | undefined)[];
 }
 
 /** Opens everything that the specification names. @throws NyxError FILE_*, DISK_INVALID, MEMORY_TOO_LARGE; nothing stays open then. */
@@ -113,11 +115,13 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     return f;
   };
   try {
-    const files: OpenedFiles = { disks: [] };
+    const files: OpenedFiles = { disks: [], cds: [] };
     if (spec.kernel !== undefined) files.kernel = open(spec.kernel, 'kernel').fd;
     if (spec.initrd !== undefined) files.initrd = open(spec.initrd, 'initrd').fd;
     if (spec.bios !== undefined) files.bios = open(spec.bios, 'bios').fd;
     spec.disks.forEach((d, i) => void files.disks.push(openDisk(open, `disk ${i}`, d)));
+    for (const [i, cd] of spec.cdroms.entries())
+      files.cds.push(cd.path === undefined ? undefined : openMedium(open, `CD ${i}`, cd.path));
     return files;
   } catch (e) {
     for (const fd of opened) closeSync(fd);

@@ -5,6 +5,7 @@
 import { pciGsi, pm } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DiskFile } from './disk-files.ts';
+import { sataLine } from './sata.ts';
 
 /** [base, length, region of the device] */
 export type Place = readonly [base: number, length: number, region: number];
@@ -55,9 +56,12 @@ const diskFiles = (
   return { config: { ...config, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }, fds };
 };
 
-/** @param files of each disk */
+/**
+ * @param files of each disk
+ * @param cds medium of each CD drive
+ */
 // biome-ignore format: a table, one line a device.
-export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[]): DeviceLine[] => [
+export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cds: readonly (DiskFile | undefined)[] = []): DeviceLine[] => [
   { name: 'pic', kind: 'pic8259', ...platform, pio: [[0x20, 2, 0], [0xa0, 2, 1], [0x4d0, 2, 2]], irqs: ['extint'] },
   { name: 'ioapic', kind: 'ioapic', ...platform, mmio: [[0xfec0_0000, 0x1000, 0]], irqs: repeat(24, 'msi') },
   { name: 'pit', kind: 'pit8254', ...platform, pio: [[0x40, 4, 0], [0x61, 1, 1]], irqs: ['line 2'] },
@@ -71,7 +75,7 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[]): D
   { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
   { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[pm.reset, 1, 0]], irqs: Array.from({ length: 16 }, (_, irq): Route => `line ${irq}`) },
   { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], fds: { blob: 'fwcfg' } },
-  ...spec.disks.map((disk, i): DeviceLine => ({
+  ...spec.disks.flatMap((disk, i): DeviceLine[] => disk.bus === 'ahci' ? [] : [{
     name: `disk${i}`,
     kind: 'virtio-blk',
     process: `disk${i}`,
@@ -79,7 +83,8 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[]): D
     bdf: bdf(diskSlot(i)),
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
     ...diskFiles(i, disk, files[i]!),
-  })),
+  }]),
+  ...sataLine(spec, (i) => diskFiles(i, spec.disks[i]!, files[i]!), cds),
 ];
 
 /** Who answers interrupt acknowledge, and eoi and line. */

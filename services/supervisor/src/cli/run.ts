@@ -14,6 +14,7 @@ interface Flags {
   append?: string;
   bootProtocol?: 'auto' | 'linux' | 'pvh';
   disk: string[];
+  cdrom: string[];
   memory?: string;
   cpus?: string;
   accel?: 'auto' | 'kvm' | 'soft';
@@ -35,6 +36,7 @@ Examples:
   nyx run machine.yaml --detach                   from a file (docs/machine-file.md); nyx console shows it
   nyx run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0' --disk root.img --memory 2G --cpus 2
   nyx run --bios seabios --disk dos.img           legacy firmware
+  nyx run --bios seabios --disk new.img,bus=ahci --cdrom install.iso
 
 Ctrl-] leaves the console; the machine goes on.`;
 
@@ -55,6 +57,12 @@ export const make = (): Command =>
     .option(
       '--disk <file>',
       'disk image, raw or file,format=qcow2; several times for several disks. file:ro is read-only',
+      (v: string, all: string[]) => [...all, v],
+      [],
+    )
+    .option(
+      '--cdrom <file>',
+      "ISO image in a CD drive (AHCI); several times for several drives. 'none' is an empty drive",
       (v: string, all: string[]) => [...all, v],
       [],
     )
@@ -128,12 +136,20 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.agent || f.exec !== undefined) spec.agent = true;
   for (const d of f.disk) {
     const readonly = d.endsWith(':ro');
-    const [file = '', ...options] = (readonly ? d.slice(0, -3) : d).split(/,(?=format=)/);
-    const format = options[0]?.slice('format='.length);
+    const [file = '', ...options] = (readonly ? d.slice(0, -3) : d).split(/,(?=(?:format|bus)=)/);
+    const said = (key: string): string | undefined =>
+      options.find((o) => o.startsWith(`${key}=`))?.slice(key.length + 1);
+    const [format, bus] = [said('format'), said('bus')];
     if (format !== undefined && format !== 'raw' && format !== 'qcow2')
       throw new NyxError('USAGE', { expected: '--disk FILE,format=raw or FILE,format=qcow2', got: d });
-    spec.disks = [...(spec.disks ?? []), { path: here(file), readonly, ...(format ? { format } : {}) }];
+    if (bus !== undefined && bus !== 'virtio' && bus !== 'ahci')
+      throw new NyxError('USAGE', { expected: '--disk FILE,bus=virtio or FILE,bus=ahci', got: d });
+    spec.disks = [
+      ...(spec.disks ?? []),
+      { path: here(file), readonly, ...(format ? { format } : {}), ...(bus ? { bus } : {}) },
+    ];
   }
+  for (const c of f.cdrom) spec.cdroms = [...(spec.cdroms ?? []), c === 'none' ? {} : { path: here(c) }];
   return { spec, base };
 };
 
