@@ -6,7 +6,7 @@ import { isBzImage, parseBzImage, unpackKernel } from '@nyx/boot';
 import { Apt, type Package } from './apt.ts';
 import { readDeb, unpackModule } from './deb.ts';
 import { ImageError } from './errors.ts';
-import { guestModules } from './init.ts';
+import type { Guest } from './init.ts';
 import { buildInitramfs } from './initramfs.ts';
 import { loadOrder, moduleName } from './modules.ts';
 import { tool } from './tool.ts';
@@ -20,8 +20,6 @@ export interface Progress {
 
 export type OnProgress = (progress: Progress) => void;
 
-/** Packages whose dependencies name the newest kernel, by preference: Debian's for virtual machines, then Ubuntu's. */
-const KERNELS = ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-kvm'] as const;
 const BUSYBOX = 'busybox-static';
 
 /**
@@ -44,10 +42,10 @@ export interface BuiltImage {
 }
 
 /** The kernel package that exists, what belongs to it, and busybox. */
-async function resolve(apt: Apt): Promise<Package[] | undefined> {
-  const known = await apt.show([...KERNELS, BUSYBOX]);
+async function resolve(apt: Apt, kernels: readonly string[]): Promise<Package[] | undefined> {
+  const known = await apt.show([...kernels, BUSYBOX]);
   const busybox = known.get(BUSYBOX);
-  const meta = KERNELS.map((k) => known.get(k)).find((p) => p !== undefined);
+  const meta = kernels.map((k) => known.get(k)).find((p) => p !== undefined);
   if (!busybox || !meta) return undefined;
   // Ubuntu keeps modules in a package of their own that the kernel package depends on.
   const names = meta.depends.filter((d) => /^linux-image-(unsigned-)?\d/.test(d));
@@ -61,10 +59,11 @@ async function resolve(apt: Apt): Promise<Package[] | undefined> {
 async function packages(
   apt: Apt,
   debs: string,
+  kernels: readonly string[],
   onProgress: OnProgress,
 ): Promise<{ list: Package[]; paths: string[] }> {
   onProgress({ step: 'resolve', message: 'asking apt for the kernel and busybox' });
-  let list = await resolve(apt);
+  let list = await resolve(apt, kernels);
   for (let updated = false; ; updated = true) {
     if (list) {
       const total = list.reduce((sum, p) => sum + p.size, 0);
@@ -83,7 +82,7 @@ async function packages(
     if (updated)
       throw new ImageError(
         'IMAGE_NO_PACKAGES',
-        `apt to know ${BUSYBOX} and one of ${KERNELS.join(', ')} for amd64`,
+        `apt to know ${BUSYBOX} and one of ${kernels.join(', ')} for amd64`,
         "neither the host's lists nor fresh ones do",
         'Use a Debian or Ubuntu host for x86-64, or give a kernel with --kernel and --initrd.',
       );
@@ -91,7 +90,7 @@ async function packages(
     await apt.update((fraction) => {
       if (!Number.isNaN(fraction)) onProgress({ step: 'lists', message: 'fetching package lists', fraction });
     });
-    list = await resolve(apt);
+    list = await resolve(apt, kernels);
   }
 }
 
@@ -108,18 +107,23 @@ async function appletPaths(busybox: Uint8Array, directory: string): Promise<stri
   }
 }
 
+/** Modules that may be needed; a kernel for all hardware has some 300 MB of others. */
+const usable =
+  /^(usr\/)?lib\/modules\/[^/]+\/kernel\/(arch|crypto|fs|lib|drivers\/(acpi|ata|block|cdrom|char|input|misc\/pvpanic|scsi|virtio|watchdog))\/.*\.ko(\.xz|\.zst)?$/;
+
 /**
  * Makes kernel and initramfs; nothing is written but apt's and our package cache.
  * @param cache directory of the caches
  */
-export async function makeDebian(cache: string, onProgress: OnProgress): Promise<BuiltImage> {
+export async function makeDebian(cache: string, guest: Guest, onProgress: OnProgress): Promise<BuiltImage> {
   const debs = join(cache, 'packages');
-  const { list, paths } = await packages(new Apt(join(cache, 'apt')), debs, onProgress);
+  const { list, paths } = await packages(new Apt(join(cache, 'apt')), debs, guest.kernels, onProgress);
   onProgress({ step: 'kernel', message: 'unpacking the kernel' });
   const files = new Map<string, Buffer>();
   for (const path of paths)
-    for (const [name, data] of await readDeb(path, (n) =>
-      /^boot\/vmlinuz-|\.ko(\.xz|\.zst)?$|^(usr\/)?bin\/busybox$/.test(n),
+    for (const [name, data] of await readDeb(
+      path,
+      (n) => /^boot\/vmlinuz-|^(usr\/)?bin\/busybox$/.test(n) || usable.test(n),
     ))
       files.set(name, data);
   const find = (pattern: RegExp, what: string): Buffer => {
@@ -151,7 +155,7 @@ export async function makeDebian(cache: string, onProgress: OnProgress): Promise
   const modulePaths = new Map(
     [...files.keys()].filter((n) => /\.ko(\.\w+)?$/.test(n)).map((n) => [moduleName(n), n] as const),
   );
-  const modules = await loadOrder(guestModules, async (name) => {
+  const modules = await loadOrder(guest.modules, async (name) => {
     const path = modulePaths.get(name);
     const data = path === undefined ? undefined : files.get(path);
     return data && unpackModule(path!, data);

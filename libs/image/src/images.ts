@@ -23,7 +23,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { guestCmdline, makeDebian, type OnProgress } from './debian.ts';
 import { ImageError } from './errors.ts';
-import { agentScript, guestModules, initScript, poweroffScript, profileScript } from './init.ts';
+import { agentScript, type Guest, guests, initScript, poweroffScript, profileScript } from './init.ts';
 import { withLock } from './lock.ts';
 
 /** Raise when what is made of the same packages and scripts changes. */
@@ -59,14 +59,14 @@ export const cacheRoot = (): string => join(process.env.XDG_CACHE_HOME || join(h
 
 const hash = (value: unknown): string =>
   createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
-const recipe = (): string =>
+const recipe = (guest: Guest): string =>
   hash([
     RECIPE_VERSION,
     initScript([]),
     agentScript,
     poweroffScript,
     profileScript,
-    guestModules,
+    guest.modules,
     guestCmdline,
   ]);
 
@@ -82,7 +82,9 @@ export class ImageStore {
   /** The image if it is there, whole and made by the present recipe; takes a few system calls. */
   find(name: string): Image | undefined {
     const manifest = this.#manifest(name);
-    return manifest && manifest.recipe === recipe() ? this.#image(manifest) : undefined;
+    return manifest && Object.hasOwn(guests, name) && manifest.recipe === recipe(guestOf(name))
+      ? this.#image(manifest)
+      : undefined;
   }
 
   ls(): Image[] {
@@ -106,13 +108,7 @@ export class ImageStore {
     onProgress: OnProgress = () => {},
     options: { refresh?: boolean } = {},
   ): Promise<Image> {
-    if (name !== 'debian')
-      throw new ImageError(
-        'IMAGE_UNKNOWN',
-        "an image that can be built: 'debian'",
-        `'${name}'`,
-        'Give a kernel of your own with --kernel, or use debian.',
-      );
+    guestOf(name);
     const present = this.find(name);
     if (present && !options.refresh) return present;
     try {
@@ -155,8 +151,9 @@ export class ImageStore {
   }
 
   async #make(name: string, onProgress: OnProgress): Promise<Image> {
-    const made = await makeDebian(this.#root, onProgress);
-    const key = hash([recipe(), made.packages]);
+    const guest = guestOf(name);
+    const made = await makeDebian(this.#root, guest, onProgress);
+    const key = hash([recipe(guest), made.packages]);
     const directory = join(this.#images, `${name}-${key}`);
     const temporary = join(this.#images, `.${name}-${randomBytes(6).toString('hex')}`);
     const files: Record<string, number> = {};
@@ -175,7 +172,7 @@ export class ImageStore {
     const manifest: Manifest = {
       name,
       key,
-      recipe: recipe(),
+      recipe: recipe(guest),
       cmdline: guestCmdline,
       release: made.release,
       packages: made.packages,
@@ -229,14 +226,28 @@ export class ImageStore {
   }
 
   #directories(name: string): string[] {
+    const ours = new RegExp(`^\\.?${name}-[0-9a-f]+$`);
     try {
       return readdirSync(this.#images)
-        .filter((d) => d.startsWith(`${name}-`) || d.startsWith(`.${name}-`))
+        .filter((d) => ours.test(d))
         .map((d) => join(this.#images, d));
     } catch {
       return [];
     }
   }
+}
+
+/** @throws ImageError IMAGE_UNKNOWN */
+function guestOf(name: string): Guest {
+  const guest = Object.hasOwn(guests, name) ? guests[name] : undefined;
+  if (guest === undefined)
+    throw new ImageError(
+      'IMAGE_UNKNOWN',
+      `an image that can be built: ${Object.keys(guests).join(', ')}`,
+      `'${name}'`,
+      'Give a kernel of your own with --kernel, or use debian.',
+    );
+  return guest;
 }
 
 /** @throws ImageError IMAGE_BAD_NAME for a name that could lead out of the directory */

@@ -5,7 +5,27 @@
 import { agentScript, execWire } from '@nyx/protocol';
 
 /** Modules that the guest needs; dependencies are found by `loadOrder`. Built-in ones are skipped. */
-export const guestModules = ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c', 'button', 'evdev'] as const;
+export const guestModules = ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c', 'button', 'evdev', 'pvpanic_mmio'] as const;
+
+/** A guest that can be built. */
+export interface Guest {
+  /** Packages whose dependencies name the newest kernel, by preference. */
+  kernels: readonly string[];
+  modules: readonly string[];
+}
+
+export const guests: Readonly<Record<string, Guest>> = {
+  /** Debian's kernel for virtual machines, then Ubuntu's. */
+  debian: {
+    kernels: ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-kvm'],
+    modules: guestModules,
+  },
+  /** The kernel for all hardware, because that for virtual machines knows no AHCI and no watchdog. */
+  'debian-generic': {
+    kernels: ['linux-image-amd64', 'linux-image-generic'],
+    modules: [...guestModules, 'ahci', 'sd_mod', 'sr_mod', 'sg', 'isofs', 'i6300esb'],
+  },
+};
 
 /** What the console shows when the shell is there; the supervisor and tests wait for it. */
 export const shellPrompt = 'root@nyx:';
