@@ -2,7 +2,7 @@
  * What SeaBIOS and OVMF read through the firmware configuration device (QEMU: docs/specs/fw_cfg.rst): numbered items and
  * named files. Only the content; the device numbers the files and keeps them.
  */
-import { type AcpiMachine, acpiFiles } from './acpi/tables.ts';
+import { type AcpiMachine, acpiFiles, pvpanicPort } from './acpi/tables.ts';
 import { firmwareE820, packE820 } from './e820.ts';
 
 export const FwCfgKey = {
@@ -58,6 +58,7 @@ export function fwCfgItems(config: FirmwareConfig): FwCfgItem[] {
     'etc/boot-fail-wait': BOOT_FAIL_WAIT,
     'etc/e820': packE820(firmwareE820(config.ramBytes)),
     'etc/max-cpus': u16(config.cpus),
+    'etc/pvpanic-port': u16(pvpanicPort),
     'etc/system-states': SYSTEM_STATES,
     ...(config.bootMenuMs === undefined ? {} : { 'etc/boot-menu-wait': u16(config.bootMenuMs) }),
     ...(config.bootOrder?.length ? { bootorder: text(`${config.bootOrder.join('\n')}\0`) } : {}),

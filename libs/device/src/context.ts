@@ -1,7 +1,7 @@
 /** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
 import type { Struct, View } from '@nyx/layout';
 import { eventfdWrite, fileSize, mmap, type Watch, watch } from '@nyx/native';
-import type { FaultRule, RoleDevice } from '@nyx/protocol';
+import type { FaultData, FaultRule, ReportedFault, RoleDevice } from '@nyx/protocol';
 import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
 import type { DeviceHost } from './host.ts';
@@ -112,6 +112,10 @@ export class HostedDevice implements DeviceContext<Struct> {
   fault(op: number, position: number): FaultRule | undefined {
     const { injector } = this.host;
     return injector === undefined ? undefined : injector.engine.io(this.index, op, position);
+  }
+
+  raise(kind: ReportedFault, data: FaultData): void {
+    this.host.options.raise?.(this.name, kind, data);
   }
 
   has(name: string): boolean {

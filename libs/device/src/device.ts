@@ -7,7 +7,7 @@
  * `settle` makes the outside world what the state says, and doing it twice changes nothing.
  */
 import type { RegisterTable, Struct, View } from '@nyx/layout';
-import type { FaultRule } from '@nyx/protocol';
+import type { FaultData, FaultRule, ReportedFault } from '@nyx/protocol';
 import type { GuestMemory } from './memory.ts';
 
 export interface RegionSpec {
@@ -100,6 +100,11 @@ export interface DeviceContext<S extends Struct = Struct> {
    * faultTypes.io of @nyx/protocol, `position` its first byte. Asked once for each request.
    */
   fault?(op: number, position: number): FaultRule | undefined;
+  /**
+   * Something went wrong that the supervisor should know (fault-kinds.ts of @nyx/protocol). Told from where it happens, or,
+   * from a count in the state, in `settle`: it may be told again. Many of a kind are told as one with their `count`.
+   */
+  raise?(kind: ReportedFault, data: FaultData): void;
   /** Guest memory as granted to this device. */
   readonly memory: GuestMemory;
   /** Descriptors of the role, by name (backing file, console ring ...). @throws coded error when missing. */

@@ -10,7 +10,7 @@
  * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
  */
 import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
-import type { FaultRule, Role, RoleDevice } from '@nyx/protocol';
+import type { FaultData, FaultRule, ReportedFault, Role, RoleDevice } from '@nyx/protocol';
 import {
   ClassKind,
   ExitKind,
@@ -43,6 +43,8 @@ export interface HostOptions {
   /** Ends the process: a bug, or shared memory that cannot be trusted any more. */
   fatal(error: unknown): never;
   log(level: string, device: string, message: string): void;
+  /** A device tells a fault. */
+  raise?(device: string, kind: ReportedFault, data: FaultData): void;
 }
 
 export class DeviceHost {
@@ -144,21 +146,16 @@ export class DeviceHost {
         ),
         { code: 'ROLE_KIND' },
       );
-    const block = new StateBlock(map(role.state), {
-      kind: kind.kind,
-      stateVersion: kind.stateVersion,
-      state: kind.state,
-      ranges: kind.ranges,
-      classes: askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind),
-    });
-    if (block.repaired) this.repaired.push(role.name);
+    const classes = askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind);
+    const { stateVersion, state, ranges } = kind;
+    const block = new StateBlock(map(role.state), { kind: kind.kind, stateVersion, state, ranges, classes }, true);
     const irqs = kind.irqs(role.config);
     const index = this.devices.length;
+    memory.refused = (address, bytes) =>
+      this.options.raise?.(role.name, 'dmaFault', { address: `0x${address.toString(16)}`, bytes });
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
-    this.#server.addBlock(block);
-    hosted.device = kind.create(hosted, role.config);
-    if (hosted.device.line) this.#controllers.push(hosted);
+    if (kind.early?.(role.config)) hosted.create();
   }
 
   /** Republishes what was committed, settles every device, and serves. */

@@ -14,6 +14,8 @@ export class GuestMemory {
   #attend: () => void = () => {};
   /** Faults on purpose: may put another place, or -1, for the one that was found. */
   inject: ((address: number, length: number, at: number) => number) | undefined;
+  /** Hears of every address that was asked for and is not memory. */
+  refused: ((address: number, length: number) => void) | undefined;
 
   /**
    * @param buffer the whole RAM memfd, mapped
@@ -35,8 +37,10 @@ export class GuestMemory {
 
   /** Offset in the memfd of `length` bytes at a guest address, or -1 when they are not all RAM. */
   offset(address: number, length: number): number {
-    const at = this.find(address, length);
-    return this.inject === undefined ? at : this.inject(address, length, at);
+    const found = this.find(address, length);
+    const at = this.inject === undefined ? found : this.inject(address, length, found);
+    if (at < 0) this.refused?.(address, length);
+    return at;
   }
 
   /** Where it lies; a memory of another shape than low and high part has its own. */

@@ -10,6 +10,7 @@ import type { FaultMessage, Role, RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
 import { LockDown, type SyscallPolicy } from './lockdown.ts';
+import { Reporter } from './reporter.ts';
 import { warm } from './warm.ts';
 
 const controlFd = 3;
@@ -90,7 +91,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
         name = role.process;
         serving = true;
         openLog(role.log === undefined ? undefined : fds[role.log]);
-        host = new DeviceHost(role, fds, kinds, { fatal, log });
+        host = new DeviceHost(role, fds, kinds, { fatal, log, raise: new Reporter(send).raise });
         host.start();
         jail.serving();
         const { epoch, republished, repaired, clock } = host;

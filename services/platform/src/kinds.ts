@@ -3,6 +3,7 @@ import type { AnyDeviceKind } from '@nyx/device';
 import { acpiPm } from './acpi-pm/device.ts';
 import { debugcon } from './debugcon/device.ts';
 import { fwCfgDevice } from './fw-cfg/device.ts';
+import { i6300esb } from './i6300esb/device.ts';
 import { i8042 } from './i8042/device.ts';
 import { ioapic } from './ioapic/device.ts';
 import { lpc } from './lpc/device.ts';
@@ -10,6 +11,7 @@ import { mch } from './mch/device.ts';
 import { pic } from './pic/device.ts';
 import { pit } from './pit/device.ts';
 import { post } from './post/device.ts';
+import { pvpanic } from './pvpanic/device.ts';
 import { rtc } from './rtc/device.ts';
 import { uart16550 } from './uart16550/device.ts';
 
@@ -17,6 +19,7 @@ export const kinds: readonly AnyDeviceKind[] = [
   acpiPm,
   debugcon,
   fwCfgDevice,
+  i6300esb,
   i8042,
   ioapic,
   lpc,
@@ -24,6 +27,7 @@ export const kinds: readonly AnyDeviceKind[] = [
   pic,
   pit,
   post,
+  pvpanic,
   rtc,
   uart16550,
 ];

@@ -58,9 +58,9 @@ describe('a guest', () => {
 
 test('growth: what came, and how much that is a second', () => {
   const g = new Growth();
-  expect(g.of('a', 100, 0)).toEqual({ count: 0, perSecond: 0 });
+  expect(g.of('a', 100, 0)).toEqual({ count: 100, perSecond: 0 });
   expect(g.of('a', 150, 500)).toEqual({ count: 50, perSecond: 100 });
-  expect(g.of('b', 7, 500).count).toBe(0);
+  expect(g.of('b', 7, 500).count).toBe(7);
   // Counters begin anew with a new process.
   expect(g.of('a', 10, 1000).count).toBe(0);
 });

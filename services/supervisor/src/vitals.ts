@@ -98,7 +98,7 @@ export class HangWatch {
   }
 }
 
-/** Tells how much a counter has grown since the last look; the first look only remembers. */
+/** Tells how much a counter has grown since the last look; before the first it was 0. */
 export class Growth {
   readonly #last = new Map<string, { value: number; at: number }>();
 
@@ -106,7 +106,8 @@ export class Growth {
   of(key: string, value: number, nowMs: number): { count: number; perSecond: number } {
     const last = this.#last.get(key);
     this.#last.set(key, { value, at: nowMs });
-    if (!last || value < last.value || nowMs <= last.at) return { count: 0, perSecond: 0 };
+    if (!last) return { count: value, perSecond: 0 };
+    if (value < last.value || nowMs <= last.at) return { count: 0, perSecond: 0 };
     const count = value - last.value;
     return { count, perSecond: Math.round((count * 1000) / (nowMs - last.at)) };
   }

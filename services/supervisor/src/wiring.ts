@@ -2,7 +2,7 @@
  * The devices of the PC machine, one line each, and nothing else: what it is, which process runs it, where it
  * answers, what its interrupts mean, which PCI function it is. Addresses are those of ARCHITECTURE.md, "Address space".
  */
-import { pciGsi, pm } from '@nyx/boot';
+import { pciGsi, pm, pvpanicPort } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DiskFile } from './disk-files.ts';
 import { sataLine } from './sata.ts';
@@ -72,9 +72,11 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cd
   { name: 'pm', kind: 'acpi-pm', ...platform, pio: [[pm.base, pm.bytes, 0], [0xb2, 2, 1]], irqs: [`line ${pm.sci}`], fds: { powerButton: 'powerButton' } },
   { name: 'debugcon', kind: 'debugcon', ...platform, pio: [[0x402, 1, 0]], fds: { console: 'debug', consoleOut: 'debug.out' } },
   { name: 'post', kind: 'post', ...platform, pio: [[0x80, 1, 0]] },
+  { name: 'pvpanic', kind: 'pvpanic', ...platform, pio: [[pvpanicPort, 1, 0]] },
   { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
   { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[pm.reset, 1, 0]], irqs: Array.from({ length: 16 }, (_, irq): Route => `line ${irq}`) },
   { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], fds: { blob: 'fwcfg' } },
+  ...(spec.watchdog === undefined ? [] : [{ name: 'watchdog', kind: spec.watchdog, ...platform, bdf: bdf(30) }]),
   ...spec.disks.flatMap((disk, i): DeviceLine[] => disk.bus === 'ahci' ? [] : [{
     name: `disk${i}`,
     kind: 'virtio-blk',

@@ -58,6 +58,9 @@ export const pm = {
   resetValue: 6,
 } as const;
 
+/** The port by which a guest tells that it has panicked (QEMU docs/specs/pvpanic.rst). */
+export const pvpanicPort = 0x505;
+
 /** First GSI of the PCI interrupt pins; slot and pin are spread over 8 of them. */
 const PCI_GSI = 16;
 export const pciGsi = (slot: number, pin: number): number => PCI_GSI + ((slot + pin) & 7);

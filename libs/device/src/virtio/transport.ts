@@ -24,7 +24,7 @@ import { Slots } from './slots.ts';
 
 type Context = Pick<
   DeviceContext,
-  'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log'
+  'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log' | 'raise'
 >;
 
 /** Chains taken by one event at most; a driver that feeds faster than that waits for the next one. */
@@ -232,6 +232,7 @@ export class VirtioPci implements Device {
     const v = this.#v;
     this.counters.failures++;
     this.#ctx.log('warn', `virtio: needs reset: ${reason}`);
+    this.#ctx.raise?.('queueError', { what: reason });
     if (v.status & VirtioStatus.needsReset) return;
     v.status |= VirtioStatus.needsReset;
     if (v.status & VirtioStatus.driverOk) this.configChanged();

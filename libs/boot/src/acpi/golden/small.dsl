@@ -1171,6 +1171,21 @@ DefinitionBlock ("", "DSDT", 2, "NYX   ", "NYXPC   ", 0x00000001)
                             {1}
                     })
                 }
+
+                Device (PEVT)
+                {
+                    Name (_HID, "QEMU0001")  // _HID: Hardware ID
+                    Name (_STA, 0x0F)  // _STA: Status
+                    Name (_CRS, ResourceTemplate ()  // _CRS: Current Resource Settings
+                    {
+                        IO (Decode16,
+                            0x0505,             // Range Minimum
+                            0x0505,             // Range Maximum
+                            0x01,               // Alignment
+                            0x01,               // Length
+                            )
+                    })
+                }
             }
         }
 
@@ -1459,15 +1474,15 @@ DefinitionBlock ("", "DSDT", 2, "NYX   ", "NYXPC   ", 0x00000001)
 [000h 0000   4]                    Signature : "XSDT"    [Extended System Description Table]
 [004h 0004   4]                 Table Length : 0000003C
 [008h 0008   1]                     Revision : 01
-[009h 0009   1]                     Checksum : 67
+[009h 0009   1]                     Checksum : D7
 [00Ah 0010   6]                       Oem ID : "NYX   "
 [010h 0016   8]                 Oem Table ID : "NYXPC   "
 [018h 0024   4]                 Oem Revision : 00000001
 [01Ch 0028   4]              Asl Compiler ID : "NYX "
 [020h 0032   4]        Asl Compiler Revision : 00000001
 
-[024h 0036   8]       ACPI Table Address   0 : 00000000000E0940
-[02Ch 0044   8]       ACPI Table Address   1 : 00000000000E0A60
-[034h 0052   8]       ACPI Table Address   2 : 00000000000E0AC0
+[024h 0036   8]       ACPI Table Address   0 : 00000000000E0970
+[02Ch 0044   8]       ACPI Table Address   1 : 00000000000E0A90
+[034h 0052   8]       ACPI Table Address   2 : 00000000000E0AF0
 
 
