@@ -38,7 +38,6 @@ export const MchState = struct(
   'MchState',
   {
     pci: structs(PciState, 1),
-    pad0: pad(4),
     pciexbar: u64('', { reset: PciExBar.base + PciExBar.enable }),
     pam0: u8(),
     pam1: u8(),
