@@ -146,16 +146,23 @@ export class DeviceHost {
         ),
         { code: 'ROLE_KIND' },
       );
-    const classes = askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind);
-    const { stateVersion, state, ranges } = kind;
-    const block = new StateBlock(map(role.state), { kind: kind.kind, stateVersion, state, ranges, classes }, true);
+    const block = new StateBlock(map(role.state), {
+      kind: kind.kind,
+      stateVersion: kind.stateVersion,
+      state: kind.state,
+      ranges: kind.ranges,
+      classes: askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind),
+    });
+    if (block.repaired) this.repaired.push(role.name);
     const irqs = kind.irqs(role.config);
     const index = this.devices.length;
     memory.refused = (address, bytes) =>
       this.options.raise?.(role.name, 'dmaFault', { address: `0x${address.toString(16)}`, bytes });
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
-    if (kind.early?.(role.config)) hosted.create();
+    this.#server.addBlock(block);
+    hosted.device = kind.create(hosted, role.config);
+    if (hosted.device.line) this.#controllers.push(hosted);
   }
 
   /** Republishes what was committed, settles every device, and serves. */

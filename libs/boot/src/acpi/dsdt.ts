@@ -109,6 +109,7 @@ const isa = (m: AcpiMachine): Aml[] => [
   ),
   device('RTC', name('_HID', eisaId('PNP0B00')), name('_CRS', resources(io(0x70, 2), irq(8)))),
   device('KBD', name('_HID', eisaId('PNP0303')), name('_CRS', resources(io(0x60, 1), io(0x64, 1), irq(1)))),
+  device('PEVT', name('_HID', 'QEMU0001'), name('_STA', 0xf), name('_CRS', resources(io(pvpanicPort, 1)))),
   ...(m.hasMouse ? [device('MOU', name('_HID', eisaId('PNP0F13')), name('_CRS', resources(irq(12))))] : []),
 ];
 

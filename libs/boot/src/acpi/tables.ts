@@ -147,4 +147,4 @@ export function acpiFiles(
   return { 'etc/acpi/tables': blob.bytes, 'etc/acpi/rsdp': rsdp(xsdt), 'etc/table-loader': cat(...script) };
 }
 
-export { type AcpiMachine, pciGsi, pm, sleepType } from './dsdt.ts';
+export { type AcpiMachine, pciGsi, pm, pvpanicPort, sleepType } from './dsdt.ts';
