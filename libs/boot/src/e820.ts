@@ -21,6 +21,7 @@ export const pc = {
   pci32End: 0xfec0_0000,
   ioapic: 0xfec0_0000,
   hpet: 0xfed0_0000,
+  tpm: 0xfed4_0000,
   lapic: 0xfee0_0000,
   pci64: 0x80_0000_0000,
   pci64Bytes: 0x80_0000_0000,

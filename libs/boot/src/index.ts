@@ -10,3 +10,5 @@ export * from './initrd.ts';
 export { type DirectBoot, loadKernel } from './linux.ts';
 export * from './lowmem.ts';
 export * from './ram.ts';
+export * from './tpm/event-log.ts';
+export * from './tpm/measured.ts';

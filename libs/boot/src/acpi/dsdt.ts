@@ -41,6 +41,8 @@ export interface AcpiMachine {
   /** An auxiliary (mouse) port on the keyboard controller. */
   hasMouse?: boolean;
   hasVga?: boolean;
+  /** A TPM 2.0 with the FIFO (TIS) or the command response buffer interface. */
+  tpm?: 'tis' | 'crb' | undefined;
 }
 
 /** SLP_TYP values of PM1 control. S5 is 0 because OVMF writes that on this machine type without asking. */
@@ -113,6 +115,17 @@ const isa = (m: AcpiMachine): Aml[] => [
   ...(m.hasMouse ? [device('MOU', name('_HID', eisaId('PNP0F13')), name('_CRS', resources(irq(12))))] : []),
 ];
 
+const TPM_BYTES = 0x5000;
+/** The identifier of the TCG ACPI Specification 1.3 (section 9.1); Linux and Windows bind their drivers to it. */
+const tpm = (): Aml =>
+  device(
+    'TPM',
+    name('_HID', 'MSFT0101'),
+    name('_UID', 1),
+    name('_STA', 0xf),
+    name('_CRS', resources(memory32(pc.tpm, TPM_BYTES))),
+  );
+
 const cpuName = (i: number): string => `C${i.toString(16).toUpperCase().padStart(3, '0')}`;
 
 /** Definition block body; the caller adds the table header. */
@@ -136,7 +149,7 @@ export function dsdtBody(m: AcpiMachine): Aml {
     name('_CRS', resources(...windows)),
     name('_PRT', routing()),
     osc(),
-    device('ISA', name('_ADR', int(0x001f0000)), ...isa(m)),
+    device('ISA', name('_ADR', int(0x001f0000)), ...isa(m), ...(m.tpm === 'tis' ? [tpm()] : [])),
   );
   // Addresses that belong to the board: without this entry Linux does not trust the MCFG.
   const board = device(
@@ -163,6 +176,6 @@ export function dsdtBody(m: AcpiMachine): Aml {
   );
   return cat(
     name('\\_S5', pkg(sleepType.s5, sleepType.s5, 0, 0)),
-    scope('\\_SB', pci, board, ...hpet, ...processors),
+    scope('\\_SB', pci, board, ...hpet, ...(m.tpm === 'crb' ? [tpm()] : []), ...processors),
   );
 }

@@ -5,6 +5,7 @@
 import { pc } from '../e820.ts';
 import { low } from '../lowmem.ts';
 import type { GuestRam } from '../ram.ts';
+import { logArea } from '../tpm/measured.ts';
 import { ascii, cat, le } from './aml.ts';
 import { checksum, TableBlob } from './blob.ts';
 import { type AcpiMachine, dsdtBody, pm } from './dsdt.ts';
@@ -83,8 +84,32 @@ const mcfg = (): Uint8Array => cat(new Uint8Array(8), le(pc.ecam, 8), le(0, 2), 
 /** 8086, legacy routing, 64-bit counter, 3 comparators, revision 1; minimum tick 128. */
 const hpet = (): Uint8Array => cat(le(0x8086_a201, 4), [0, 64, 0, 0], le(pc.hpet, 8), [0], le(128, 2), [0]);
 
-/** All tables but the root pointer. @returns the blob and the offset of the XSDT in it */
-export function acpiTables(m: AcpiMachine): { blob: TableBlob; xsdt: number } {
+/** Offset of the log area's address in the table TPM2. */
+const TPM2_LOG_ADDRESS = 68;
+/** TCG ACPI Specification 1.3, section 8: a client platform; how a command is started, where the log is. */
+function tpm2(model: 'tis' | 'crb', log: number): Uint8Array {
+  const MEMORY_MAPPED = 6;
+  const CRB = 7;
+  const CRB_CONTROL_AREA = pc.tpm + 0x40;
+  return cat(
+    le(0, 4),
+    le(model === 'crb' ? CRB_CONTROL_AREA : 0, 8),
+    le(model === 'crb' ? CRB : MEMORY_MAPPED, 4),
+    new Uint8Array(12),
+    le(logArea.bytes, 4),
+    le(log, 8),
+  );
+}
+
+/**
+ * All tables but the root pointer.
+ * @param log address of the TPM's log area, when it is known
+ * @returns the blob, the offset of the XSDT in it, and of the field for the address of the log area
+ */
+export function acpiTables(
+  m: AcpiMachine,
+  log = 0,
+): { blob: TableBlob; xsdt: number; logAddressAt?: number | undefined } {
   const blob = new TableBlob();
   const facsAt = blob.raw(facs(), 64);
   const dsdtAt = blob.table('DSDT', 2, dsdtBody(m));
@@ -94,9 +119,15 @@ export function acpiTables(m: AcpiMachine): { blob: TableBlob; xsdt: number } {
   blob.point(fadtAt + 140, 8, dsdtAt);
   const tables = [fadtAt, blob.table('APIC', 5, madt(m)), blob.table('MCFG', 1, mcfg())];
   if (m.hasHpet) tables.push(blob.table('HPET', 1, hpet()));
+  let logAddressAt: number | undefined;
+  if (m.tpm) {
+    const at = blob.table('TPM2', 4, tpm2(m.tpm, log));
+    logAddressAt = at + TPM2_LOG_ADDRESS;
+    tables.push(at);
+  }
   const xsdt = blob.table('XSDT', 1, new Uint8Array(tables.length * 8));
   for (const [i, at] of tables.entries()) blob.point(xsdt + HEADER + i * 8, 8, at);
-  return { blob, xsdt };
+  return { blob, xsdt, logAddressAt };
 }
 
 /** Root pointer, revision 2 (section 5.2.5.3), without checksums; the XSDT address is at 24. */
@@ -109,12 +140,12 @@ const rsdp = (xsdt: number): Uint8Array =>
  * @throws BootError ACPI_TOO_LARGE
  */
 export function writeAcpi(ram: GuestRam, m: AcpiMachine): number {
-  const { blob, xsdt } = acpiTables(m);
+  const { blob, xsdt } = acpiTables(m, logArea.address);
   const base = low.acpi + 64;
   const root = rsdp(base + xsdt);
   root[8] = checksum(root, 0, 20, 8);
   root[32] = checksum(root, 0, RSDP_BYTES, 32);
-  ram.write(base, blob.link(base, low.acpiEnd));
+  ram.write(base, blob.link(base, m.tpm ? logArea.address : low.acpiEnd));
   ram.write(low.acpi, root);
   return low.acpi;
 }
@@ -124,6 +155,7 @@ const command = (op: number, ...fields: readonly (readonly number[])[]): Uint8Ar
   cat(cat(le(op, 4), ...fields), new Uint8Array(124 - fields.reduce((n, f) => n + f.length, 0)));
 const TABLES = 'etc/acpi/tables';
 const RSDP = 'etc/acpi/rsdp';
+const TPM_LOG = 'etc/tpm/log';
 const ZONE_HIGH = 1;
 const ZONE_FSEG = 2;
 
@@ -131,20 +163,34 @@ const ZONE_FSEG = 2;
  * The same tables as fw_cfg files. The loader script is a list of 128-byte commands: ALLOCATE (1: file, alignment, zone),
  * ADD_POINTER (2: file that holds it, file it points into, offset, size), ADD_CHECKSUM (3: file, offset, start, length).
  */
-export function acpiFiles(
-  m: AcpiMachine,
-): Record<'etc/acpi/tables' | 'etc/acpi/rsdp' | 'etc/table-loader', Uint8Array> {
-  const { blob, xsdt } = acpiTables(m);
+export function acpiFiles(m: AcpiMachine): Record<
+  'etc/acpi/tables' | 'etc/acpi/rsdp' | 'etc/table-loader',
+  Uint8Array
+> & {
+  'etc/tpm/log'?: Uint8Array;
+} {
+  const { blob, xsdt, logAddressAt } = acpiTables(m);
   const script = [
     command(1, file(RSDP), le(16, 4), [ZONE_FSEG]),
     command(1, file(TABLES), le(64, 4), [ZONE_HIGH]),
+    ...(logAddressAt === undefined
+      ? []
+      : [
+          command(1, file(TPM_LOG), le(1, 4), [ZONE_HIGH]),
+          command(2, file(TABLES), file(TPM_LOG), le(logAddressAt, 4), [8]),
+        ]),
     ...blob.pointers.map((p) => command(2, file(TABLES), file(TABLES), le(p.at, 4), [p.size])),
     ...blob.checksums.map((c) => command(3, file(TABLES), le(c.at, 4), le(c.start, 4), le(c.length, 4))),
     command(2, file(RSDP), file(TABLES), le(24, 4), [8]),
     command(3, file(RSDP), le(8, 4), le(0, 4), le(20, 4)),
     command(3, file(RSDP), le(32, 4), le(0, 4), le(RSDP_BYTES, 4)),
   ];
-  return { 'etc/acpi/tables': blob.bytes, 'etc/acpi/rsdp': rsdp(xsdt), 'etc/table-loader': cat(...script) };
+  return {
+    'etc/acpi/tables': blob.bytes,
+    'etc/acpi/rsdp': rsdp(xsdt),
+    'etc/table-loader': cat(...script),
+    ...(m.tpm ? { [TPM_LOG]: new Uint8Array(logArea.bytes) } : {}),
+  };
 }
 
 export { type AcpiMachine, pciGsi, pm, pvpanicPort, sleepType } from './dsdt.ts';

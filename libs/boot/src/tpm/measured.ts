@@ -1,0 +1,61 @@
+/**
+ * What our loader measures when it boots a kernel by itself, as firmware and a boot loader would; PCRs and event types are those
+ * of GRUB, so that a policy that knows it knows us:
+ *
+ *   PCR 0     EV_S_CRTM_VERSION  who measures
+ *   PCR 0..7  EV_SEPARATOR       firmware is over
+ *   PCR 9     EV_IPL             the kernel file, then the initrd
+ *   PCR 8     EV_IPL             the kernel command line
+ */
+import { type BootFile, piece } from '../file.ts';
+import { EventType, encodeLog, type LogEvent, measure } from './event-log.ts';
+
+/** Where the log lies, and how large it may be; reserved in the memory map. */
+export const logArea = { address: 0xf_0000, bytes: 0x1_0000 } as const;
+
+const text = (s: string): Uint8Array => Buffer.from(`${s}\0`, 'utf8');
+
+export function measurements(what: {
+  kernel: BootFile;
+  initrd?: Uint8Array | undefined;
+  cmdline: string;
+}): LogEvent[] {
+  const events = [measure(0, EventType.EV_S_CRTM_VERSION, [text('Nyx loader')])];
+  for (let pcr = 0; pcr < 8; pcr++) events.push(measure(pcr, EventType.EV_SEPARATOR, [new Uint8Array(4)]));
+  const { kernel, initrd, cmdline } = what;
+  events.push(measure(9, EventType.EV_IPL, [piece(kernel, 0, kernel.length)], text('kernel')));
+  if (initrd) events.push(measure(9, EventType.EV_IPL, [initrd], text('initrd')));
+  events.push(
+    measure(8, EventType.EV_IPL, [Buffer.from(cmdline, 'utf8')], text(`kernel_cmdline: ${cmdline}`)),
+  );
+  return events;
+}
+
+/** The log, padded to the size of its area: zeros end it. */
+export function logImage(events: readonly LogEvent[]): Uint8Array {
+  const out = new Uint8Array(logArea.bytes);
+  out.set(encodeLog(events));
+  return out;
+}
+
+/** TPM2_Startup(CLEAR) and a TPM2_PCR_Extend for each event (TPM 2.0 Library, part 3, 9.3 and 22.2). */
+export function measuringCommands(events: readonly LogEvent[]): Uint8Array[] {
+  const startup = Buffer.from('80010000000c000001440000', 'hex');
+  const extends_ = events.map(({ pcr, digests }) => {
+    const head = Buffer.from('80020000000000000182', 'hex');
+    const auth = Buffer.alloc(21);
+    auth.writeUInt32BE(pcr, 0);
+    // One session: a password, which is empty.
+    auth.writeUInt32BE(9, 4);
+    auth.writeUInt32BE(0x4000_0009, 8);
+    auth.writeUInt32BE(digests.length, 17);
+    const out = Buffer.concat([
+      head,
+      auth,
+      ...digests.flatMap(({ alg, digest }) => [Uint8Array.of(alg >> 8, alg & 255), digest]),
+    ]);
+    out.writeUInt32BE(out.length, 2);
+    return out;
+  });
+  return [startup, ...extends_];
+}
