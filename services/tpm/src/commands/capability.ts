@@ -5,7 +5,6 @@ import type { Handlers } from '../core/dispatch.ts';
 import { pcrHasAuth } from '../core/entity.ts';
 import { nvKind } from '../core/nv.ts';
 import { pcrAttributes } from '../core/pcr.ts';
-import { ORDERLY } from '../core/state.ts';
 import type { Tpm } from '../core/tpm.ts';
 import { algorithms, curveIds, digestSize } from '../spec/algorithms.ts';
 import { byCode, ccAttributes } from '../spec/commands.ts';
@@ -95,7 +94,7 @@ function variableProperties(tpm: Tpm): [number, number][] {
     bit(tpm.clear.shEnable, 1) +
     bit(tpm.clear.ehEnable, 2) +
     bit(tpm.clear.phEnableNV, 3) +
-    bit(p.orderly !== ORDERLY.NONE, 31);
+    bit(tpm.wasOrderly, 31);
   return [
     [0, permanent],
     [1, startup],

@@ -1,6 +1,7 @@
 /** The actions of all commands; a command that is in none of these tables is not implemented. */
 import type { Handlers } from '../core/dispatch.ts';
 import { capabilityCommands } from './capability.ts';
+import { x509Commands } from './certify-x509.ts';
 import { duplicationCommands } from './duplication.ts';
 import { hashCommands } from './hash.ts';
 import { hierarchyCommands } from './hierarchy.ts';
@@ -24,4 +25,5 @@ export const handlers: Handlers = {
   ...nvCommands,
   ...hierarchyCommands,
   ...duplicationCommands,
+  ...x509Commands,
 };

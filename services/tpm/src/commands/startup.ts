@@ -72,7 +72,8 @@ function startup(tpm: Tpm, type: number): void {
   // The platform hierarchy is enabled and its authorization empty after every Startup but a Resume.
   tpm.phEnable = true;
   tpm.clock.time = 0;
-  if (previous === ORDERLY.NONE) tpm.clock.safe = 0;
+  tpm.wasOrderly = previous !== ORDERLY.NONE;
+  if (!tpm.wasOrderly) tpm.clock.safe = 0;
   tpm.da.startup();
   startPcrs(tpm, kind, locality);
   if (kind === 'reset') {

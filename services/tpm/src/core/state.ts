@@ -167,6 +167,7 @@ export const runState = struct({
   pcrReconfigured: flag,
   drtmPreStartup: flag,
   established: flag,
+  wasOrderly: flag,
   locality: u8,
   startupLocality: u8,
   exclusiveAudit: u32,

@@ -84,6 +84,8 @@ export class Tpm {
   drtmPreStartup = false;
   /** TPM_ACCESS.tpmEstablishment: a dynamic launch has been measured. */
   established = false;
+  /** TPMA_STARTUP_CLEAR.orderly: the last power cycle had ended orderly. */
+  wasOrderly = false;
   cancelled = false;
   startupLocality = 0;
   /** PCR_Allocate has been called: the state saved would not fit the banks of the next start. */

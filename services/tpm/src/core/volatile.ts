@@ -45,6 +45,7 @@ export function saveVolatile(tpm: Tpm): Buffer {
     pcrReconfigured: flag(tpm.pcrReconfigured),
     drtmPreStartup: flag(tpm.drtmPreStartup),
     established: flag(tpm.established),
+    wasOrderly: flag(tpm.wasOrderly),
     locality: tpm.locality,
     startupLocality: tpm.startupLocality,
     exclusiveAudit: tpm.exclusiveAudit,
@@ -99,6 +100,7 @@ export function restoreVolatile(tpm: Tpm, blob: Buffer, sameHost: boolean): bool
   tpm.pcrReconfigured = s.pcrReconfigured === 1;
   tpm.drtmPreStartup = s.drtmPreStartup === 1;
   tpm.established = s.established === 1;
+  tpm.wasOrderly = s.wasOrderly === 1;
   tpm.locality = s.locality;
   tpm.startupLocality = s.startupLocality;
   tpm.exclusiveAudit = s.exclusiveAudit;

@@ -1,5 +1,5 @@
 /**
- * Length: one table of 109 commands.
+ * Length: one table of 110 commands.
  *
  * The commands (part 3): code, handles with the role that must authorize each, parameters, results, attributes.
  * Dispatcher, marshalling, TPM_CAP_COMMANDS and the types of the handlers come from this table.
@@ -722,6 +722,13 @@ export const commands = {
     { keyHandle: user('object') },
     { inData: t.maxBuffer, decrypt: t.yesNo, mode: t.cipherMode, ivIn: t.iv },
     { outData: t.maxBuffer, ivOut: t.iv },
+    de,
+  ),
+  CertifyX509: command(
+    0x197,
+    { objectHandle: admin('object'), signHandle: user('object') },
+    { reserved: t.data2b, inScheme: t.sigScheme, partialCertificate: t.maxBuffer },
+    { addedToCertificate: t.maxBuffer, tbsDigest: t.digest, signature: t.signature },
     de,
   ),
 } as const;
