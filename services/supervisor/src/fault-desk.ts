@@ -31,7 +31,8 @@ export interface Patient {
   /** The machine's state becomes `paused`; vCPUs stand still already. */
   paused(): void;
   poweroff(): void;
-  shutdown(why: string): void;
+  /** `why`: what went wrong; a guest that powers off is nothing to keep a machine's files for. */
+  shutdown(why?: string): void;
   fail(e: NyxError): void;
   emit(e: VmEvent): void;
   /** A report is to be kept. */
@@ -170,7 +171,8 @@ export class FaultDesk {
         patient.rollback();
         return;
       case 'shutdown':
-        patient.shutdown(`${fault.kind}: ${words}`);
+        if (fault.severity === 'info') patient.shutdown();
+        else patient.shutdown(`${fault.kind}: ${words}`);
         return;
       case 'fail': {
         const code = codes[fault.kind as keyof typeof codes] ?? 'DEVICE_FAILED';
