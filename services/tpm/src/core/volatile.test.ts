@@ -101,31 +101,18 @@ test('what a killed process had not committed is not there', () => {
   expect(next.pcrs.get(ALG.SHA256, 0)).toEqual(Buffer.alloc(32));
 });
 
-test('a damaged blob is refused or taken, and never breaks the TPM', () => {
+test('a damaged blob is refused and changes nothing', () => {
   const blob = saveVolatile(busy(new MemoryStore(), () => 1000).tpm);
-  const fresh = () => new Tpm({ now: () => 1000 });
-  const tpm = fresh();
+  const tpm = new Tpm({ now: () => 1000 });
+  const before = saveVolatile(tpm);
   expect(restoreVolatile(tpm, Buffer.concat([blob, Buffer.of(0)]), true)).toBe(false);
   for (let n = 0; n < blob.length; n += 1 + (n >> 5)) {
     expect(restoreVolatile(tpm, blob.subarray(0, n), true), `${n} octets`).toBe(false);
   }
-  expect(tpm.started).toBe(false);
-  const commands = [
-    commandBytes('GetCapability', { capability: 1, property: 0x80000000, propertyCount: 9 }),
-    commandBytes('EventSequenceComplete', {
-      pcrHandle: 9,
-      sequenceHandle: 0x80000002,
-      buffer: Buffer.from('end'),
-    }),
-    commandBytes('PCR_Read', { pcrSelectionIn: sha256Pcr(3) }),
-  ];
-  for (let at = 0; at < blob.length; at += 3) {
+  for (let at = 0; at < blob.length; at++) {
     const bad = Buffer.from(blob);
     bad[at]! ^= 1 << (at % 8);
-    const t = fresh();
-    if (!restoreVolatile(t, bad, true)) continue;
-    if (t.failed) continue;
-    for (const command of commands) execute(t, command);
-    expect(t.failed, `octet ${at}`).toBe(false);
+    expect(restoreVolatile(tpm, bad, true), `octet ${at}`).toBe(false);
   }
+  expect(saveVolatile(tpm).equals(before)).toBe(true);
 });

@@ -1,7 +1,10 @@
 /**
  * The volatile state as one versioned blob: sessions, objects, PCRs, sequences, clocks, recovery from lockout. A process that
- * is killed between two commands leaves it to its successor; a machine that is saved takes it along.
+ * is killed between two commands leaves it to its successor; a machine that is saved takes it along. It begins with its CRC-32:
+ * what is in it is believed.
  */
+import { crc32 } from 'node:zlib';
+import { be32 } from '../crypto/hash.ts';
 import { decode, encode, tryDecode } from '../spec/codec.ts';
 import { Sequence } from './sequence.ts';
 import { type LoadedObject, loadedObject, type RunState, runState } from './state.ts';
@@ -36,7 +39,7 @@ export function saveVolatile(tpm: Tpm): Buffer {
     objects.push({ slot, isSequence, blob: o instanceof Sequence ? o.save() : objectBlob(o) });
   });
   const c = tpm.clock.save();
-  return encode(runState, {
+  const state = encode(runState, {
     version,
     started: flag(tpm.started),
     failed: flag(tpm.failed),
@@ -66,6 +69,7 @@ export function saveVolatile(tpm: Tpm): Buffer {
     triesFrom: micro(tpm.da.triesFrom),
     lockoutFrom: micro(tpm.da.lockoutFrom),
   });
+  return Buffer.concat([be32(crc32(state)), state]);
 }
 
 /**
@@ -73,7 +77,8 @@ export function saveVolatile(tpm: Tpm): Buffer {
  * is damaged. `sameHost`: see Clock.restore.
  */
 export function restoreVolatile(tpm: Tpm, blob: Buffer, sameHost: boolean): boolean {
-  const s = tryDecode(runState, blob);
+  if (blob.length < 4 || crc32(blob.subarray(4)) !== blob.readUInt32BE(0)) return false;
+  const s = tryDecode(runState, blob.subarray(4));
   if (!s) return false;
   const objects: typeof tpm.objects = tpm.objects.map(() => undefined);
   let drtm: Sequence | undefined;
