@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import type { VmState } from '@nyx/protocol/control';
 import { errorFromWire, NyxError, type WireError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
+import { swtpmSocket } from '@nyx/protocol/tpm-spec';
 import { claim, files, freeName, list, type RunResult, runRoot, writeJson } from './rundir.ts';
 
 const nyxdBundle = (): string => {
@@ -37,6 +38,16 @@ export interface Launched {
   unref(): void;
 }
 
+const absoluteTpm = (
+  { state, key, backend, ...tpm }: NonNullable<VmSpec['tpm']>,
+  abs: (path: string) => string,
+): NonNullable<VmSpec['tpm']> => ({
+  ...tpm,
+  ...(state === undefined ? {} : { state: abs(state) }),
+  ...(key === undefined ? {} : { key: abs(key) }),
+  ...(backend === undefined ? {} : { backend: `swtpm:${abs(swtpmSocket({ backend })!)}` }),
+});
+
 /** Paths in a specification become absolute: nyxd runs elsewhere. */
 export const absolute = (spec: VmSpec, base: string): VmSpec => {
   const abs = (p: string): string => (isAbsolute(p) ? p : resolve(base, p));
@@ -45,6 +56,7 @@ export const absolute = (spec: VmSpec, base: string): VmSpec => {
     ...(spec.kernel === undefined ? {} : { kernel: abs(spec.kernel) }),
     ...(spec.initrd === undefined ? {} : { initrd: abs(spec.initrd) }),
     ...(spec.bios === undefined ? {} : { bios: spec.bios === 'seabios' ? spec.bios : abs(spec.bios) }),
+    ...(spec.tpm === undefined ? {} : { tpm: absoluteTpm(spec.tpm, abs) }),
     cdroms: spec.cdroms.map((c) => (c.path === undefined ? c : { ...c, path: abs(c.path) })),
     disks: spec.disks.map((d) => ({
       ...d,

@@ -4,3 +4,4 @@ export * from './fault-kinds.ts';
 export * from './fault-rule.ts';
 export * from './machine.ts';
 export * from './role.ts';
+export * from './tpm.ts';

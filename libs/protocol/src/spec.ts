@@ -11,6 +11,7 @@ import { NyxError } from './errors.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
 import { nearest } from './nearest.ts';
 import { DevicePolicy, Policy } from './policy.ts';
+import { Tpm, TpmOrNot } from './tpm-spec.ts';
 
 export { distance, nearest } from './nearest.ts';
 
@@ -133,6 +134,8 @@ export const VmSpec = z.strictObject({
   faults: z.optional(FaultPlan),
   /** What is done about faults (docs/recovery.md). */
   policy: z.prefault(Policy, {}),
+  /** A TPM 2.0 (docs/tpm.md). */
+  tpm: z.optional(TpmOrNot),
   /** A watchdog timer that the guest can use. */
   watchdog: z.optional(z.enum(['i6300esb'])),
   logLevel: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']), 'info'),
@@ -152,11 +155,13 @@ const keysAt = (where: readonly PropertyKey[]): string[] =>
         ? Disk.shape
         : where[0] === 'cdroms'
           ? Cdrom.shape
-          : where[0] === 'faults'
-            ? (where.length > 1 ? FaultEntry : FaultPlan).shape
-            : where[0] === 'policy'
-              ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
-              : VmSpec.shape,
+          : where[0] === 'tpm'
+            ? Tpm.shape
+            : where[0] === 'faults'
+              ? (where.length > 1 ? FaultEntry : FaultPlan).shape
+              : where[0] === 'policy'
+                ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
+                : VmSpec.shape,
   );
 
 const dotted = (where: readonly PropertyKey[]): string =>

@@ -19,6 +19,7 @@ import { execWire } from '@nyx/protocol';
 import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { type OpenedFiles, readWhole } from './preflight.ts';
+import type { TpmHost } from './tpm.ts';
 
 export interface Payload {
   plan: BootPlan;
@@ -54,6 +55,7 @@ export class BootLoader {
     readonly files: OpenedFiles,
     ram: { fd: number; buffer: ArrayBuffer },
     lowBytes: number,
+    readonly tpm?: TpmHost,
   ) {
     this.#ram = new GuestRam(ram.buffer, lowBytes, ram.fd);
     this.#ram.isFresh = true;
@@ -91,15 +93,17 @@ export class BootLoader {
       if (files.kernel === undefined) return { plan: planReset };
       const initrd = files.initrd === undefined ? undefined : readWhole(files.initrd);
       if (initrd) checkInitrd(initrd);
+      const kernel = descriptorFile(files.kernel, fstatSync(files.kernel).size);
       const plan = loadKernel(this.#ram, {
-        kernel: descriptorFile(files.kernel, fstatSync(files.kernel).size),
+        kernel,
         initrd,
         cmdline: this.cmdline,
         e820: e820Map(spec.memory),
-        rsdp: writeAcpi(this.#ram, { cpus: spec.cpus, hasMouse: true }),
+        rsdp: writeAcpi(this.#ram, { cpus: spec.cpus, hasMouse: true, tpm: spec.tpm?.model }),
         seed: randomBytes(32),
         protocol: spec.bootProtocol,
       });
+      this.tpm?.measure(this.#ram, { kernel, initrd, cmdline: this.cmdline });
       return { plan };
     } catch (e) {
       throw bootError(e, { KERNEL_INVALID: spec.kernel ?? spec.bios, INITRD_INVALID: spec.initrd });

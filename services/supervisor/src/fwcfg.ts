@@ -30,6 +30,7 @@ export const fwCfgBlob = (spec: VmSpec): Uint8Array => {
     ramBytes: spec.memory,
     hasDma: true,
     hasMouse: true,
+    tpm: spec.tpm?.model,
     // No VGA: the firmware takes the first serial port for its display and its keyboard.
     ...(spec.bootMenu > 0 ? { bootMenuMs: Math.round(spec.bootMenu * 1000) } : {}),
     bootOrder: bootOrder(spec),

@@ -30,6 +30,7 @@ import { adoptCds } from './sata.ts';
 import type { Spares } from './spares.ts';
 import { emptyBlock, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
+import { TpmHost } from './tpm.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
 import { wiring } from './wiring.ts';
 
@@ -116,6 +117,7 @@ export class Machine {
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     adoptCds(r, files.cds);
     r.event('powerButton');
+    const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
     r.blob('fwcfg', fwCfgBlob(spec));
     this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) =>
       this.#consoles[0]!.write(b),
@@ -134,7 +136,7 @@ export class Machine {
       host('debug', (b) => appendFileSync(join(o.dir, 'debugcon.log'), b)),
     ];
     this.#execServer = serveExec(join(o.dir, sockets.exec), this.#exec);
-    this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes);
+    this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes, tpm);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
     const lines = wiring(spec, files.disks, files.cds);

@@ -3,6 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } fro
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { type DiskFile, openDisk, openMedium } from './disk-files.ts';
+import { openTpm, type TpmFiles } from './tpm.ts';
 
 /** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
 const blockBytes = (rdev: number): number => {
@@ -103,6 +104,7 @@ export interface OpenedFiles {
   disks: DiskFile[][];
   /** Of each CD drive; undefined: it is empty. */
   cds: (DiskFile | undefined)[];
+  tpm?: TpmFiles;
 }
 
 /** Opens everything that the specification names. @throws NyxError FILE_*, DISK_INVALID, MEMORY_TOO_LARGE; nothing stays open then. */
@@ -122,6 +124,7 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     spec.disks.forEach((d, i) => void files.disks.push(openDisk(open, `disk ${i}`, d)));
     for (const [i, cd] of spec.cdroms.entries())
       files.cds.push(cd.path === undefined ? undefined : openMedium(open, `CD ${i}`, cd.path));
+    if (spec.tpm) files.tpm = openTpm(spec.tpm, open);
     return files;
   } catch (e) {
     for (const fd of opened) closeSync(fd);

@@ -6,6 +6,7 @@ import { pciGsi, pm, pvpanicPort } from '@nyx/boot';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DiskFile } from './disk-files.ts';
 import { sataLine } from './sata.ts';
+import { tpmLine } from './tpm.ts';
 
 /** [base, length, region of the device] */
 export type Place = readonly [base: number, length: number, region: number];
@@ -86,6 +87,7 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cd
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
     ...diskFiles(i, disk, files[i]!),
   }]),
+  ...tpmLine(spec),
   ...sataLine(spec, (i) => diskFiles(i, spec.disks[i]!, files[i]!), cds),
 ];
 

@@ -27,6 +27,7 @@ interface Flags {
   agent?: boolean;
   action: string[];
   watchdog?: 'i6300esb';
+  tpm?: string | true;
 }
 
 const examples = `
@@ -81,6 +82,10 @@ export const make = (): Command =>
       (v: string, all: string[]) => [...all, v],
       [],
     )
+    .option(
+      '--tpm [options]',
+      'a TPM 2.0; model=tis|crb,state=DIR,key=FILE,backend=swtpm:SOCKET,measure=no (docs/tpm.md)',
+    )
     .addOption(
       new Option('--watchdog <model>', 'a watchdog timer that the guest can use').choices(['i6300esb']),
     )
@@ -93,6 +98,19 @@ export const make = (): Command =>
     .option('--timeout <seconds>', 'longest time for --exec, boot included', '300')
     .addHelpText('after', examples)
     .action(run);
+
+/** Paths count from here. */
+const tpmOf = async (text: string): Promise<VmSpecInput['tpm']> => {
+  const { parseTpmOption } = await import('@nyx/protocol/tpm-spec');
+  const tpm = parseTpmOption(text) as Exclude<NonNullable<VmSpecInput['tpm']>, boolean>;
+  const socket = /^swtpm:(.+)$/s.exec(tpm.backend ?? '')?.[1];
+  return {
+    ...tpm,
+    ...(tpm.state === undefined ? {} : { state: resolve(tpm.state) }),
+    ...(tpm.key === undefined ? {} : { key: resolve(tpm.key) }),
+    ...(socket === undefined ? {} : { backend: `swtpm:${resolve(socket)}` }),
+  };
+};
 
 /** A number from the command line. @throws NyxError USAGE */
 export const number = (text: string, flag: string): number => {
@@ -131,6 +149,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.bootMenu !== undefined) spec.bootMenu = number(f.bootMenu, '--boot-menu');
   if (name !== undefined) spec.name = name;
   if (f.cpus !== undefined) spec.cpus = number(f.cpus, '--cpus');
+  if (f.tpm !== undefined) spec.tpm = f.tpm === true || (await tpmOf(f.tpm));
   if (f.watchdog !== undefined) spec.watchdog = f.watchdog;
   if (f.action.length > 0) spec.policy = { ...spec.policy, ...parseActions(f.action.join(',')) };
   if (f.agent || f.exec !== undefined) spec.agent = true;
@@ -154,6 +173,11 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
 };
 
 async function run(what: string | undefined, flags: Flags): Promise<void> {
+  // `--tpm debian`: what follows is no option of it, but what is to run.
+  if (typeof flags.tpm === 'string' && what === undefined && !flags.tpm.includes('=')) {
+    what = flags.tpm;
+    flags.tpm = true;
+  }
   const { spec, base } = await specOf(what, flags);
   const timeout = number(flags.timeout, '--timeout');
   const vm = await Vm.launch(spec, { base, onProgress: progress });

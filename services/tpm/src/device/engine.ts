@@ -27,30 +27,6 @@ export interface Engine {
   cancel(): void;
 }
 
-/** Commands one after the other, each with its length in front (u32, little-endian). */
-export function packScript(commands: readonly Uint8Array[]): Uint8Array {
-  const out = new Uint8Array(commands.reduce((n, c) => n + 4 + c.length, 0));
-  const v = new DataView(out.buffer);
-  let at = 0;
-  for (const c of commands) {
-    v.setUint32(at, c.length, true);
-    out.set(c, at + 4);
-    at += 4 + c.length;
-  }
-  return out;
-}
-
-/** Stops at what is cut short. */
-export function* unpackScript(script: Uint8Array): Generator<Uint8Array> {
-  const v = new DataView(script.buffer, script.byteOffset, script.byteLength);
-  for (let at = 0; at + 4 <= script.length; ) {
-    const length = v.getUint32(at, true);
-    if (at + 4 + length > script.length) return;
-    yield script.subarray(at + 4, at + 4 + length);
-    at += 4 + length;
-  }
-}
-
 /** Configuration that both interfaces know. */
 export interface TpmConfig {
   /** Software may use locality 4. */

@@ -3,10 +3,11 @@
  * what the request changed, under its number; so a request is executed once, however often it is asked for, by whichever
  * process.
  */
+import { unpackScript } from '@nyx/protocol';
 import { execute } from '../core/dispatch.ts';
 import type { Store } from '../core/store.ts';
 import { Tpm } from '../core/tpm.ts';
-import { Op, type Request, unpackScript } from './engine.ts';
+import { Op, type Request } from './engine.ts';
 
 const none = Buffer.alloc(0);
 

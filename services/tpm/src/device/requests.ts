@@ -4,16 +4,10 @@
  */
 import type { DeviceContext } from '@nyx/device';
 import { u8, u32 } from '@nyx/layout';
+import { tpmBoot as boot, tpmWire } from '@nyx/protocol';
 import { type Engine, Op } from './engine.ts';
 
-/** Commands and responses; also what a measurement by hardware may bring between its start and its end. */
-export const bufferBytes = 4096;
-export const hashBytes = 64 * 1024;
-/** The memory that outlives the process: the buffer, then data of a measurement under way. */
-export const bulkBytes = bufferBytes + hashBytes;
-
-/** At the beginning of the memory with what is to be done at power on: who writes it counts up first. */
-export const boot = { generation: 0, length: 4, script: 8, bytes: 16 * 1024 } as const;
+export const { bufferBytes, hashBytes, bulkBytes } = tpmWire;
 
 /** Part of the state of each interface; aligned to 4 bytes, 16 bytes long. */
 export const requestFields = {

@@ -231,7 +231,7 @@ test('commands for power on wait until they are there, and the guest waits for t
   const bootMemory = mine(memfdCreate('boot', 16384));
   const bootEvent = mine(eventfd());
   const { mmap, eventfdWrite } = await import('@nyx/native');
-  const { packScript } = await import('./engine.ts');
+  const { packScript } = await import('@nyx/protocol');
   const state = mine(memfdCreate('state', stateBytes));
   const s = new Served(
     [process.execPath, file],

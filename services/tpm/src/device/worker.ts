@@ -4,9 +4,10 @@
  */
 import { readSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
+import { packScript } from '@nyx/protocol';
 import { MemoryStore } from '../core/store.ts';
 import { FileStore } from '../store/file.ts';
-import { Op, packScript, type Request } from './engine.ts';
+import { Op, type Request } from './engine.ts';
 import { Executor } from './executor.ts';
 
 export interface Open {
