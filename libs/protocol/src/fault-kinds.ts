@@ -121,7 +121,7 @@ export const faultKinds = {
     doc: 'A request to the backend failed; the guest is told.' },
   backendGone: { of: 'device', severity: 'error', by: 'device process', data: { device: 'text', what: 'text', position: 'number', count: 'number' }, strategy: 'ignore', allowed: troubled,
     doc: 'The backend is not there any more: its file is shorter than the disk, its device is gone.' },
-  resourceExhausted: { of: 'device', severity: 'error', by: 'device process', data: { device: 'text', what: 'text', count: 'number' }, strategy: 'ignore', allowed: troubled,
+  resourceExhausted: { of: 'device', severity: 'error', by: 'device process', data: { device: 'text', what: 'text', position: 'number', count: 'number' }, strategy: 'ignore', allowed: troubled,
     doc: 'The host has no more of something: room for a disk image, memory or processes for a device.' },
 } as const satisfies Record<string, Kind>;
 

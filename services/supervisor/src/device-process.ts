@@ -11,7 +11,7 @@ import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
 import type { FaultKind, FaultMessage, FaultReport, RoleReply } from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
-import { NyxError } from '@nyx/protocol/errors';
+import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
 import { ProcessControl, RingsView } from '@nyx/ring';
 import type { JailReport } from './jail.ts';
@@ -162,7 +162,13 @@ export class DeviceProcess {
   #launch(): void {
     this.state = 'starting';
     this.error = undefined;
-    const child = this.spares.take(this.plan.service);
+    let child: DeviceChild;
+    try {
+      child = this.spares.take(this.plan.service);
+    } catch (e) {
+      this.#notStarted(e as Error);
+      return;
+    }
     // At the machine's start it is the machine that sees to spares, once its guest runs.
     if (!this.#first) this.spares.keep(this.plan.service, 200);
     this.#child = child;
@@ -174,6 +180,18 @@ export class DeviceProcess {
       (reason) => this.#died(child, reason),
     );
     this.events.started(child.child.pid);
+  }
+
+  /** The host had no process for us. */
+  #notStarted(e: Error): void {
+    this.events.reported({
+      type: 'fault',
+      kind: 'resourceExhausted',
+      device: this.plan.devices[0]!.name,
+      data: { what: e.message.slice(0, 200) },
+    });
+    if (this.#first) this.#giveUp(asNyxError(e));
+    else this.#failed('deviceStart', 0, e.message, monotonicNs());
   }
 
   #reply(child: DeviceChild, reply: RoleReply): void {
@@ -251,9 +269,13 @@ export class DeviceProcess {
       this.#again(reason, since, 0);
       return;
     }
-    const verdict: Verdict = wished
-      ? { strategy: 'restart', escalated: false, wait: 0 }
-      : this.events.fault(kind, child.child.pid, reason);
+    if (wished) this.#again(reason, since, 0);
+    else this.#failed(kind, child.child.pid, reason, since);
+  }
+
+  /** Nobody is there, and what is done about it is a matter of policy. */
+  #failed(kind: FaultKind, pid: number, reason: string, since: number): void {
+    const verdict = this.events.fault(kind, pid, reason);
     this.state = 'dead';
     switch (verdict.strategy) {
       case 'isolate':

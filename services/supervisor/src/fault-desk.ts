@@ -117,7 +117,7 @@ export class FaultDesk {
     }));
   }
 
-  /** What a device process told. It is not trusted. */
+  /** What a device process told, or what was noticed in its name. It is not trusted. */
   reported(sources: readonly string[], r: FaultReport): Verdict | undefined {
     if (!reportedFaults.includes(r.kind) && r.kind !== 'stateRepaired') return undefined;
     const kind = r.kind as FaultKind;

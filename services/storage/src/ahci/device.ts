@@ -11,7 +11,7 @@ import {
 import { cdPage } from '@nyx/device/cd-page';
 import { viewAt } from '@nyx/layout';
 import type { BlockDriver, BlockRequest, OpenBlock } from '../block/block.ts';
-import { faulty } from '../block/faulty.ts';
+import { layered } from '../block/stack.ts';
 import { AtaDisk } from './ata.ts';
 import { CdDrive } from './atapi.ts';
 import type { SlotRequest } from './command.ts';
@@ -127,9 +127,8 @@ class Ahci implements Device {
       const p = plugged[i];
       const opener = p ? open(ctx, p, i) : undefined;
       if (!opener) return undefined;
-      const disk = faulty(ctx, opener)(ctx.memory.buffer, (list, count) =>
-        this.#reported(batch, list, count),
-      );
+      const stack = layered(ctx, {}, opener);
+      const disk = stack(ctx.memory.buffer, (list, count) => this.#reported(batch, list, count));
       // A predecessor may have died with requests under way; none of them may take effect after ours.
       disk.fence();
       return disk;

@@ -23,6 +23,8 @@ export const BlockResult = {
   unsupported: 2,
   /** The backend has no room. */
   noSpace: 3,
+  /** The backend is not there any more: its device is gone, or its file ends before the disk does. */
+  gone: 4,
 } as const;
 
 /** Most memory pieces of one request. */

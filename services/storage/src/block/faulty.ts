@@ -14,8 +14,9 @@ export interface FaultSource {
 
 /** Longest time that a request waits for another one to overtake it. */
 const reorderMs = 10;
-/** `mask` of an error that says so; else it is an I/O error. */
+/** Values of `mask` for an error that is more than an I/O error. */
 const ENOSPC = 28;
+const ENODEV = 19;
 
 /** The first bytes of another request. */
 class Part extends BlockRequest {
@@ -59,7 +60,12 @@ class FaultyDisk extends Filter {
   #suffer(r: BlockRequest, rule: FaultRule): void {
     switch (rule.verb) {
       case 'error':
-        r.result = rule.mask === ENOSPC ? BlockResult.noSpace : BlockResult.io;
+        r.result =
+          rule.mask === ENOSPC
+            ? BlockResult.noSpace
+            : rule.mask === ENODEV
+              ? BlockResult.gone
+              : BlockResult.io;
         this.#answer(r);
         return;
       case 'drop':

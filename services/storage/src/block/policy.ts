@@ -33,6 +33,8 @@ export class PolicyDisk extends Filter {
     open: OpenBlock,
     memory: ArrayBuffer,
     completed: Completed,
+    /** Hears of every request that the backend failed, whatever becomes of it. */
+    private readonly failed: (r: BlockRequest) => void = () => {},
   ) {
     super(open, memory, completed);
   }
@@ -45,6 +47,7 @@ export class PolicyDisk extends Filter {
   #decide(r: BlockRequest): boolean {
     // What a driver cannot do, no retry will change.
     if (r.result === BlockResult.ok || r.result === BlockResult.unsupported) return false;
+    this.failed(r);
     const { werror = 'enospc', rerror = 'report' } = this.policies;
     const policy = r.op === BlockOp.read ? rerror : werror;
     if (policy === 'ignore') r.result = BlockResult.ok;

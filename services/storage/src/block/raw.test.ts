@@ -159,8 +159,8 @@ describe('raw disk on a file', () => {
     open();
     ftruncateSync(fd, 4096);
     memory.fill(0x77);
-    expect(await run(request(BlockOp.read, 8192, 512, [[0, 512]]))).toEqual([BlockResult.io]);
-    expect(await run(request(BlockOp.read, 3584, 1024, [[0, 1024]]))).toEqual([BlockResult.io]);
+    expect(await run(request(BlockOp.read, 8192, 512, [[0, 512]]))).toEqual([BlockResult.gone]);
+    expect(await run(request(BlockOp.read, 3584, 1024, [[0, 1024]]))).toEqual([BlockResult.gone]);
     expect(await run(request(BlockOp.read, 0, 4096, [[0, 4096]]))).toEqual([BlockResult.ok]);
   });
   it('a descriptor that cannot be written: an error', async () => {

@@ -11,6 +11,8 @@ const EAGAIN = 11;
 const ENOSPC = 28;
 const ENOSYS = 38;
 const EOPNOTSUPP = 95;
+/** ENXIO, ENODEV, ESTALE, ENOMEDIUM: there is nothing behind the descriptor any more. */
+const gone: ReadonlySet<number> = new Set([6, 19, 116, 123]);
 
 /** What a request waits for. */
 const Phase = { main: 0, sync: 1, zero: 2 } as const;
@@ -154,14 +156,20 @@ export class RawDisk implements BlockDriver {
         this.#end(
           id,
           r,
-          result === -ENOSPC ? BlockResult.noSpace : cannot ? BlockResult.unsupported : BlockResult.io,
+          result === -ENOSPC
+            ? BlockResult.noSpace
+            : cannot
+              ? BlockResult.unsupported
+              : gone.has(-result)
+                ? BlockResult.gone
+                : BlockResult.io,
         );
       return;
     }
     if (phase === Phase.main && (r.op === BlockOp.read || r.op === BlockOp.write)) {
       // Nothing at all: the file ends before the disk does, somebody cut it.
       if (result === 0) {
-        this.#end(id, r, BlockResult.io);
+        this.#end(id, r, BlockResult.gone);
         return;
       }
       r.progress += result;

@@ -2,6 +2,8 @@
  * What stands between a disk controller and a driver: from the top, what becomes of errors, limits, faults on purpose.
  * Only what is asked for is there.
  */
+import type { DeviceContext } from '@nyx/device';
+import type { ReportedFault } from '@nyx/protocol';
 import type { Throttle } from '@nyx/protocol/disk-options';
 import { type BlockEvent, BlockOp, BlockResult, type OpenBlock } from './block.ts';
 import { type FaultSource, faulty } from './faulty.ts';
@@ -15,9 +17,16 @@ export interface LayerConfig extends ErrorPolicies {
 
 const opNames = Object.keys(BlockOp);
 
+const faultOf = (result: number): ReportedFault =>
+  result === BlockResult.noSpace
+    ? 'resourceExhausted'
+    : result === BlockResult.gone
+      ? 'backendGone'
+      : 'backendError';
+
 /** The disk that `open` opens, with its layers. @param tell the supervisor; without it nothing is ever held */
 export function layered(
-  source: FaultSource & { tell?(event: BlockEvent): void },
+  source: FaultSource & Pick<DeviceContext, 'raise'> & { tell?(event: BlockEvent): void },
   { werror, rerror, throttle }: LayerConfig,
   open: OpenBlock,
 ): OpenBlock {
@@ -27,13 +36,16 @@ export function layered(
       ? broken
       : (memory, completed) => new ThrottledDisk(throttle, broken, memory, completed);
   const { tell } = source;
-  if (tell === undefined) return limited;
-  const policies: ErrorPolicies = { ...(werror ? { werror } : {}), ...(rerror ? { rerror } : {}) };
+  if (tell === undefined && source.raise === undefined) return limited;
+  const policies: ErrorPolicies =
+    tell === undefined
+      ? { werror: 'report', rerror: 'report' }
+      : { ...(werror ? { werror } : {}), ...(rerror ? { rerror } : {}) };
   return (memory, completed) =>
     new PolicyDisk(
       policies,
       (r) =>
-        tell.call(source, {
+        tell?.call(source, {
           event: 'stopped',
           op: opNames[r.op] ?? '',
           position: r.position,
@@ -43,5 +55,10 @@ export function layered(
       limited,
       memory,
       completed,
+      (r) =>
+        source.raise?.(faultOf(r.result), {
+          what: `${opNames[r.op] ?? 'request'} of ${r.bytes} bytes`,
+          position: r.position,
+        }),
     );
 }

@@ -17,7 +17,7 @@ import {
 } from '@nyx/device';
 import type { RegisterBank } from '@nyx/layout';
 import { type BlockDriver, BlockOp, BlockResult, type OpenBlock } from '../block/block.ts';
-import { faulty } from '../block/faulty.ts';
+import { layered } from '../block/stack.ts';
 import { BlkChip, BlkRequest, configBank, offeredFeatures, Verdict } from './chip.ts';
 import { BlkFeature, BlkLimit, BlkState, BlkStatus, blkConfig } from './regs.ts';
 
@@ -225,5 +225,5 @@ export const virtioBlk = (
     ],
     ranges: rangesOf(virtioBars),
     irqs: () => 1 + BlkLimit.queues + 1,
-    create: (ctx, config): Device => new VirtioBlk(ctx, config, faulty(ctx, open(ctx, config))).pci,
+    create: (ctx, config): Device => new VirtioBlk(ctx, config, layered(ctx, {}, open(ctx, config))).pci,
   });
