@@ -17,6 +17,7 @@
         "src/cc/memory.cc",
         "src/cc/process.cc",
         "src/cc/rights.cc",
+        "src/cc/ring_driver.cc",
         "src/cc/seq_socket.cc",
         "src/cc/spawn.cc",
         "src/cc/test_producer.cc"

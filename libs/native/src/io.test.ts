@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -56,6 +57,19 @@ describe.each(['io_uring', 'threads'] as const)('%s', (engine) => {
   };
   const segment = (i: number, offset: number, length: number) =>
     queue.segments.set([memory, offset, length], 3 * i);
+
+  test('is told of a read that had to wait for the disk', async () => {
+    // Data out of the page cache: such a read completes in this thread, in the middle of something else.
+    const dropped = spawnSync('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0']);
+    expect(dropped.status).toBe(0);
+    for (let i = 0; i < 16; i++) {
+      segment(0, i * 4096, 4096);
+      queue.queue(ioOp.read, i, fd, i * 65536, 1);
+    }
+    const done = await complete(16);
+    expect([...done.values()]).toEqual(Array.from({ length: 16 }, () => 4096));
+    expect(bytes[15 * 4096]).toBe(0x11);
+  });
 
   test('reads into several places of memory, writes from several', async () => {
     bytes.fill(0xaa, 0, 512);

@@ -82,6 +82,7 @@ export const {
   createTestProducer,
   createSpinPolicy,
   benchPingPong,
+  benchRing,
   setNoNewPrivs,
   setRlimit,
   landlockAbi,

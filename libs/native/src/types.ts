@@ -304,6 +304,34 @@ export interface TestProducer {
   readonly head: number;
 }
 
+/** A load on one split virtqueue of a block device; guest addresses are offsets in the memory. */
+export interface RingLoad {
+  /** Entries of the ring, a power of two, at least 3 * depth. */
+  size: number;
+  desc: number;
+  avail: number;
+  used: number;
+  /** Place for 32 * depth bytes. */
+  headers: number;
+  /** Place for bytes * depth. */
+  data: number;
+  depth: number;
+  count: number;
+  /** Of a request. */
+  bytes: number;
+  /** 0: reads, 1: writes. */
+  type: number;
+  /** Bytes of the disk that are used. */
+  span: number;
+  /** 1: one after the other; 0: anywhere. */
+  sequential: number;
+  /** 1: the driver spins instead of waiting for `call`. */
+  polling: number;
+  kick: number;
+  call: number;
+  seed: number;
+}
+
 /** The policy by which `wait` decides how long to spin; pure, for tests. */
 export interface SpinPolicy {
   /** Nanoseconds to spin now. */
@@ -407,6 +435,12 @@ export interface Native {
   createSpinPolicy(maxSpinNs: number): SpinPolicy;
   /** Round trips of two native threads over one cache line: ns each into `out`. For comparison in benchmarks. */
   benchPingPong(mode: 'spin' | 'futex', n: number, out: Float64Array): void;
+
+  /**
+   * Drives a virtqueue with event index until `count` requests are done, blocking the thread; latencies in ns. Returns ns in all.
+   * EIO when the device fails a request or does not answer for 10 s.
+   */
+  benchRing(memory: ArrayBuffer, load: RingLoad, latencies: Float64Array): number;
 
   setNoNewPrivs(): void;
   /** resource: 'NOFILE', 'AS', 'CORE', 'NPROC', 'FSIZE', 'MEMLOCK'. */

@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "process.h"
 #include "rights.h"
+#include "ring_driver.h"
 #include "seq_socket.h"
 #include "test_producer.h"
 
@@ -22,5 +23,6 @@ NAPI_MODULE_INIT() {
   nyx::ExportIoQueue(env, exports);
   nyx::ExportExitCore(env, exports);
   nyx::ExportTestProducer(env, exports);
+  nyx::ExportRingDriver(env, exports);
   return exports;
 }

@@ -42,6 +42,7 @@ class IoUring : public IoEngine {
   io_uring_sqe* sqes_ = static_cast<io_uring_sqe*>(MAP_FAILED);
   size_t sqes_bytes_ = 0;
   uint32_t *sq_head_ = nullptr, *sq_tail_ = nullptr, *cq_head_ = nullptr, *cq_tail_ = nullptr;
+  uint32_t* cq_flags_ = nullptr;
   uint32_t sq_mask_ = 0, cq_mask_ = 0;
   io_uring_cqe* cqes_ = nullptr;
   uint32_t queued_ = 0;
@@ -70,14 +71,15 @@ bool IoUring::Open(uint32_t entries) {
       mmap(nullptr, sqes_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd_, IORING_OFF_SQES));
   event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (rings_ == MAP_FAILED || sqes_ == MAP_FAILED || event_ < 0) return false;
-  // ASYNC: what completes while io_uring_enter runs needs no event, Ready tells.
-  if (syscall(__NR_io_uring_register, fd_, IORING_REGISTER_EVENTFD_ASYNC, &event_, 1) != 0 || !Restrict()) return false;
+  // Not IORING_REGISTER_EVENTFD_ASYNC: that is silent about what completes in this thread when its data arrive.
+  if (syscall(__NR_io_uring_register, fd_, IORING_REGISTER_EVENTFD, &event_, 1) != 0 || !Restrict()) return false;
   sq_head_ = At(p.sq_off.head);
   sq_tail_ = At(p.sq_off.tail);
   sq_mask_ = *At(p.sq_off.ring_mask);
   cq_head_ = At(p.cq_off.head);
   cq_tail_ = At(p.cq_off.tail);
   cq_mask_ = *At(p.cq_off.ring_mask);
+  cq_flags_ = At(p.cq_off.flags);
   cqes_ = reinterpret_cast<io_uring_cqe*>(rings_ + p.cq_off.cqes);
   // Entry i of the queue is always sqe i.
   for (uint32_t i = 0; i < p.sq_entries; i++) At(p.sq_off.array)[i] = i;
@@ -144,17 +146,23 @@ void IoUring::Queue(const IoRequest& r) {
 }
 
 void IoUring::Enter(uint32_t submit, uint32_t wait) {
+  // What completes meanwhile needs no event, Ready tells; a write of the eventfd for each would cost half as much as the
+  // request.
+  StoreRelease(*cq_flags_, uint32_t{IORING_CQ_EVENTFD_DISABLED});
   do {
     const long done = syscall(__NR_io_uring_enter, fd_, submit, wait, wait != 0 ? IORING_ENTER_GETEVENTS : 0, nullptr, 0);
     if (done < 0) {
       // EAGAIN, EBUSY: the kernel is short of memory or has completions for us to take; both pass.
       if (errno == EINTR || errno == EAGAIN || errno == EBUSY) continue;
-      return;
+      break;
     }
     submit -= static_cast<uint32_t>(done);
     queued_ -= static_cast<uint32_t>(done);
     wait = 0;
   } while (submit != 0);
+  StoreRelease(*cq_flags_, uint32_t{0});
+  // Before Ready looks: what came in between is told by one of the two.
+  FullFence();
   arena_.clear();
 }
 
