@@ -2,6 +2,7 @@
  * What a format driver asks of the host: synchronous access for metadata (small, nearly always in the page cache),
  * and a queue for data. An interface, so that tests can stand between driver and file.
  */
+import { ftruncateSync } from 'node:fs';
 import { createIoQueue, fallocate, fileSize, fsync, type IoQueue, pread, pwrite } from '@nyx/native';
 
 export type HostQueue = Pick<
@@ -16,6 +17,8 @@ export interface HostIo {
   fdatasync(fd: number): void;
   punchHole(fd: number, position: number, length: number): void;
   size(fd: number): number;
+  /** Sets the size of a file; what is new reads as zeroes. */
+  truncate(fd: number, size: number): void;
   openQueue(entries: number, onReady: () => void): HostQueue;
 }
 
@@ -25,6 +28,7 @@ export const hostIo: HostIo = {
   fdatasync: (fd) => fsync(fd, true),
   punchHole: (fd, position, length) => fallocate(fd, 'punchHole', position, length),
   size: fileSize,
+  truncate: ftruncateSync,
   openQueue: (entries, onReady) => createIoQueue({ entries, onReady }),
 };
 

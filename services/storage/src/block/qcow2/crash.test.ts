@@ -1,265 +1,42 @@
-/**
- * The process dies, the power fails, or the host gives an error, at every step of the same work. A process that died
- * costs nothing: what was acknowledged is there, the image has no error and no leak. A power failure may cost what was
- * not flushed, and leaks, but no error.
- */
-import { describe, expect, it } from 'vitest';
-import { BlockOp, type BlockRequest } from '../block.ts';
+import { BACKING, deathAtEveryStep, TOP, type Variant } from '../testing/world.ts';
 import { check } from './check.ts';
 import { type CreateOptions, createImage } from './create.ts';
 import { Qcow2Disk } from './disk.ts';
-import { Died, FakeHost } from './fakehost.ts';
-import { Rig, random } from './rig.ts';
 import { createSnapshot } from './snapshot-write.ts';
 
 const SIZE = 96 * 1024;
-const SECTORS = SIZE / 512;
-const TOP = 3;
-const BACKING = 4;
-/** Room for 223 records. */
-const JOURNAL = 32768;
 
-interface Variant {
-  image: Partial<CreateOptions>;
-  backing?: boolean;
-  snapshot?: boolean;
-}
-
-class World {
-  readonly host: FakeHost;
-  journal = new ArrayBuffer(JOURNAL);
-  rig = new Rig(512 << 10);
-  /** Values that each sector may have: the last is the newest. After a flush or an acknowledged write it is one. */
-  readonly may: number[][] = Array.from({ length: SECTORS }, () => [0]);
-  /** Values since the last flush: what a power failure may bring back. */
-  readonly sinceFlush: number[][] = Array.from({ length: SECTORS }, () => [0]);
-  frozen = new ArrayBuffer(JOURNAL);
-  readonly #rand: (n: number) => number;
-
-  constructor(
-    readonly v: Variant,
-    seed: number,
-  ) {
-    this.#rand = random(seed);
-    this.host = new FakeHost(random(seed + 1));
-    this.host.add(TOP, new Uint8Array());
-    if (v.backing) {
-      const lower = new Uint8Array(SIZE).fill(7);
-      this.host.add(BACKING, lower);
-      for (const list of [this.may, this.sinceFlush]) for (const s of list) s[0] = 7;
-    }
-    createImage(this.host, TOP, {
-      size: SIZE,
-      clusterBits: 12,
-      ...v.image,
-      ...(v.backing ? { backing: 'lower', backingFormat: 'raw' } : {}),
-    });
-    this.host.onDeath = () => {
-      this.frozen = this.journal.slice(0);
-    };
-    this.open();
-    if (v.snapshot) {
-      this.fill();
-      this.rig.disk.close();
-      createSnapshot(this.host, TOP, 'first', 1_700_000_000);
-      this.open();
-    }
-    this.host.steps = 0;
-  }
-
-  fill(): void {
-    for (let s = 0; s < SECTORS; s += 24) this.write(s, 24, 9);
-    this.rig.run(this.rig.request(BlockOp.flush, 0, 0, 0));
-    this.flushed();
-  }
-
-  open(): void {
-    const files = [{ fd: TOP, qcow2: true }, ...(this.v.backing ? [{ fd: BACKING, qcow2: false }] : [])];
-    this.rig = new Rig(512 << 10);
-    this.rig.open(
-      (memory, completed) =>
-        new Qcow2Disk(this.host, { files, journal: this.journal, cacheBytes: 32768 }, memory, completed),
-    );
-  }
-
-  write(sector: number, n: number, value: number): void {
-    this.rig.bytes.fill(value, 0, n * 512);
-    this.rig.run(this.rig.request(BlockOp.write, sector * 512, n * 512, 0));
-    for (let s = sector; s < sector + n; s++) {
-      this.may[s] = [value];
-      this.sinceFlush[s]!.push(value);
-    }
-  }
-
-  flushed(): void {
-    for (let s = 0; s < SECTORS; s++) this.sinceFlush[s] = [this.may[s]!.at(-1)!];
-  }
-
-  /** The same work for the same seed, up to a death. True when it came to its end. */
-  work(rounds: number): boolean {
-    const rand = this.#rand;
-    try {
-      for (let round = 0; round < rounds; round++) {
-        const list: BlockRequest[] = [];
-        const effects: [first: number, n: number, value: number][] = [];
-        const busy = new Set<number>();
-        for (let i = 0; i < 1 + rand(5); i++) {
-          const n = 1 + rand(rand(3) === 0 ? 40 : 6);
-          const first = rand(SECTORS - n);
-          const value = 1 + rand(255);
-          const op = [BlockOp.write, BlockOp.write, BlockOp.write, BlockOp.writeZeroes, BlockOp.read][
-            rand(5)
-          ]!;
-          const unmap = rand(2) === 0;
-          if (Array.from({ length: n }, (_, k) => first + k).some((s) => busy.has(s))) continue;
-          for (let s = first; s < first + n; s++) busy.add(s);
-          this.rig.bytes.fill(value, i * 65536, i * 65536 + n * 512);
-          const r = this.rig.request(op, first * 512, n * 512, i * 65536);
-          r.unmap = unmap;
-          list.push(r);
-          if (op === BlockOp.read) continue;
-          effects.push([first, n, op === BlockOp.write ? value : 0]);
-        }
-        for (const [first, n, value] of effects)
-          for (let s = first; s < first + n; s++) {
-            this.may[s]!.push(value);
-            this.sinceFlush[s]!.push(value);
-          }
-        const results = this.rig.run(...list);
-        // A request that failed may have been done in part.
-        if (results.every((x) => x === 0))
-          for (const [first, n] of effects)
-            for (let s = first; s < first + n; s++) this.may[s] = [this.may[s]!.at(-1)!];
-        if (rand(3) === 0) {
-          const [result] = this.rig.run(this.rig.request(BlockOp.flush, 0, 0, 0));
-          if (result === 0) this.flushed();
-        }
-      }
-      this.rig.disk.close();
-      this.flushed();
-      return true;
-    } catch (e) {
-      if (!(e instanceof Died)) throw e;
-      this.journal = this.frozen;
-      return false;
-    }
-  }
-
-  /** What the disk holds, against what it may hold. */
-  verify(may: number[][]): void {
-    const content = this.rig.all();
-    for (let s = 0; s < SECTORS; s++) {
-      const value = content[s * 512]!;
-      const whole = content.subarray(s * 512, s * 512 + 512).every((x) => x === value);
-      if (!whole || !may[s]!.includes(value))
-        throw new Error(`sector ${s} holds ${whole ? value : 'a mixture'}, expected ${may[s]!.join(' or ')}`);
-    }
-  }
-
-  checked(): { leaks: number; corruptions: number } {
-    const { leaks, corruptions, flags, problems } = check(this.host, TOP);
+const variant = (
+  image: Partial<CreateOptions>,
+  o: { backing?: boolean; snapshot?: boolean } = {},
+): Variant => ({
+  size: SIZE,
+  room: 1 << 20,
+  below: o.backing ? 7 : 0,
+  create(host) {
+    host.add(TOP, new Uint8Array());
+    if (o.backing) host.add(BACKING, new Uint8Array(SIZE).fill(7));
+    const backing = o.backing ? ({ backing: 'lower', backingFormat: 'raw' } as const) : {};
+    createImage(host, TOP, { size: SIZE, clusterBits: 12, ...image, ...backing });
+  },
+  open(host, journal, memory, completed) {
+    const files = [{ fd: TOP, qcow2: true }, ...(o.backing ? [{ fd: BACKING, qcow2: false }] : [])];
+    return new Qcow2Disk(host, { files, journal, cacheBytes: 32768 }, memory, completed);
+  },
+  ...(o.snapshot ? { snapshot: (host) => createSnapshot(host, TOP, 'first', 1_700_000_000) } : {}),
+  check(host) {
+    const { leaks, corruptions, flags, problems } = check(host, TOP);
     if (corruptions + flags > 0)
       throw new Error(`${corruptions} errors, ${flags} flags: ${problems.join('; ')}`);
-    return { leaks, corruptions };
-  }
-}
-
-const variants: [string, Variant][] = [
-  ['clusters of 4 KiB', { image: {} }],
-  ['clusters of 512 bytes, 1-bit refcounts', { image: { clusterBits: 9, refcountOrder: 0 } }],
-  ['version 2 on a backing file', { image: { version: 2 }, backing: true }],
-  ['a snapshot shares everything', { image: {}, snapshot: true, backing: true }],
-  ['extended L2 on a backing file', { image: { clusterBits: 14, extendedL2: true }, backing: true }],
-  ['extended L2 under a snapshot', { image: { clusterBits: 14, extendedL2: true }, snapshot: true }],
-];
-
-const ROUNDS = 10;
-
-describe('qcow2: death at every step', () => {
-  it.each(variants)('process: %s', { timeout: 60_000 }, (_name, v) => {
-    const whole = new World(v, 5);
-    expect(whole.work(ROUNDS)).toBe(true);
-    const { steps } = whole.host;
-    expect(steps).toBeGreaterThan(50);
-    expect(whole.checked().leaks).toBe(0);
-    for (let n = 1; n <= steps; n += steps > 200 ? 3 : 1) {
-      const w = new World(v, 5);
-      w.host.dieAt = n;
-      try {
-        if (w.work(ROUNDS)) continue;
-        w.host.revive();
-        w.open();
-        w.verify(w.may);
-        // And it can go on.
-        w.write(n % 100, 20, 77);
-        w.rig.disk.close();
-        expect(w.checked().leaks).toBe(0);
-      } catch (e) {
-        throw new Error(`death at step ${n} of ${steps}: ${(e as Error).message}`, { cause: e });
-      }
-    }
-  });
-  it.each(variants)('process, and its successor while it recovers: %s', { timeout: 60_000 }, (_name, v) => {
-    for (let seed = 20; seed < 35; seed++) {
-      const w = new World(v, seed);
-      const rand = random(seed);
-      w.host.dieAt = 20 + rand(150);
-      if (w.work(ROUNDS)) continue;
-      for (let tries = 0; ; tries++) {
-        w.host.revive();
-        w.host.dieAt = tries > 20 ? 0 : w.host.steps + 1 + rand(8);
-        try {
-          w.open();
-          w.verify(w.may);
-          w.rig.disk.close();
-          break;
-        } catch (e) {
-          if (!(e instanceof Died)) throw new Error(`seed ${seed}: ${(e as Error).message}`, { cause: e });
-          // The journal as it was then.
-          w.journal = w.frozen;
-        }
-      }
-      expect(w.checked().leaks, `seed ${seed}`).toBe(0);
-    }
-  });
-  it.each(variants)('power: %s', { timeout: 60_000 }, (_name, v) => {
-    // Every third: each is a world of its own.
-    const whole = new World(v, 6);
-    whole.work(ROUNDS);
-    const { steps } = whole.host;
-    for (let n = 1; n <= steps; n += 3) {
-      const w = new World(v, 6);
-      w.host.dieAt = n;
-      try {
-        if (w.work(ROUNDS)) continue;
-        w.host.powerLoss();
-        w.journal = new ArrayBuffer(JOURNAL);
-        w.checked();
-        w.open();
-        w.verify(w.sinceFlush);
-        w.rig.disk.close();
-        w.checked();
-      } catch (e) {
-        throw new Error(`power lost at step ${n} of ${steps}: ${(e as Error).message}`, { cause: e });
-      }
-    }
-  });
-  it.each(variants)('an error of the host: %s', { timeout: 60_000 }, (_name, v) => {
-    const whole = new World(v, 7);
-    whole.work(ROUNDS);
-    const { steps } = whole.host;
-    for (let n = 1; n <= steps; n += 3) {
-      const w = new World(v, 7);
-      w.host.failAt = n;
-      try {
-        w.work(ROUNDS);
-        w.checked();
-        w.journal = new ArrayBuffer(JOURNAL);
-        w.open();
-        w.rig.disk.close();
-      } catch (e) {
-        throw new Error(`error at step ${n} of ${steps}: ${(e as Error).message}`, { cause: e });
-      }
-    }
-  });
+    return leaks;
+  },
 });
+
+deathAtEveryStep('qcow2', [
+  ['clusters of 4 KiB', variant({})],
+  ['clusters of 512 bytes, 1-bit refcounts', variant({ clusterBits: 9, refcountOrder: 0 })],
+  ['version 2 on a backing file', variant({ version: 2 }, { backing: true })],
+  ['a snapshot shares everything', variant({}, { snapshot: true, backing: true })],
+  ['extended L2 on a backing file', variant({ clusterBits: 14, extendedL2: true }, { backing: true })],
+  ['extended L2 under a snapshot', variant({ clusterBits: 14, extendedL2: true }, { snapshot: true })],
+]);

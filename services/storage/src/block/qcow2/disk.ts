@@ -10,16 +10,17 @@
  * Metadata is read and written synchronously (it is in the page cache nearly always), data through the queue. A request
  * that touches a cluster being allocated waits for it.
  */
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from '../block.ts';
+import { BlockOp, type BlockRequest, type Completed } from '../block.ts';
+import { Chain, type Layer } from '../chain.ts';
 import { blockError, type HostIo } from '../host.ts';
-import { type Op, Ops } from '../ops.ts';
-import { Chain, type Layer } from './chain.ts';
+import { ImageDisk } from '../image-disk.ts';
+import type { Op } from '../ops.ts';
+import { Reader } from '../read.ts';
 import { rebuild } from './check.ts';
 import { Commits } from './commit.ts';
 import { Incompatible } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { Journal, journalBytes } from './journal.ts';
-import { Reader } from './read.ts';
 import { Tables } from './tables.ts';
 import { Writer } from './write.ts';
 import { zero } from './zero.ts';
@@ -37,37 +38,22 @@ export interface Qcow2Options {
   cacheBytes?: number;
 }
 
-export class Qcow2Disk implements BlockDriver {
+export class Qcow2Disk extends ImageDisk {
   readonly size: number;
   readonly readOnly: boolean;
   readonly physicalBytes: number;
   readonly canDiscard: boolean;
   readonly image: Qcow2Image;
   readonly #tables: Tables | undefined;
-  readonly #ops: Ops;
   readonly #reader: Reader;
   /** With tables. */
   readonly #writer: Writer | undefined;
   readonly #commits: Commits;
-  readonly #completed: Completed;
-  readonly #done: BlockRequest[] = [];
-  #doneCount = 0;
-  #told = false;
-  #polling = false;
-  /** Requests that wait for an allocation, room in the journal or a buffer, and how far they are. */
-  #blocked: BlockRequest[] = [];
-  #blockedFrom: number[] = [];
-  #blockedCount = 0;
-  #broken = false;
   readonly #later = (): void => this.#commits.later();
 
   /** @throws QCOW2_*, or the host's error */
-  constructor(
-    readonly io: HostIo,
-    o: Qcow2Options,
-    memory: ArrayBuffer,
-    completed: Completed,
-  ) {
+  constructor(io: HostIo, o: Qcow2Options, memory: ArrayBuffer, completed: Completed) {
+    super(io, memory, completed, o.depth);
     this.readOnly = o.readOnly ?? false;
     const [top, ...rest] = o.files;
     if (!top?.qcow2) throw blockError('QCOW2_INVALID', 'the topmost file is not a qcow2 image');
@@ -84,24 +70,14 @@ export class Qcow2Disk implements BlockDriver {
     this.size = Math.floor(this.image.size / 512) * 512;
     this.physicalBytes = Math.max(4096, Math.min(65536, this.image.granule));
     this.canDiscard = !this.readOnly && (o.discard ?? true);
-    this.#completed = completed;
-    const bytes = new Uint8Array(memory);
-    this.#ops = new Ops(
-      io,
-      memory,
-      o.depth ?? 128,
-      () => this.poll(),
-      (op, result) => this.#opDone(op, result),
-    );
-    this.#ops.memory = bytes;
-    this.#reader = new Reader(new Chain([this.image, ...lower]), this.#ops, bytes, Tag.part);
+    this.#reader = new Reader(new Chain([this.image, ...lower]), this.ops, this.ops.memory, Tag.part);
     const events = {
-      report: (r: BlockRequest): void => this.#report(r),
-      partDone: (r: BlockRequest, result: number): void => this.#partDone(r, result),
-      wake: (): void => this.#wake(),
+      report: (r: BlockRequest): void => this.report(r),
+      partDone: (r: BlockRequest, result: number): void => this.partDone(r, result),
+      wake: (): void => this.wake(),
       later: this.#later,
       broken: (): void => {
-        this.#broken = true;
+        this.broken = true;
       },
     };
     if (this.#tables)
@@ -112,157 +88,60 @@ export class Qcow2Disk implements BlockDriver {
         events,
       );
     const tags = { data: Tag.dataSync, table: Tag.tableSync };
-    this.#commits = new Commits(this.#ops, this.image.fd, this.#tables, tags, events);
+    this.#commits = new Commits(this.ops, this.image.fd, this.#tables, tags, events);
   }
 
   get counters(): { allocations: number; commits: number; blocked: number } {
     return {
       allocations: this.#writer?.counted ?? 0,
       commits: this.#commits.counted,
-      blocked: this.#blockedCount,
+      blocked: this.blockedCount,
     };
   }
 
-  // ---- requests ----
-
-  submit(r: BlockRequest): void {
-    // Parts under way, and this one.
-    r.progress = 1;
-    r.result = BlockResult.ok;
-    this.#go(r, 0);
+  protected read(r: BlockRequest): void {
+    this.#reader.read(r);
+  }
+  protected change(r: BlockRequest, from: number): number {
+    const writer = this.#writer!;
+    return r.op === BlockOp.write
+      ? writer.write(r, from, r.bytes - from, false)
+      : zero(writer, r, from, this.#later);
+  }
+  protected flush(r: BlockRequest): void {
+    this.#commits.flush(r);
+  }
+  protected commit(): void {
+    this.#commits.commit();
+  }
+  protected get short(): boolean {
+    return this.#tables!.journal.room < 16;
+  }
+  protected get settled(): boolean {
+    return (this.#writer?.idle ?? true) && this.#commits.idle;
   }
 
-  #go(r: BlockRequest, from: number): void {
+  /** An image whose tables contradict each other is not written any more, by nobody. */
+  protected override failing(code: string): void {
+    if (code !== 'QCOW2_CORRUPT' || !this.#tables) return;
+    this.broken = true;
     try {
-      switch (r.op) {
-        case BlockOp.read:
-          this.#reader.read(r);
-          break;
-        case BlockOp.flush:
-          this.#commits.flush(r);
-          return;
-        default:
-          if (!this.#writer || this.#broken) throw blockError('EROFS', 'not written');
-          for (let at = from; at < r.bytes; ) {
-            const n =
-              r.op === BlockOp.write
-                ? this.#writer.write(r, at, r.bytes - at, false)
-                : zero(this.#writer, r, at, this.#later);
-            if (n === 0) {
-              this.#block(r, at);
-              return;
-            }
-            at += n;
-          }
-      }
-    } catch (e) {
-      this.#failed(r, e);
-    }
-    this.#partDone(r, BlockResult.ok);
-  }
-
-  #failed(r: BlockRequest, e: unknown): void {
-    const { code } = e as { code?: string };
-    if (code === undefined) throw e;
-    r.result = code === 'ENOSPC' || code === 'QCOW2_FULL' ? BlockResult.noSpace : BlockResult.io;
-    if (code === 'QCOW2_CORRUPT' && r.op !== BlockOp.read && this.#tables) {
-      this.#broken = true;
-      try {
-        this.#tables.markCorrupt();
-      } catch {
-        // It stays unwritten by us.
-      }
+      this.#tables.markCorrupt();
+    } catch {
+      // It stays unwritten by us.
     }
   }
 
-  #block(r: BlockRequest, from: number): void {
-    this.#blockedCount++;
-    this.#blocked.push(r);
-    this.#blockedFrom.push(from);
-    if (this.#tables!.journal.room < 16) this.#commits.commit();
-  }
-
-  /** Something that requests waited for has changed. */
-  #wake(): void {
-    if (this.#blocked.length === 0) return;
-    const [requests, from] = [this.#blocked, this.#blockedFrom];
-    this.#blocked = [];
-    this.#blockedFrom = [];
-    for (const [i, r] of requests.entries()) this.#go(r, from[i]!);
-    this.#ops.kick();
-  }
-
-  #partDone(r: BlockRequest, result: number): void {
-    if (result !== BlockResult.ok && r.result === BlockResult.ok) r.result = result;
-    if (--r.progress > 0) return;
-    if (r.fua && r.result === BlockResult.ok && r.op !== BlockOp.read) {
-      this.#commits.flush(r);
-    } else this.#report(r);
-  }
-
-  #report(r: BlockRequest): void {
-    this.#done[this.#doneCount++] = r;
-    if (this.#told || this.#polling) return;
-    // Nothing of the host may be under way that would call us.
-    this.#told = true;
-    setImmediate(this.#tell);
-  }
-  readonly #tell = (): void => {
-    this.#told = false;
-    this.poll();
-  };
-  // ---- completions ----
-
-  #opDone(op: Op, result: number): void {
-    if (op.tag === Tag.part) this.#partDone(op.request!, result);
+  protected opDone(op: Op, result: number): void {
+    if (op.tag === Tag.part) this.partDone(op.request!, result);
     else if (op.tag <= Tag.cowWrite) this.#writer!.opDone(op, result);
     else this.#commits.synced(op.tag, result);
     this.#commits.look();
   }
 
-  kick(): void {
-    this.#ops.kick();
-  }
-
-  poll(): void {
-    this.#polling = true;
-    this.#ops.poll();
-    this.#polling = false;
-    if (this.#doneCount === 0) return;
-    const count = this.#doneCount;
-    this.#doneCount = 0;
-    this.#completed(this.#done, count);
-  }
-
-  drain(timeoutMs: number): boolean {
-    const end = Date.now() + timeoutMs;
-    const pause = new Int32Array(new SharedArrayBuffer(4));
-    for (;;) {
-      this.kick();
-      this.poll();
-      if (
-        this.#ops.idle &&
-        (this.#writer?.idle ?? true) &&
-        this.#blocked.length === 0 &&
-        this.#commits.idle &&
-        this.#doneCount === 0
-      )
-        return true;
-      if (Date.now() > end) return false;
-      if (!this.#ops.idle) Atomics.wait(pause, 0, 0, 1);
-    }
-  }
-
-  fence(): void {}
-
-  /** Writes out what was acknowledged, when nothing is under way. */
-  close(): void {
+  override close(): void {
     this.#commits.close();
-    if (this.#tables && !this.#broken) {
-      this.#commits.commit();
-      this.drain(10_000);
-    }
-    this.#ops.queue.close();
+    super.close();
   }
 }
 

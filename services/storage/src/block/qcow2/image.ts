@@ -3,30 +3,16 @@
  * what is there. Reading only; `disk.ts` writes.
  */
 import { SliceCache } from '../cache.ts';
+import { type Extent, type ImageLayer, Kind } from '../extent.ts';
 import { blockError, type HostIo, readPadded } from '../host.ts';
 import { Incompatible, l2EntryBytes, type Qcow2Header, readHeader } from './header.ts';
 import { unpackCluster } from './unpack.ts';
-
-/** What a piece of a disk is. */
-export const Kind = { unallocated: 0, zero: 1, data: 2, compressed: 3 } as const;
-
-/** A piece of a disk that is alike; filled in by `lookup`, so that nothing is allocated. */
-export class Extent {
-  kind = 0;
-  bytes = 0;
-  fd = -1;
-  /** data: offset in the file. compressed: index of the layer. */
-  host = 0;
-  /** compressed: file offset of the compressed bytes, and how many there are at most. */
-  packed = 0;
-  packedBytes = 0;
-}
 
 const offsetHigh = 0x00ff_ffff;
 export const copied = 0x8000_0000;
 export const compressedFlag = 0x4000_0000;
 
-export class Qcow2Image {
+export class Qcow2Image implements ImageLayer {
   readonly header: Qcow2Header;
   readonly cluster: number;
   readonly entryBytes: number;

@@ -1,12 +1,12 @@
 /** Images that lie: an error with a code, in bounded time and memory, whatever the bytes are. */
 import { describe, expect, it } from 'vitest';
 import { BlockOp } from '../block.ts';
+import { FakeHost } from '../testing/fakehost.ts';
+import { Rig, random } from '../testing/rig.ts';
 import { check } from './check.ts';
 import { createImage } from './create.ts';
 import { Qcow2Disk } from './disk.ts';
-import { FakeHost } from './fakehost.ts';
 import { parseHeader } from './header.ts';
-import { Rig, random } from './rig.ts';
 import { createSnapshot } from './snapshot-write.ts';
 
 const FD = 3;

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { hostIo } from '../host.ts';
+import { Rig, random } from '../testing/rig.ts';
 import { check } from './check.ts';
 import { Qcow2Disk } from './disk.ts';
-import { Rig, random } from './rig.ts';
 
 const version = (() => {
   try {

@@ -1,7 +1,7 @@
 /** Compressed bytes that lie: an error or a cluster, in bounded time. */
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { random } from './rig.ts';
+import { random } from '../testing/rig.ts';
 import { Compression, unpackCluster } from './unpack.ts';
 
 const CLUSTER = 65536;

@@ -4,11 +4,12 @@
  */
 import { ioOp } from '@nyx/native';
 import { type BlockRequest, BlockResult } from '../block.ts';
+import type { Chain } from '../chain.ts';
+import { Extent, Kind } from '../extent.ts';
 import type { Op, Ops } from '../ops.ts';
+import type { Reader } from '../read.ts';
 import { Allocation, Bounces } from './allocation.ts';
-import type { Chain } from './chain.ts';
-import { compressedFlag, copied, Extent, Kind } from './image.ts';
-import type { Reader } from './read.ts';
+import { compressedFlag, copied } from './image.ts';
 import type { Tables } from './tables.ts';
 
 /** Clusters that one allocation takes at most. */

@@ -1,6 +1,7 @@
 /** Zeroes and discard: clusters and subclusters that say so themselves, bytes where they cannot. */
 import { BlockOp, type BlockRequest } from '../block.ts';
-import { compressedFlag, copied, Extent, Kind } from './image.ts';
+import { Extent, Kind } from '../extent.ts';
+import { compressedFlag, copied } from './image.ts';
 import { granules, type Writer } from './write.ts';
 
 const extent = new Extent();

@@ -1,9 +1,9 @@
 /** Reading through a chain of images, and the pieces of requests that go to files as they are. */
 import { ioOp } from '@nyx/native';
-import type { BlockRequest } from '../block.ts';
-import type { Ops } from '../ops.ts';
+import type { BlockRequest } from './block.ts';
 import type { Chain } from './chain.ts';
-import { Extent, Kind } from './image.ts';
+import { Extent, Kind } from './extent.ts';
+import type { Ops } from './ops.ts';
 
 export class Reader {
   /** Of the look-up under way. */

@@ -14,7 +14,6 @@ interface File {
 }
 
 const IO = { read: 0, write: 1, fdatasync: 3 } as const;
-const ROOM = 1 << 20;
 
 export class FakeHost implements HostIo {
   readonly files = new Map<number, File>();
@@ -27,10 +26,14 @@ export class FakeHost implements HostIo {
   /** What the driver's memory was when it died. */
   onDeath: () => void = () => {};
 
-  constructor(private readonly rand: (n: number) => number) {}
+  constructor(
+    private readonly rand: (n: number) => number,
+    /** Bytes that a file may have. */
+    private readonly room = 1 << 20,
+  ) {}
 
   add(fd: number, content: Uint8Array): void {
-    const data = new Uint8Array(ROOM);
+    const data = new Uint8Array(this.room);
     data.set(content);
     this.files.set(fd, {
       data,
@@ -73,7 +76,7 @@ export class FakeHost implements HostIo {
   #write(fd: number, bytes: Uint8Array, position: number): void {
     const f = this.files.get(fd)!;
     // As a file system that is full.
-    if (position + bytes.length > ROOM)
+    if (position + bytes.length > this.room)
       throw Object.assign(new Error(`a write at ${position}`), { code: 'ENOSPC' });
     f.data.set(bytes, position);
     f.size = Math.max(f.size, position + bytes.length);
@@ -91,10 +94,23 @@ export class FakeHost implements HostIo {
   }
   punchHole(fd: number, position: number, length: number): void {
     if (this.dead) throw new Died('dead');
-    this.#write(fd, new Uint8Array(Math.min(length, ROOM - position)), position);
+    this.#write(fd, new Uint8Array(Math.min(length, this.room - position)), position);
   }
   size(fd: number): number {
     return this.files.get(fd)!.size;
+  }
+  /** The size of a file is stable at once: what a journaling file system makes of it is another matter. */
+  truncate(fd: number, size: number): void {
+    this.#step();
+    if (this.#fails()) throw Object.assign(new Error('injected'), { code: 'EIO' });
+    if (size > this.room) throw Object.assign(new Error(`a file of ${size} bytes`), { code: 'ENOSPC' });
+    const f = this.files.get(fd)!;
+    for (const content of [f.data, f.stable]) content.fill(0, Math.min(size, f.size), f.size);
+    for (const v of f.volatile.splice(0)) {
+      const keep = Math.min(v[1].length, size - v[0]);
+      if (keep > 0) f.volatile.push([v[0], v[1].subarray(0, keep)]);
+    }
+    f.size = f.stableSize = size;
   }
 
   /** A new process: what the dead one had under way is done, or not, or half. */

@@ -1,5 +1,5 @@
 /** An image and what lies under it: one lookup through all layers, without an object per request. */
-import { type Extent, Kind, Qcow2Image } from './image.ts';
+import { type Extent, type ImageLayer, Kind } from './extent.ts';
 
 /** Layers at most; a chain that is longer is refused where it is opened. */
 export const maxDepth = 64;
@@ -10,7 +10,7 @@ export interface RawLayer {
   size: number;
 }
 
-export type Layer = Qcow2Image | RawLayer;
+export type Layer = ImageLayer | RawLayer;
 
 /** Decompressed clusters that are kept. */
 const UNPACKED = 4;
@@ -29,7 +29,7 @@ export class Chain {
       // The last layer that is shorter: zeroes behind its end.
       if (position >= layer.size) break;
       const within = Math.min(bytes, layer.size - position);
-      if (!(layer instanceof Qcow2Image)) {
+      if (!('lookup' in layer)) {
         out.kind = Kind.data;
         out.fd = layer.fd;
         out.host = position;
@@ -49,7 +49,7 @@ export class Chain {
   unpack(e: Extent): Uint8Array {
     const found = this.#unpacked.find((u) => u.packed === e.packed && u.layer === e.host);
     if (found) return found.bytes;
-    const image = this.layers[e.host] as Qcow2Image;
+    const image = this.layers[e.host] as Required<ImageLayer>;
     const slot = this.#next++ % UNPACKED;
     let entry = this.#unpacked[slot];
     if (entry?.bytes.length !== image.cluster)
