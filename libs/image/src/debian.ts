@@ -109,7 +109,7 @@ async function appletPaths(busybox: Uint8Array, directory: string): Promise<stri
 
 /** Modules that may be needed; a kernel for all hardware has some 300 MB of others. */
 const usable =
-  /^(usr\/)?lib\/modules\/[^/]+\/kernel\/(arch|crypto|fs|lib|drivers\/(acpi|ata|block|cdrom|char|input|misc\/pvpanic|scsi|virtio|watchdog))\/.*\.ko(\.xz|\.zst)?$/;
+  /^(usr\/)?lib\/modules\/[^/]+\/kernel\/(arch|block|crypto|fs|lib|drivers\/(acpi|ata|block|cdrom|char|input|misc\/pvpanic|scsi|virtio|watchdog))\/.*\.ko(\.xz|\.zst)?$/;
 
 /**
  * Makes kernel and initramfs; nothing is written but apt's and our package cache.
