@@ -22,8 +22,8 @@
         "src/cc/spawn.cc",
         "src/cc/test_producer.cc"
       ],
-      "include_dirs": ["../../services/vcpu/src/gen"],
-      "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
+      "include_dirs": ["../../services/vcpu/src/gen", "<!(node -p \"require('node-addon-api').include_dir\")"],
+      "defines": ["NAPI_VERSION=8", "NAPI_DISABLE_CPP_EXCEPTIONS", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2", "-fno-strict-aliasing"],
       # -Wno-restrict: g++ 12 warns falsely of "text" + std::to_string (GCC bug 105651).
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],

@@ -1,4 +1,6 @@
 // Entry of the addon. Every export is declared in src/types.ts.
+#include <napi.h>
+
 #include "events.h"
 #include "exit_core.h"
 #include "files.h"
@@ -11,7 +13,7 @@
 #include "seq_socket.h"
 #include "test_producer.h"
 
-NAPI_MODULE_INIT() {
+static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   nyx::ExportMemory(env, exports);
   nyx::ExportFiles(env, exports);
   nyx::ExportEvents(env, exports);
@@ -26,3 +28,5 @@ NAPI_MODULE_INIT() {
   nyx::ExportRingDriver(env, exports);
   return exports;
 }
+
+NODE_API_MODULE(nyx_native, Init)

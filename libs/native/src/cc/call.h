@@ -1,6 +1,6 @@
-// The few helpers over Node-API that every export uses: validated arguments, coded errors, counted objects.
+// What every export uses beside node-addon-api: validated arguments, coded errors, counted objects.
 #pragma once
-#include <node_api.h>
+#include <napi.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -10,9 +10,9 @@
 
 namespace nyx {
 
-// Throws an Error with `code`; returns nullptr so that a caller can `return Throw(...)`.
+// An Error with `code`. Where exports return one, it is thrown: each throws and returns nullptr.
 napi_value Throw(napi_env env, const char* code, const std::string& message);
-// Throws an Error for a failed system call: code = name of errno, syscall, errno.
+// For a failed system call: code = name of errno, syscall, errno.
 napi_value ThrowErrno(napi_env env, const char* syscall, int error);
 // The same as a value, to be handed to a callback.
 napi_value MakeErrno(napi_env env, const char* syscall, int error);
@@ -29,16 +29,12 @@ struct Span {
 };
 
 // The arguments of one call. Each getter throws (and returns false) when the argument is not what it must be.
-class Call {
+class Call : public Napi::CallbackInfo {
  public:
-  Call(napi_env env, napi_callback_info info) : env_(env) {
-    napi_get_cb_info(env, info, &argc_, argv_, nullptr, &data_);
-    // What was passed, which may be more than fits.
-    if (argc_ > kMaxArgs) argc_ = kMaxArgs;
-  }
-  napi_env env() const { return env_; }
-  void* data() const { return data_; }
-  napi_value arg(size_t i) const { return i < argc_ ? argv_[i] : nullptr; }
+  using CallbackInfo::CallbackInfo;
+  napi_env env() const { return Env(); }
+  // A missing argument is undefined.
+  Napi::Value arg(size_t i) const { return (*this)[i]; }
   bool Has(size_t i) const;
   bool Number(size_t i, const char* name, double low, double high, double* out) const;
   // Number with a default.
@@ -52,20 +48,13 @@ class Call {
   bool Range(size_t i, const char* name, uint8_t** data, size_t* length) const;
   bool Float64(size_t i, const char* name, double** data, size_t* length) const;
   bool Function(size_t i, const char* name) const;
-  // Property of the object in argument i; nullptr when absent or undefined.
-  napi_value Option(size_t i, const char* name) const;
+  // Property of the object in argument i; empty when absent or undefined.
+  Napi::Value Option(size_t i, const char* name) const;
   bool OptionNumber(size_t i, const char* name, double low, double high, double* value) const;
   bool OptionBool(size_t i, const char* name, bool* value) const;
   // Strings of an array.
   bool TextList(napi_value list, const char* name, std::vector<std::string>* out) const;
   bool Fail(const char* name, const std::string& expected) const;
-
- private:
-  napi_env env_;
-  void* data_ = nullptr;
-  static constexpr size_t kMaxArgs = 12;
-  size_t argc_ = kMaxArgs;
-  napi_value argv_[kMaxArgs];
 };
 
 napi_value FromNumber(napi_env env, double value);
@@ -104,7 +93,7 @@ void SetFunction(napi_env env, napi_value target, const char* name, napi_callbac
 template <class T, napi_value (T::*kMethod)(Call&)>
 napi_value Member(napi_env env, napi_callback_info info) {
   Call call(env, info);
-  return (static_cast<T*>(static_cast<Object*>(call.data()))->*kMethod)(call);
+  return (static_cast<T*>(static_cast<Object*>(call.Data()))->*kMethod)(call);
 }
 
 // The same without arguments, for hot paths.
