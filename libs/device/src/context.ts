@@ -14,6 +14,7 @@ export class HostedDevice implements DeviceContext<Struct> {
   readonly name: string;
   readonly state: View<Struct>;
   replyHi = 0;
+  readonly isolated: boolean;
   /** Status of the exit being handled. */
   status = 0;
   /** Guest ns at which `timer` is wanted. */
@@ -40,6 +41,7 @@ export class HostedDevice implements DeviceContext<Struct> {
     readonly index: number,
   ) {
     this.name = role.name;
+    this.isolated = role.isolated === true;
     this.state = block.state;
     this.regions = kind.regions.map((r) => r.size);
     this.#gsi = Array.from({ length: irqs }, (_, i) => {
@@ -74,6 +76,7 @@ export class HostedDevice implements DeviceContext<Struct> {
   }
 
   line(i: number, word: number): void {
+    if (this.role.irqShift !== undefined) word += 2 * (this.role.irqShift[i] ?? 0);
     if (this.host.injector !== undefined) {
       if (this.host.injector.holdsLine(this, i, word, () => this.#setLine(i, word))) return;
       word += 2 * this.host.injector.engine.shift(this.role.irqBase + i);
@@ -90,6 +93,7 @@ export class HostedDevice implements DeviceContext<Struct> {
     else this.irqPage.setLine(this.role.irqBase + i, word);
   }
   message(i: number, addressLo: number, addressHi: number, data: number, count: number): void {
+    if (this.role.irqShift !== undefined) count += this.role.irqShift[i] ?? 0;
     if (this.host.injector !== undefined) {
       const { engine } = this.host.injector;
       const entry = this.role.irqBase + i;

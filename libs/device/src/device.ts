@@ -71,6 +71,8 @@ export interface DeviceContext<S extends Struct = Struct> {
   readonly state: View<S>;
   /** High half of an 8-byte reply; the kit zeroes it before each read. */
   replyHi: number;
+  /** The device was taken out (role.ts): it answers, and does nothing. */
+  readonly isolated?: boolean;
   /** Guest nanoseconds; stands still while the VM is paused. */
   now(): number;
   /** UTC seconds at guest nanosecond 0. */

@@ -108,12 +108,13 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
           missing: jail.missing,
         });
       } catch (error) {
-        const e = error as { code?: string; message?: string };
+        const e = error as { code?: string; message?: string; device?: string };
         send({
           type: 'failed',
           process: name,
           code: e.code ?? 'DEVICE_BUG',
           message: e.message ?? String(error),
+          ...(e.device === undefined ? {} : { device: e.device }),
         });
         process.exitCode = exitCode.usage;
         setTimeout(() => process.exit(), 50).unref();

@@ -3,6 +3,7 @@
  * with it is what. One JSON text in one SOCK_SEQPACKET message, descriptors beside it (SCM_RIGHTS), each named
  * by its index. JSON, because a device process loads nothing that it can do without.
  */
+import type { DeviceEvent } from './device-message.ts';
 import type { FaultReport } from './fault-kinds.ts';
 import type { RoleFaults } from './fault-rule.ts';
 
@@ -17,6 +18,13 @@ export interface RoleDevice {
   state: number;
   /** First interrupt entry in the process's interrupt page. */
   irqBase: number;
+  /**
+   * The device was taken out: its state is kept as it is, its requests stand still, and what the guest asks is answered as
+   * the specification says of a device that needs a reset.
+   */
+  isolated?: boolean;
+  /** Added to the counts that the device tells of its interrupts, which began anew when its state was emptied. */
+  irqShift?: number[];
   /** For lines: GSI per interrupt source that the process itself delivers to its own PIC/IOAPIC; else absent. */
   gsi?: Record<string, number>;
   /** Name to descriptor index: backing file, console ring, input eventfd ... */
@@ -60,4 +68,5 @@ export type RoleReply =
     }
   /** `device`: whose role it is that could not be taken, where that is known. */
   | { type: 'failed'; process: string; code: string; message: string; device?: string }
-  | FaultReport;
+  | FaultReport
+  | DeviceEvent;

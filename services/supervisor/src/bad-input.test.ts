@@ -147,7 +147,7 @@ describe('preflight', () => {
     const loader = (): BootLoader =>
       new BootLoader(
         parseSpec({ kernel, initrd: path }),
-        { disks: [], cds: [], initrd: openSync(path, 'r') },
+        { disks: [], standbys: new Map(), cds: [], initrd: openSync(path, 'r') },
         { fd: -1, buffer: new ArrayBuffer(1 << 20) },
         1 << 20,
       );

@@ -17,7 +17,7 @@ import { ProcessControl, RingsView } from '@nyx/ring';
 import type { JailReport } from './jail.ts';
 import type { ProcessPlan } from './plan.ts';
 import type { Verdict } from './policy-book.ts';
-import { HangDetector } from './recovery.ts';
+import { HangDetector, RestartPolicy } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
 
 export interface DeviceProcessEvents {
@@ -25,7 +25,12 @@ export interface DeviceProcessEvents {
   died(pid: number, reason: string): void;
   /** It serves again: the vCPU process must be told. */
   recovered(r: Recovered): void;
-  isolated(e: NyxError): void;
+  /** `answered`: somebody answers for it, so that the guest learns of it as its specification says; else nobody does. */
+  isolated(e: NyxError, answered: boolean): void;
+  /** The device goes on with its other backend, from the next process on; false: it has none. */
+  failOver(): boolean;
+  /** Somebody answers for a device that was isolated. */
+  answers(): void;
   /** Something went wrong with the process: what is done about it. */
   fault(kind: FaultKind, pid: number, what: string): Verdict;
   /** No process can load the state of `device` ('': unknown); the blocks are as it found them. */
@@ -40,6 +45,10 @@ export interface DeviceProcessEvents {
 const hopeless = /^CONFIG_|^ROLE_/;
 /** Memory that the host could not give. */
 const busError = 'killed by SIGBUS';
+
+/** Devices that can tell their driver that they were taken out: VIRTIO 1.2, 2.1.2. */
+const canAnswer = (kind: string): boolean => kind.startsWith('virtio-');
+const answering = { budget: 3, window: 60, backoff: 0, maxBackoff: 0 };
 
 export class DeviceProcess {
   state: ProcessState = 'starting';
@@ -63,6 +72,8 @@ export class DeviceProcess {
   /** What was decided about a state that could not be loaded: it begins anew. */
   #decided = false;
   #healing: string | undefined;
+  /** How often somebody who answers for an isolated device may die; undefined: nobody shall. */
+  #answers: RestartPolicy | undefined;
   #stopped = false;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
@@ -137,10 +148,12 @@ export class DeviceProcess {
     if (this.#stopped || this.state === 'serving' || this.state === 'starting') return false;
     clearTimeout(this.#backoff);
     if (this.pid !== 0) {
-      // It was told to die a moment ago, and writes until it is dead.
+      // Somebody answers for it, or was told to die a moment ago; it may write until it is dead.
       this.#healing = reason;
+      this.#child?.child.kill();
       return true;
     }
+    this.#answers = undefined;
     if (this.#corrupt !== undefined) this.events.empty(this.#corrupt);
     this.#corrupt = undefined;
     this.#recovering ??= { reason, since: monotonicNs() };
@@ -257,6 +270,7 @@ export class DeviceProcess {
       const healing = this.#healing;
       this.#healing = undefined;
       if (healing !== undefined) this.heal(healing);
+      else if (this.#answers) this.#answer();
       return;
     }
     const kind = this.#kind ?? (how === busError ? 'memoryFault' : 'deviceCrash');
@@ -286,8 +300,11 @@ export class DeviceProcess {
           }),
         );
         return;
-      case 'restart':
       case 'failover':
+        if (this.events.failOver()) this.#again(reason, since, verdict.wait);
+        else this.#giveUp(new NyxError('DEVICE_ISOLATED', { got: `'${this.name}' has no other backend` }));
+        return;
+      case 'restart':
       case 'reset':
       case 'rollback':
         this.#again(reason, since, verdict.wait);
@@ -325,6 +342,37 @@ export class DeviceProcess {
     if (this.#first) {
       this.#first.reject(e);
       this.#first = undefined;
-    } else this.events.isolated(e);
+      return;
+    }
+    // A place that is still being left is filled when it is empty (#died).
+    const answered = this.#corrupt === undefined && this.plan.devices.every((d) => canAnswer(d.kind));
+    this.#answers = answered ? new RestartPolicy(answering) : undefined;
+    this.events.isolated(e, answered);
+    if (answered && this.pid === 0) this.#answer();
+  }
+
+  /** A process of the same program that answers for the devices, and does nothing. */
+  #answer(): void {
+    if (this.#stopped || this.#answers?.died(performance.now()) === undefined) {
+      this.events.isolated(this.error ?? new NyxError('DEVICE_ISOLATED'), false);
+      return;
+    }
+    const { role } = this.plan;
+    this.#child = this.spares.take(this.plan.service);
+    const child = this.#child;
+    clearTimeout(this.#startTimer);
+    this.#startTimer = setTimeout(() => child.child.kill(), this.rules.startTimeout * 1000);
+    child.assign(
+      { ...role, devices: role.devices.map((d) => ({ ...d, isolated: true })) },
+      this.plan.fds,
+      (reply) => {
+        if (child !== this.#child || this.state !== 'isolated') return;
+        if (reply.type !== 'fault' && reply.type !== 'ready') clearTimeout(this.#startTimer);
+        if (reply.type === 'serving') this.events.answers();
+        else if (reply.type === 'failed') child.child.kill();
+      },
+      (reason) => this.#died(child, reason),
+    );
+    this.events.started(child.child.pid);
   }
 }

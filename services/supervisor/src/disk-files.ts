@@ -127,6 +127,21 @@ export function openDisk(
   return lock();
 }
 
+/** Opens the other backend of a disk: raw, of the same size. @throws NyxError FILE_*, DISK_INVALID */
+export function openStandby(
+  open: Open,
+  what: string,
+  disk: Parameters<typeof openDisk>[2],
+  first: DiskFile,
+): number {
+  if (first.format !== 'raw')
+    throw invalid('a raw disk, where it has a standby', `${what} is ${first.format}`);
+  const [file] = openDisk(open, `standby of ${what}`, disk);
+  if (file!.bytes !== first.bytes)
+    throw invalid(`${first.bytes} bytes, as ${what} has`, `${disk.path}: ${file!.bytes} bytes`);
+  return file!.fd;
+}
+
 /** Opens an ISO image (raw, only read). @throws NyxError FILE_*, DISK_INVALID */
 export function openMedium(open: Open, what: string, path: string): DiskFile {
   const { fd, bytes } = open(path, what);

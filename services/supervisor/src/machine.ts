@@ -12,6 +12,7 @@ import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { MachineEvent } from '@nyx/ring';
 import { BootLoader, type Payload } from './boot.ts';
+import { CdDrives } from './cd.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
@@ -28,7 +29,7 @@ import { reportText, writeReport } from './report.ts';
 import { Resources } from './resources.ts';
 import { adoptCds } from './sata.ts';
 import type { Spares } from './spares.ts';
-import { emptyBlock, saveBlocks } from './state-files.ts';
+import { emptyBlock, failOver, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
@@ -80,8 +81,18 @@ const historyLength = 512;
 /** Whose policies concern a process: its own, then its devices'. */
 const sourcesOf = (plan: ProcessPlan): string[] => [plan.name, ...plan.devices.map((d) => d.name)];
 
+/** A disk that holds failed requests for its other backend gives them up, in a process that tells the guest. */
+const releaseHeld = (p: DeviceProcess): void => {
+  const holding = p.plan.role.devices.filter(
+    (d) => d.fds.standby !== undefined && d.config.werror === 'stop',
+  );
+  for (const d of holding) d.config = { ...d.config, werror: 'report', rerror: 'report' };
+  if (holding.length > 0) p.kill();
+};
+
 export class Machine {
   readonly faults: FaultBook;
+  readonly cds: CdDrives;
   readonly #life: Lifecycle;
   readonly #resources: Resources;
   readonly #loader: BootLoader;
@@ -115,7 +126,10 @@ export class Machine {
     this.#resources = new Resources(spec.cpus, spec.memory);
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
-    adoptCds(r, files.cds);
+    for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
+    this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
+      this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),
+    );
     r.event('powerButton');
     const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
     r.blob('fwcfg', fwCfgBlob(spec));
@@ -140,8 +154,9 @@ export class Machine {
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
     const lines = wiring(spec, files.disks, files.cds);
+    const standbys = [...files.standbys.keys()].map((i) => `disk${i}`);
     const sources = [...new Set(lines.flatMap((l) => [l.name, l.process]))];
-    this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources), this.#patient());
+    this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources, standbys), this.#patient());
     const { processes, part } = planProcesses(o.name, lines, r, o.dir, spec.faults?.transcript);
     this.#part = part;
     this.#processes = processes.map(
@@ -167,8 +182,10 @@ export class Machine {
             return this.desk.raise('stateCorruption', { sources: sourcesOf(plan), data });
           },
           empty: (device) => emptyBlock(plan, device),
-          isolated: (e) => {
-            this.#vcpu?.isolate(plan.index);
+          failOver: () => failOver(plan),
+          answers: () => this.#vcpu?.replaced(plan.index),
+          isolated: (e, answered) => {
+            if (!answered) this.#vcpu?.isolate(plan.index);
             this.#emit({ type: 'isolated', at: Date.now(), process: plan.name, error: e.toJSON() });
           },
         }),
@@ -449,14 +466,9 @@ export class Machine {
   /** What is done to a device process that lives. */
   #treatDevice(p: DeviceProcess, { strategy }: Verdict, why: string): void {
     if (strategy === 'isolate') p.isolate(why);
-    else if (strategy === 'failover') this.#failOver(p);
-    else if (strategy === 'restart') p.kill();
-  }
-
-  /** Its successors use the other backend; false: it has none. */
-  #failOver(p: DeviceProcess): boolean {
-    this.o.log('warn', 'fail over', { process: p.name });
-    return false;
+    else if (strategy === 'failover' && !failOver(p.plan)) p.isolate(`${why}, and there is no other backend`);
+    else if (strategy === 'restart' || strategy === 'failover') p.kill();
+    else if (/^backend|^resource/.test(why)) releaseHeld(p);
   }
 
   /** This machine as the desk for faults sees it. */

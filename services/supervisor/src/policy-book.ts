@@ -38,6 +38,8 @@ export class PolicyBook {
     readonly spec: Policy,
     readonly recovery: Recovery,
     readonly sources: readonly string[],
+    /** Disks that have another backend: they fail over to it, unless the specification says otherwise. */
+    readonly standbys: readonly string[] = [],
   ) {
     this.reset();
   }
@@ -135,6 +137,9 @@ export class PolicyBook {
       const general = this.spec[kind];
       if (general) rules.set(`${kind}/`, general);
     }
+    for (const source of this.standbys)
+      for (const kind of ['backendError', 'backendGone'] as const)
+        rules.set(`${kind}/${source}`, { action: 'failover', budget: 2, window: 60, escalate: 'ignore' });
     for (const [source, own] of Object.entries(this.spec.devices)) {
       this.#known(source);
       for (const [kind, rule] of Object.entries(own)) if (rule) rules.set(`${kind}/${source}`, rule);

@@ -2,7 +2,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
-import { type DiskFile, openDisk, openMedium } from './disk-files.ts';
+import { type DiskFile, openDisk, openMedium, openStandby } from './disk-files.ts';
 import { openTpm, type TpmFiles } from './tpm.ts';
 
 /** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
@@ -102,6 +102,8 @@ export interface OpenedFiles {
   bios?: number;
   /** Of each disk, the topmost file first. */
   disks: DiskFile[][];
+  /** The other backend of a disk that has one. */
+  standbys: Map<number, number>;
   /** Of each CD drive; undefined: it is empty. */
   cds: (DiskFile | undefined)[];
   tpm?: TpmFiles;
@@ -117,11 +119,14 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     return f;
   };
   try {
-    const files: OpenedFiles = { disks: [], cds: [] };
+    const files: OpenedFiles = { disks: [], standbys: new Map(), cds: [] };
     if (spec.kernel !== undefined) files.kernel = open(spec.kernel, 'kernel').fd;
     if (spec.initrd !== undefined) files.initrd = open(spec.initrd, 'initrd').fd;
     if (spec.bios !== undefined) files.bios = open(spec.bios, 'bios').fd;
     spec.disks.forEach((d, i) => void files.disks.push(openDisk(open, `disk ${i}`, d)));
+    for (const [i, d] of spec.disks.entries())
+      if (d.standby !== undefined)
+        files.standbys.set(i, openStandby(open, `disk ${i}`, { ...d, path: d.standby }, files.disks[i]![0]!));
     for (const [i, cd] of spec.cdroms.entries())
       files.cds.push(cd.path === undefined ? undefined : openMedium(open, `CD ${i}`, cd.path));
     if (spec.tpm) files.tpm = openTpm(spec.tpm, open);

@@ -6,6 +6,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileSize, mmap, munmap } from '@nyx/native';
+import { IrqEntry, wire } from '@nyx/ring';
 import type { ProcessPlan } from './plan.ts';
 
 /** Copies kept of one device. */
@@ -22,13 +23,34 @@ export const saveBlocks = (dir: string, plan: ProcessPlan, nth: number): string[
     return path;
   });
 
-/** Empties the state block of a device, or of all devices of a process without a name. */
+/**
+ * Empties the state block of a device, or of all devices of a process without a name. Its interrupts will be counted from
+ * zero: the role says by how much that is short of what was published. (Lines into controllers of the same process are not
+ * published; there an edge too many may be seen, as a PC may see one.)
+ */
 export const emptyBlock = (plan: ProcessPlan, device: string): void => {
-  for (const d of plan.role.devices) {
-    if (device !== '' && d.name !== device) continue;
+  const words = new Uint32Array(plan.memory.irqPage.buffer);
+  plan.role.devices.forEach((d, n) => {
+    if (device !== '' && d.name !== device) return;
+    d.irqShift = (plan.devices[n]?.irqs ?? []).map((route, i) => {
+      const word = words[(wire.irqEntriesAt + (d.irqBase + i) * IrqEntry.bytes) >> 2] ?? 0;
+      return route === 'msi' ? word : word >>> 1;
+    });
     const fd = plan.fds[d.state]!;
     const memory = mmap(fd, fileSize(fd));
     new Uint8Array(memory).fill(0);
     munmap(memory);
+  });
+};
+
+/** Devices with two backends go on with the other one, from the next process on. False: there is none. */
+export const failOver = (plan: ProcessPlan): boolean => {
+  let any = false;
+  for (const d of plan.role.devices) {
+    const { file, standby } = d.fds;
+    if (file === undefined || standby === undefined) continue;
+    d.fds = { ...d.fds, file: standby, standby: file };
+    any = true;
   }
+  return any;
 };

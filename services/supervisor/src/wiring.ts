@@ -51,7 +51,15 @@ const diskFiles = (
   const name = `disk${i}`;
   const config = { readOnly: disk.readonly, serial: disk.serial ?? `nyx-${name}` };
   const [top] = files;
-  if (top?.format !== 'qcow2') return { config: { ...config, size: top?.bytes }, fds: { file: name } };
+  if (top?.format !== 'qcow2') {
+    const raw = { ...config, size: top?.bytes };
+    if (disk.standby === undefined) return { config: raw, fds: { file: name } };
+    // What fails is held until the other backend is there.
+    return {
+      config: { ...raw, werror: 'stop', rerror: 'stop' },
+      fds: { file: name, standby: `${name}.standby` },
+    };
+  }
   const fds: Record<string, string> = { file: name, journal: `${name}.journal` };
   for (let k = 1; k < files.length; k++) fds[`layer${k}`] = `${name}.${k}`;
   return { config: { ...config, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }, fds };

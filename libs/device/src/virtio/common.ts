@@ -7,6 +7,8 @@ import { commonRegisters, noVector, type QueueState, VirtioFeature, VirtioStatus
 /** What the transport does when the driver writes. */
 export interface CommonActions {
   status(value: number): void;
+  /** The status as the driver reads it. */
+  shown(): number;
   enable(queue: Virtqueue): void;
   reset(queue: Virtqueue): void;
 }
@@ -55,6 +57,7 @@ export function commonBank(
     {
       read: {
         ...pick('read'),
+        status: () => actions.shown(),
         deviceFeature: () =>
           v.deviceFeatureSelect === 0 ? offeredLo : v.deviceFeatureSelect === 1 ? offeredHi : 0,
         driverFeature: () =>

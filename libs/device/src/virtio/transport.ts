@@ -24,7 +24,7 @@ import { Slots } from './slots.ts';
 
 type Context = Pick<
   DeviceContext,
-  'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log' | 'raise'
+  'replyHi' | 'memory' | 'setRange' | 'line' | 'message' | 'timerAt' | 'event' | 'log' | 'raise' | 'isolated'
 >;
 
 /** Chains taken by one event at most; a driver that feeds faster than that waits for the next one. */
@@ -99,6 +99,7 @@ export class VirtioPci implements Device {
     );
     this.#common = commonBank(state, this.queues, device, {
       status: (value) => this.#writeStatus(value),
+      shown: () => this.#shownStatus,
       enable: (q) => this.#enableQueue(q),
       reset: (q) => this.#resetQueue(q),
     });
@@ -111,8 +112,14 @@ export class VirtioPci implements Device {
   get #eventIdx(): boolean {
     return (this.#v.driverFeaturesLo & (1 << VirtioFeature.eventIdx)) !== 0;
   }
+  /** 2.1.2: a device that was taken out says so, but for the zero that ends a reset. */
+  get #shownStatus(): number {
+    const { status } = this.#v;
+    return this.#ctx.isolated && status !== 0 ? status | VirtioStatus.needsReset : status;
+  }
   get #live(): boolean {
     const { status, resetting } = this.#v;
+    if (this.#ctx.isolated) return false;
     return (
       (status & (VirtioStatus.driverOk | VirtioStatus.needsReset)) === VirtioStatus.driverOk && !resetting
     );
@@ -211,7 +218,9 @@ export class VirtioPci implements Device {
     if (next & ~status & VirtioStatus.featuresOk) {
       const { driverFeaturesLo: lo, driverFeaturesHi: hi } = v;
       const offered = offeredFeatures(this.#device);
-      const fits = (lo & ~offered.lo) === 0 && (hi & ~offered.hi) === 0 && (hi & 1) !== 0;
+      // There is nobody behind a device that was taken out: a driver learns it here.
+      const fits =
+        !this.#ctx.isolated && (lo & ~offered.lo) === 0 && (hi & ~offered.hi) === 0 && (hi & 1) !== 0;
       if (fits) this.#device.accepted?.(lo & 0xffffff);
       else next &= ~VirtioStatus.featuresOk;
       this.#ctx.log(
@@ -469,6 +478,10 @@ export class VirtioPci implements Device {
 
   settle(): void {
     const ctx = this.#ctx;
+    if (ctx.isolated) {
+      this.#settleIsolated();
+      return;
+    }
     let decide = false;
     if (this.#v.status & VirtioStatus.driverOk) {
       const eventIdx = this.#eventIdx;
@@ -487,6 +500,17 @@ export class VirtioPci implements Device {
       this.counters.rechecks++;
       ctx.event(this.#decideEvent);
     }
+  }
+
+  /** The driver hears once that the device needs a reset; requests stay in their slots for whoever heals it. */
+  #settleIsolated(): void {
+    const ctx = this.#ctx;
+    this.msix.settle(ctx);
+    ctx.line(Irq.intx, this.fn.state.intxWord);
+    ctx.timerAt(Number.POSITIVE_INFINITY);
+    if (this.#recovered) return;
+    this.#recovered = true;
+    if (this.#v.status & VirtioStatus.driverOk) ctx.event(() => this.configChanged());
   }
 
   /** Whether a predecessor may have left something to do. */

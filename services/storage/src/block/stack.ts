@@ -37,10 +37,9 @@ export function layered(
       : (memory, completed) => new ThrottledDisk(throttle, broken, memory, completed);
   const { tell } = source;
   if (tell === undefined && source.raise === undefined) return limited;
-  const policies: ErrorPolicies =
-    tell === undefined
-      ? { werror: 'report', rerror: 'report' }
-      : { ...(werror ? { werror } : {}), ...(rerror ? { rerror } : {}) };
+  // Nobody who could hear that a request is held, and have it tried again: not by default then.
+  const usual: ErrorPolicies = tell === undefined ? { werror: 'report', rerror: 'report' } : {};
+  const policies: ErrorPolicies = { ...usual, ...(werror ? { werror } : {}), ...(rerror ? { rerror } : {}) };
   return (memory, completed) =>
     new PolicyDisk(
       policies,
