@@ -5,7 +5,8 @@
 import { Memory, struct, u32, type View, view } from '@nyx/layout';
 
 export const CdPage = struct('CdPage', {
-  generation: u32('of the medium that the guest knows of'),
+  generation: u32('of the medium that the drive has'),
+  ejects: u32('wishes to eject that it knows of'),
   locked: u32('1: the guest prevents removal'),
   trayOpen: u32('1: the guest, or an ejection, has opened it'),
 });

@@ -10,7 +10,7 @@
  * The machine is a process of its own: it goes on when this program ends, and `Vm.connect(name)` finds it again.
  */
 import { connect, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { FaultKind } from '@nyx/protocol';
 import { type PolicyRule, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
@@ -112,6 +112,24 @@ export class Vm {
   /** SIGKILL to the process of a device, by the device's or the process's name. */
   kill(target: string): Promise<{ process: string; pid: number }> {
     return this.#client.request('kill', { target });
+  }
+
+  /** CD drives and their media. */
+  async cds(): Promise<Result<'cdList'>['drives']> {
+    return (await this.#client.request('cdList', {})).drives;
+  }
+  /**
+   * Takes the medium out of a CD drive (`cd0`; may be left out where there is one).
+   * @returns false: the guest has locked the drive, and was asked to eject; with `force` nobody is asked
+   */
+  async ejectCd(drive?: string, force = false): Promise<boolean> {
+    const args = { ...(drive === undefined ? {} : { drive }), force };
+    return (await this.#client.request('cdEject', args, 20)).ejected;
+  }
+  /** Puts an ISO image into a CD drive. @throws NyxError FILE_*, DISK_INVALID, CD_LOCKED, DEVICE_UNKNOWN */
+  async insertCd(path: string, drive?: string, force = false): Promise<void> {
+    const args = { ...(drive === undefined ? {} : { drive }), path: resolve(path), force };
+    await this.#client.request('cdInsert', args, 20);
   }
 
   /** Makes faults on purpose from now on. @returns ids of the rules. @throws NyxError SPEC_*, DEVICE_UNKNOWN, FAULT_LIMIT */

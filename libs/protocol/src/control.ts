@@ -196,6 +196,29 @@ export const requests = {
     args: z.object({ timeout: z.number().check(z.gte(0), z.lte(3600)) }),
     result: z.object({ forced: z.boolean() }),
   },
+  /** CD drives and their media. */
+  cdList: {
+    args: Nothing,
+    result: z.object({
+      drives: z.array(
+        z.object({ name: z.string(), path: z.optional(z.string()), locked: z.boolean(), open: z.boolean() }),
+      ),
+    }),
+  },
+  /** `drive` may be left out where there is one. `ejected` false: it is locked, and the guest was asked. */
+  cdEject: {
+    args: z.object({ drive: z.optional(z.string()), force: z.boolean() }),
+    result: z.object({ name: z.string(), ejected: z.boolean() }),
+  },
+  /** `path` is absolute. */
+  cdInsert: {
+    args: z.object({
+      drive: z.optional(z.string()),
+      path: z.string().check(z.minLength(1)),
+      force: z.boolean(),
+    }),
+    result: z.object({ name: z.string() }),
+  },
   /** SIGKILL to the process of that device (or of that name). */
   kill: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),

@@ -87,6 +87,11 @@ export const errors = {
     text: 'The disk image cannot be used',
     hint: 'Raw images are a multiple of 512 bytes; `truncate -s %512 FILE` rounds up.',
   },
+  TPM_STATE: {
+    exit: data,
+    text: 'The state of a TPM cannot be used',
+    hint: 'nyx tpm init DIR makes a new one; --key FILE gives the key of one that is encrypted.',
+  },
   IMAGE_UNKNOWN: {
     exit: noInput,
     text: 'There is no such image',
@@ -159,6 +164,12 @@ export const errors = {
     exit: usage,
     text: 'The machine has no such device',
     hint: '`nyx status` lists devices and processes.',
+  },
+
+  CD_LOCKED: {
+    exit: unavailable,
+    text: 'The guest has locked its CD drive',
+    hint: '`nyx cd eject` asks the guest; with --force nobody is asked.',
   },
 
   SUPERVISOR_DIED: {

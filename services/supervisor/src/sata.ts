@@ -71,10 +71,10 @@ export function sataLine(
   ];
 }
 
-/** Hands the media over, and makes the pages by which drives tell their state. */
+/** Names the media, which CdDrives owns, and makes the pages by which drives tell their state. */
 export function adoptCds(r: Resources, cds: readonly (DiskFile | undefined)[]): ArrayBuffer[] {
   return cds.map((file, i) => {
-    if (file) r.adopt(`cd${i}`, file.fd);
+    if (file) r.named.set(`cd${i}`, file.fd);
     return r.blob(`cd${i}.page`, new Uint8Array(cdPageBytes)).buffer;
   });
 }

@@ -43,6 +43,9 @@ describe('the control plane over its sockets', async () => {
       return { forced: false };
     },
     kill: ({ target }) => ({ process: target, pid: 7 }),
+    cdList: () => ({ drives: [] }),
+    cdEject: () => ({ name: 'cd0', ejected: true }),
+    cdInsert: () => ({ name: 'cd0' }),
     faultAdd: () => ({ ids: [1] }),
     faultRemove: () => ({ removed: 1 }),
     heal: ({ target }) => ({ process: target, healed: true }),

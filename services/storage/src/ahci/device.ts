@@ -287,6 +287,7 @@ class Ahci implements Device {
       if (port.isWaiting) waiting = true;
       const page = this.#pages[i];
       if (!page) continue;
+      page.ejects = port.s.ejects;
       page.generation = port.s.medium;
       page.locked = port.s.locked;
       page.trayOpen = port.s.trayOpen;
