@@ -11,4 +11,5 @@ export { type DirectBoot, loadKernel } from './linux.ts';
 export * from './lowmem.ts';
 export * from './ram.ts';
 export * from './tpm/event-log.ts';
+export * from './tpm/find-log.ts';
 export * from './tpm/measured.ts';

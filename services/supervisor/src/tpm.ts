@@ -11,10 +11,9 @@ import {
   measuringCommands,
   pc,
 } from '@nyx/boot';
-import { eventfdWrite, memfdCreate } from '@nyx/native';
+import { eventfdWrite, memfdCreate, ofdLock } from '@nyx/native';
 import { packScript, tpmBoot, tpmWire } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
-import { lockImage } from '@nyx/protocol/image-lock';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { Resources, Shared } from './resources.ts';
 import type { DeviceLine, Route } from './wiring.ts';
@@ -70,13 +69,19 @@ function openState(path: string): number {
       got: `${file} (${code})`,
     });
   }
+  // As services/tpm locks it; the lock is of the open file, so it lasts as long as any process of the machine.
+  let isFree = true;
   try {
-    lockImage(fd, file, { write: true });
-  } catch (e) {
-    closeSync(fd);
-    throw e;
+    isFree = ofdLock(fd, 'write', 0, 1);
+  } catch {
+    // A file system without locks.
   }
-  return fd;
+  if (isFree) return fd;
+  closeSync(fd);
+  throw new NyxError('FILE_IN_USE', {
+    expected: 'a TPM that nobody else uses',
+    got: `${file} is open by another program`,
+  });
 }
 
 /** @throws NyxError FILE_* */

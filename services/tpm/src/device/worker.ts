@@ -7,13 +7,14 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { packScript } from '@nyx/protocol';
 import { MemoryStore } from '../core/store.ts';
 import { FileStore } from '../store/file.ts';
+import { parseKey } from '../store/seal.ts';
 import { Op, type Request } from './engine.ts';
 import { Executor } from './executor.ts';
 
 export interface Open {
   type: 'open';
   state: number;
-  /** Descriptor of 32 octets. */
+  /** Descriptor of the key file. */
   key?: number;
   /** Set and woken when it is open, or refused. */
   opened: SharedArrayBuffer;
@@ -41,11 +42,10 @@ function rehearse(): void {
     executor.execute({ number, op: Op.init, locality: 0, now: number, data: script });
 }
 
+/** However its offset stands: predecessors have read it, too. */
 function readKey(fd: number): Buffer {
-  const key = Buffer.alloc(32);
-  if (readSync(fd, key, 0, 32, 0) !== 32)
-    throw Object.assign(new Error('the key has fewer than 32 octets'), { code: 'TPM_STATE_KEY' });
-  return key;
+  const raw = Buffer.alloc(128);
+  return parseKey(raw.subarray(0, readSync(fd, raw, 0, raw.length, 0)), 'the key file');
 }
 
 function open(m: Open, note: (text: string) => void): Executor | undefined {

@@ -28,6 +28,7 @@ import {
 import { dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { ofdLock } from '@nyx/native';
+import { tpmWire } from '@nyx/protocol';
 import { runRecord, type Store } from '../core/store.ts';
 import { Reader, Writer } from '../spec/codec.ts';
 import { applyChanges, type Changes, encodeChanges } from './records.ts';
@@ -36,7 +37,7 @@ import { keyCheck, Seal, StoreError, sameCheck, sealOverhead } from './seal.ts';
 export { readKeyFile, StoreError } from './seal.ts';
 
 const magic = Buffer.from('NYXTPM02', 'latin1');
-const fileName = 'tpm.state';
+const fileName = tpmWire.stateFile;
 const headerBytes = 4096;
 const runBytes = 64 * 1024;
 const runAt = (slot: number) => 2 * headerBytes + slot * runBytes;

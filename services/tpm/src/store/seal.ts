@@ -30,12 +30,17 @@ export function readKeyFile(path: string): Buffer {
   } catch (e) {
     throw new StoreError('TPM_STATE_KEY', `the key file ${path} cannot be read: ${(e as Error).message}`);
   }
+  return parseKey(raw, `the key file ${path}`);
+}
+
+/** The key in the content of a key file, called `what` in errors. */
+export function parseKey(raw: Buffer, what: string): Buffer {
   if (raw.length === 32) return raw;
   const text = raw.toString('latin1').trim();
   if (/^[0-9a-fA-F]{64}$/.test(text)) return Buffer.from(text, 'hex');
   throw new StoreError(
     'TPM_STATE_KEY',
-    `the key file ${path} must have 32 octets or 64 hexadecimal digits, it has ${raw.length} octets`,
+    `${what} must have 32 octets or 64 hexadecimal digits, it has ${raw.length} octets`,
   );
 }
 
