@@ -12,6 +12,7 @@ import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { MachineEvent } from '@nyx/ring';
 import { BootLoader, type Payload } from './boot.ts';
+import { CdDrives } from './cd.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
@@ -91,6 +92,7 @@ const releaseHeld = (p: DeviceProcess): void => {
 
 export class Machine {
   readonly faults: FaultBook;
+  readonly cds: CdDrives;
   readonly #life: Lifecycle;
   readonly #resources: Resources;
   readonly #loader: BootLoader;
@@ -125,7 +127,9 @@ export class Machine {
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
-    adoptCds(r, files.cds);
+    this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
+      this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),
+    );
     r.event('powerButton');
     const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
     r.blob('fwcfg', fwCfgBlob(spec));
