@@ -120,6 +120,17 @@ describe.runIf(image)(
       expect(list()).toEqual([]);
     });
 
+    test('`nyx run --exec` whose reader leaves ends its machine', () => {
+      const run = [process.execPath, nyx, 'run', '--kernel', image!.vmlinux, '--initrd', image!.initrd];
+      const args = [...run, '--append', image!.cmdline, '--accel', 'soft', '--exec', 'seq 1000000'];
+      const r = spawnSync('sh', ['-c', '{ "$@"; echo "status $?" >&2; } | head -n 2', 'sh', ...args], {
+        encoding: 'utf8',
+        timeout: 120_000,
+      });
+      expect([r.stdout, r.stderr]).toEqual(['1\n2\n', 'status 141\n']);
+      expect(list()).toEqual([]);
+    });
+
     test('`nyx demo`: writes to its disk while disk and platform are killed, and all is whole', () => {
       const r = spawnSync(process.execPath, [nyx, 'demo', '--accel', 'soft'], {
         encoding: 'utf8',
