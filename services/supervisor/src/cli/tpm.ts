@@ -191,6 +191,7 @@ const showLog = (log: EventLog, bank: string): void => {
     ]),
   );
   if (log.broken) print(red(`\nThe log ends in the middle: ${log.broken}.`));
+  if (log.events.length === 0) return;
   print(`\nPCRs as the events make them, ${bank}:`);
   const values = [...(replay(log).get(alg) ?? [])].sort((a, b) => a[0] - b[0]);
   print(columns(values.map(([pcr, v]) => [String(pcr).padStart(2), v.toString('hex')])));

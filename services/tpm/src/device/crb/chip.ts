@@ -129,8 +129,12 @@ export class Crb {
   writeData(l: number, at: number, value: number): void {
     const { s } = this;
     if (s.active !== l || !this.open(l)) return;
-    if (s.phase === Phase.idle || s.phase === Phase.execution) return;
-    if (s.phase !== Phase.reception) this.#toPhase(Phase.reception);
+    if (s.phase === Phase.execution) return;
+    // Not only from ready: SeaBIOS sends its first command without having asked for that.
+    if (s.phase !== Phase.reception) {
+      this.#toPhase(Phase.reception);
+      this.#publish();
+    }
     this.requests().buffer[at] = value;
   }
 

@@ -62,8 +62,7 @@ test('a command and its response', () => {
   expect(d.r(0, 0)).toBe(0x81);
   d.w(0, 8, LocControl.request);
   expect([d.r(0, 0), d.r(1, 0), d.r(0, 0xc), d.r(1, 0xc)]).toEqual([0x83, 0x83, LocStatus.granted, 0]);
-  // Idle: there is no buffer, and nothing starts.
-  d.send(0, command);
+  // Idle: nothing starts.
   d.w(0, 0x4c, 1);
   expect([d.r(0, 0x4c), d.r(0, 0x44)]).toEqual([0, Status.idle]);
   d.w(0, 0x40, Request.commandReady);
@@ -83,6 +82,13 @@ test('a command and its response', () => {
   expect(d.receive(1, 2)).toEqual([0xff, 0xff]);
   const { value, high } = d.rig.run((x) => x.read(0, 0x80, 8));
   expect([value, high]).toEqual([0x0000_0180, 0x0000_0d00]);
+  // Out of idle, as SeaBIOS does it.
+  d.w(0, 0x40, Request.goIdle);
+  d.send(0, command);
+  expect(d.r(0, 0x44)).toBe(0);
+  d.w(0, 0x4c, 1);
+  d.rig.advance(0);
+  expect(d.receive(0, 13)).toEqual(answer(0));
   // The next one straight on, without a new commandReady.
   d.send(0, command);
   d.w(0, 0x4c, 1);

@@ -79,7 +79,7 @@ export const crbRegisters = registers(
   ) as Record<string, RegisterSpec>,
 );
 
-/** idle --commandReady--> ready --data--> reception --start--> execution --> completion; goIdle leads back */
+/** idle --commandReady--> ready --data--> reception --start--> execution --> completion; goIdle leads back. Data may come in idle. */
 export const Phase = { idle: 0, ready: 1, reception: 2, execution: 3, completion: 4 } as const;
 export const nobody = 0xff;
 

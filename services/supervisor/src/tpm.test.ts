@@ -1,0 +1,203 @@
+/**
+ * A machine with a TPM, all processes real: Linux drives both interfaces and reads the event log; the TPM's process is killed
+ * while commands run; firmware measures; a state directory outlives the machine.
+ */
+
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { decodeLog, hashes, replay } from '@nyx/boot';
+import { type Image, ImageStore } from '@nyx/image';
+import { Vm } from '@nyx/nyx';
+import { list } from '@nyx/nyx/rundir';
+import type { VmSpecInput } from '@nyx/protocol/spec';
+import { afterAll, describe, expect, test } from 'vitest';
+
+const dir = mkdtempSync(join(tmpdir(), 'nyx-tpm-'));
+process.env.XDG_RUNTIME_DIR = dir;
+const nyx = fileURLToPath(new URL('../../../bin/nyx', import.meta.url));
+const image: Image | undefined = await new ImageStore().build('debian').catch((e: Error) => {
+  console.warn(`TPM tests with a guest are left out, there is no image: ${e.message}`);
+  return undefined;
+});
+afterAll(async () => {
+  for (const vm of list())
+    if (vm.kind === 'alive')
+      await Vm.connect(vm.name)
+        .stop(0)
+        .catch(() => {});
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const guest = (name: string, tpm: VmSpecInput['tpm']): VmSpecInput => ({
+  name,
+  kernel: image!.vmlinux,
+  initrd: image!.initrd,
+  append: image!.cmdline,
+  memory: '256M',
+  accel: 'soft',
+  agent: true,
+  tpm,
+});
+const run = async (vm: Vm, command: string, timeout = 120): Promise<string> => {
+  const r = await vm.exec(command, { timeout });
+  expect(r.status, r.stderr.toString()).toBe(0);
+  return r.stdout.toString();
+};
+
+const octal = (bytes: Buffer): string =>
+  [...bytes].map((b) => `\\${b.toString(8).padStart(3, '0')}`).join('');
+const hex = (text: string): Buffer => {
+  const b = Buffer.from(text.replaceAll(' ', ''), 'hex');
+  b.writeUInt32BE(b.length, 2);
+  return b;
+};
+/** Shell that sends commands to the TPM, one after the other, and prints the responses in hexadecimal digits. */
+const transact = (...commands: Buffer[]): string =>
+  `exec 3<>/dev/tpm0; ${commands
+    .map(
+      (c) => `printf '${octal(c)}' >&3; dd bs=4096 count=1 <&3 2>/dev/null | hexdump -ve '1/1 "%02x"'; echo`,
+    )
+    .join('; ')}`;
+const password = '00000009 40000009 0000 00 0000';
+const digest = createHash('sha256').update('measured').digest();
+const extend = (pcr: number): Buffer =>
+  hex(
+    `8002 00000000 00000182 ${pcr.toString(16).padStart(8, '0')} ${password} 00000001 000b ${digest.toString('hex')}`,
+  );
+const extended = (times: number): string => {
+  let value = Buffer.alloc(32);
+  for (let i = 0; i < times; i++) value = createHash('sha256').update(value).update(digest).digest();
+  return value.toString('hex');
+};
+/** RSA 3072 in the NULL hierarchy: takes a second or so. */
+const createPrimary = hex(
+  `8002 00000000 00000131 40000007 ${password} 0004 0000 0000 0016 0001 000b 00040072 0000 0010 0010 0c00 00000000 0000 0000 00000000`,
+);
+const pcr = async (vm: Vm, bank: string, n: number): Promise<string> =>
+  (await run(vm, `cat /sys/class/tpm/tpm0/pcr-${bank}/${n}`)).trim().toLowerCase();
+
+describe.runIf(image)('Linux with a TPM', () => {
+  test.each(['tis', 'crb'] as const)(
+    '%s: PCRs, event log, and every command once while its process is killed',
+    async (model) => {
+      const vm = await Vm.start(guest(`tpm-${model}`, { model }));
+      try {
+        expect(await run(vm, 'cat /sys/class/tpm/tpm0/tpm_version_major')).toBe('2\n');
+        expect(await run(vm, 'basename $(readlink /sys/class/tpm/tpm0/device/driver)')).toBe(
+          `tpm_${model}\n`,
+        );
+
+        await run(vm, 'mount -t securityfs s /sys/kernel/security');
+        const read = await run(vm, 'base64 /sys/kernel/security/tpm0/binary_bios_measurements');
+        const log = decodeLog(Buffer.from(read, 'base64'));
+        expect(log.broken).toBeUndefined();
+        const ipl = log.events.filter((e) => e.type === 0xd).map((e) => Buffer.from(e.data).toString());
+        expect(ipl.slice(0, 2)).toEqual(['kernel\0', 'initrd\0']);
+        expect(ipl[2]).toMatch(/^kernel_cmdline: .*console=ttyS0/);
+        const values = replay(log);
+        for (const { name, alg } of hashes)
+          for (const [n, value] of values.get(alg)!)
+            expect(await pcr(vm, name, n), `${name} ${n}`).toBe(value.toString('hex'));
+
+        const lines = transact(...Array.from({ length: 40 }, () => extend(16)));
+        const before = (await vm.status()).processes.find((p) => p.name === 'tpm')!.restarts;
+        const extending = run(vm, `set -e\n${lines}`);
+        let over = false;
+        void extending.finally(() => (over = true)).catch(() => {});
+        for (let i = 0; i < 12 && !over; i++) {
+          await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
+          await vm.kill('tpm').catch(() => {});
+        }
+        const responses = (await extending).trim().split('\n');
+        expect(new Set(responses.map((r) => r.slice(12, 20)))).toEqual(new Set(['00000000']));
+        expect(responses).toHaveLength(40);
+        expect(await pcr(vm, 'sha256', 16)).toBe(extended(40));
+
+        const making = run(vm, transact(createPrimary));
+        await new Promise((r) => setTimeout(r, 300));
+        await vm.kill('tpm').catch(() => {});
+        expect((await making).slice(12, 20)).toBe('00000000');
+        const after = (await vm.status()).processes.find((p) => p.name === 'tpm')!;
+        expect(after.restarts).toBeGreaterThan(before + 2);
+
+        await vm.reset();
+        expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
+        expect(await pcr(vm, 'sha256', 9)).toBe(values.get(0xb)!.get(9)!.toString('hex'));
+      } finally {
+        await vm.stop(0);
+      }
+    },
+    180_000,
+  );
+
+  test('a state directory outlives the machine, encrypted, and belongs to one machine at a time', async () => {
+    const state = join(dir, 'state');
+    const key = join(dir, 'key');
+    writeFileSync(key, `${createHash('sha256').update('a key').digest('hex')}\n`);
+    const tool = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
+      spawnSync(process.execPath, [nyx, 'tpm', ...args], { encoding: 'utf8', timeout: 30_000 });
+    expect(tool('init', state, '--key', key).status).toBe(0);
+    expect(tool('init', state, '--key', key).stderr).toContain('TPM_STATE');
+    expect(tool('info', state).stderr).toContain('the state is encrypted');
+
+    const first = await Vm.start(guest('tpm-state', { state, key }));
+    try {
+      const owner = hex(`8002 00000000 00000129 40000001 ${password} 0003 616263`);
+      expect((await run(first, transact(owner))).slice(12, 20)).toBe('00000000');
+      const second = await Vm.start(guest('tpm-second', { state, key })).catch((e) => e);
+      expect(second).toMatchObject({ code: 'FILE_IN_USE' });
+      expect(tool('clear', state, '--key', key).stderr).toContain('TPM_STATE');
+      const pcrs = JSON.parse(tool('pcrs', 'tpm-state', '--json').stdout);
+      expect(pcrs.sha256[8]).toBe(await pcr(first, 'sha256', 8));
+      const log = JSON.parse(tool('log', 'tpm-state', '--json').stdout);
+      expect(log.pcrs.sha512['9']).toBe(await pcr(first, 'sha512', 9));
+    } finally {
+      await first.stop(0);
+    }
+    await first.launched!.ended;
+    const info = (): { authSet: object; resets: object } =>
+      JSON.parse(tool('info', state, '--key', key, '--json').stdout);
+    expect(info()).toMatchObject({ authSet: { owner: true } });
+    expect(tool('clear', state, '--key', key).status).toBe(0);
+    expect(info()).toMatchObject({ authSet: { owner: false } });
+    expect(tool('reset', state, '--key', key).stderr).toContain('--yes');
+    expect(tool('reset', state, '--key', key, '--yes').status).toBe(0);
+    expect(info()).toMatchObject({ resets: { total: 0 } });
+
+    const wrong = join(dir, 'wrong-key');
+    writeFileSync(wrong, Buffer.alloc(32, 1));
+    const refused = await Vm.start(guest('tpm-wrong', { state, key: wrong })).catch((e) => e);
+    expect(refused).toMatchObject({ code: 'DEVICE_FAILED' });
+    expect(String(refused.got)).toContain('encrypted with another key');
+  }, 180_000);
+});
+
+const bios = '/usr/share/seabios/bios-256k.bin';
+if (!existsSync(bios)) console.warn(`the test of firmware with a TPM is left out: there is no ${bios}`);
+test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
+  'SeaBIOS measures into a TPM with %s, and its log says the same',
+  async (model) => {
+    const name = `tpm-bios-${model}`;
+    const vm = await Vm.start({ name, bios, bootMenu: 0, accel: 'soft', tpm: { model } });
+    const tool = (command: string): { pcrs?: Record<string, Record<string, string>>; sha256?: string[] } => {
+      const r = spawnSync(process.execPath, [nyx, 'tpm', command, name, '--json'], { encoding: 'utf8' });
+      return r.status === 0 ? JSON.parse(r.stdout) : {};
+    };
+    try {
+      // The separator of PCR 7 is the last that it measures.
+      for (let i = 0; i < 100 && tool('log').pcrs?.sha256?.['7'] === undefined; i++)
+        await new Promise((r) => setTimeout(r, 200));
+      const { pcrs } = tool('log');
+      const now = tool('pcrs');
+      expect(Object.keys(pcrs!.sha256!)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7']);
+      for (const [n, value] of Object.entries(pcrs!.sha256!)) expect(now.sha256![Number(n)]).toBe(value);
+    } finally {
+      await vm.stop(0);
+    }
+  },
+  60_000,
+);
