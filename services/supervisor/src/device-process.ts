@@ -44,7 +44,7 @@ export interface DeviceProcessEvents {
 /** Codes of a `failed` reply that another attempt cannot change. */
 const hopeless = /^CONFIG_|^ROLE_/;
 /** Memory that the host could not give. */
-const busError = 'killed by SIGBUS';
+export const busError = 'killed by SIGBUS';
 
 /** Devices that can tell their driver that they were taken out: VIRTIO 1.2, 2.1.2. */
 const canAnswer = (kind: string): boolean => kind.startsWith('virtio-');

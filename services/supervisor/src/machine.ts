@@ -14,7 +14,7 @@ import { MachineEvent } from '@nyx/ring';
 import { BootLoader, type Payload } from './boot.ts';
 import { CdDrives } from './cd.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
-import { DeviceProcess } from './device-process.ts';
+import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { ExecChannel, serveExec } from './exec.ts';
 import { FaultDesk, type Patient } from './fault-desk.ts';
@@ -226,9 +226,9 @@ export class Machine {
       const handlers = {
         onEvent: (e: VcpuEvent): void => this.#vcpuEvent(e),
         onDeath: (reason: string): void => {
-          const kind = reason === 'killed by SIGBUS' ? 'memoryFault' : 'vcpuCrash';
-          const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` });
-          this.desk.raise(kind, { data: { process: 'nyx-vcpu', what: reason }, stopped: true, error });
+          const what = `${reason}${reason === busError ? ': the host could not give memory' : ''}`;
+          const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${what}` });
+          this.desk.raise('vcpuCrash', { data: { what }, stopped: true, error });
           // Whatever the policy says: there is nothing left to go on with.
           this.#fail(error);
         },

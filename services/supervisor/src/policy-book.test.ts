@@ -53,6 +53,9 @@ describe('restarts', () => {
     expect(crash(b, 10_020).escalated).toBe(true);
     b.forgive('disk0');
     expect(crash(b, 10_020).escalated).toBe(false);
+    for (let t = 0; t < 10; t++) b.decide('tripleFault', [], 10_020);
+    b.forgive();
+    expect(b.decide('tripleFault', [], 10_020).escalated).toBe(true);
   });
   test('all ways in which a process fails share one budget; processes do not', () => {
     const b = book({}, { ...rules, budget: 2 });

@@ -106,10 +106,10 @@ export class PolicyBook {
     return { strategy: rule.action, escalated: false, wait: waits ? wait : 0 };
   }
 
-  /** The budget is full again: of one source, or of everything. */
+  /** The budget is full again: of one source, or of all device processes (a machine that resets itself again and again is not forgiven). */
   forgive(source?: string): void {
     for (const key of this.#taken.keys())
-      if (source === undefined || key.endsWith(`/${source}`)) this.#taken.delete(key);
+      if (source === undefined ? !key.endsWith('/') : key.endsWith(`/${source}`)) this.#taken.delete(key);
   }
 
   #budget(kind: FaultKind, sources: readonly string[], rule: FullRule): RestartPolicy {

@@ -12,7 +12,7 @@ import { describe, type Fault } from './fault-log.ts';
 
 /** Reports kept; the newest is report.txt, the ones before it report.1.txt and so on. */
 const kept = 8;
-const consoleLines = 15;
+const consoleLines = 40;
 const logLines = 15;
 
 export const reportName = (n: number): string => (n === 0 ? 'report.txt' : `report.${n}.txt`);

@@ -27,7 +27,7 @@ const faultLines = (s: Status): string[] => {
   const f = s.lastFault;
   const all = s.faults
     .filter((c) => c.kind !== 'guestReset' && c.kind !== 'guestShutdown')
-    .map((c) => `${c.kind}${c.source && ` of ${c.source}`} ${short(c.count)}`);
+    .map((c) => `${c.kind}${c.source && ` of ${c.source}`} ${c.count < 1e3 ? c.count : short(c.count)}`);
   return [
     `faults   ${all.length > 0 ? all.join(', ') : 'none'}`,
     ...(f
