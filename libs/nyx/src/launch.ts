@@ -57,6 +57,7 @@ export const absolute = (spec: VmSpec, base: string): VmSpec => {
     ...(spec.initrd === undefined ? {} : { initrd: abs(spec.initrd) }),
     ...(spec.bios === undefined ? {} : { bios: spec.bios === 'seabios' ? spec.bios : abs(spec.bios) }),
     ...(spec.tpm === undefined ? {} : { tpm: absoluteTpm(spec.tpm, abs) }),
+    vhostUser: spec.vhostUser.map((v) => ({ ...v, socket: abs(v.socket) })),
     cdroms: spec.cdroms.map((c) => (c.path === undefined ? c : { ...c, path: abs(c.path) })),
     disks: spec.disks.map((d) => ({
       ...d,

@@ -72,6 +72,16 @@ export const errors = {
     text: 'A disk is in use',
     hint: 'Stop the machine or program that has it open, or use a copy. Reading along: --force-share (-U).',
   },
+  BACKEND_MISSING: {
+    exit: unavailable,
+    text: 'No back-end answers on a socket',
+    hint: 'Start it first, and look at the path and the rights of its socket.',
+  },
+  BACKEND_INVALID: {
+    exit: unavailable,
+    text: 'A back-end cannot be used',
+    hint: 'Is it a vhost-user back-end of this type? Its own log may tell more.',
+  },
   KERNEL_INVALID: {
     exit: data,
     text: 'The kernel cannot be booted',

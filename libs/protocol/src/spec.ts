@@ -68,6 +68,17 @@ const Cdrom = z.strictObject({
   path: z.optional(path),
 });
 
+/** A device whose work another program does, over vhost-user (docs/storage.md). */
+const VhostUser = z.strictObject({
+  /** Socket on which the back-end listens. */
+  socket: path,
+  type: z._default(z.enum(['blk', 'fs']), 'blk'),
+  /** Queues at most (usual: as many as the back-end has, up to 8). */
+  queues: z.optional(z.int().check(z.gte(1), z.lte(8))),
+  /** Of a file system: the name by which the guest mounts it. */
+  tag: z.optional(z.string().check(z.regex(/^[\x21-\x7e]{1,36}$/, 'expected 1 to 36 characters'))),
+});
+
 /** Ports of the AHCI controller. */
 export const sataPorts = 6;
 
@@ -129,6 +140,7 @@ export const VmSpec = z.strictObject({
       .check(z.maxLength(sataPorts)),
     [],
   ),
+  vhostUser: z._default(z.array(VhostUser).check(z.maxLength(8)), []),
   recovery: z.prefault(Recovery, {}),
   /** Faults on purpose, from the first exit on (docs/fault-injection.md). */
   faults: z.optional(FaultPlan),
@@ -155,13 +167,15 @@ const keysAt = (where: readonly PropertyKey[]): string[] =>
         ? Disk.shape
         : where[0] === 'cdroms'
           ? Cdrom.shape
-          : where[0] === 'tpm'
-            ? Tpm.shape
-            : where[0] === 'faults'
-              ? (where.length > 1 ? FaultEntry : FaultPlan).shape
-              : where[0] === 'policy'
-                ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
-                : VmSpec.shape,
+          : where[0] === 'vhostUser'
+            ? VhostUser.shape
+            : where[0] === 'tpm'
+              ? Tpm.shape
+              : where[0] === 'faults'
+                ? (where.length > 1 ? FaultEntry : FaultPlan).shape
+                : where[0] === 'policy'
+                  ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
+                  : VmSpec.shape,
   );
 
 const dotted = (where: readonly PropertyKey[]): string =>

@@ -1,5 +1,6 @@
 export * from './backend.ts';
 export * from './connection.ts';
+export * from './driver-ring.ts';
 export * from './frontend.ts';
 export * from './inflight.ts';
 export * from './memory.ts';

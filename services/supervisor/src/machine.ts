@@ -33,6 +33,7 @@ import { emptyBlock, failOver, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
+import type { Backends } from './vhost-user.ts';
 import { wiring } from './wiring.ts';
 
 export interface MachineOptions {
@@ -41,6 +42,8 @@ export interface MachineOptions {
   spec: VmSpec;
   /** Those that wait already get the first roles. */
   spares: Spares;
+  /** Devices whose work other programs do. */
+  backends?: Backends;
   vcpuProgram: string;
   vcpuLog: number;
   consoleLog: string;
@@ -130,6 +133,7 @@ export class Machine {
     this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
       this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),
     );
+    o.backends?.adopt(r, (level, message) => o.log(level, message));
     r.event('powerButton');
     const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
     r.blob('fwcfg', fwCfgBlob(spec));
@@ -153,7 +157,7 @@ export class Machine {
     this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes, tpm);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
-    const lines = wiring(spec, files.disks, files.cds);
+    const lines = [...wiring(spec, files.disks, files.cds), ...(o.backends?.lines ?? [])];
     const standbys = [...files.standbys.keys()].map((i) => `disk${i}`);
     const sources = [...new Set(lines.flatMap((l) => [l.name, l.process]))];
     this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources, standbys), this.#patient());
@@ -539,6 +543,7 @@ export class Machine {
   #end(state: 'stopped' | 'failed', error: NyxError | undefined): void {
     this.#watch.close();
     for (const p of this.#processes) p.stop();
+    this.o.backends?.close();
     this.#spares.close();
     this.#vcpu?.quit();
     // What it wrote is in shared memory; it has nothing to save.

@@ -14,7 +14,10 @@ import { Spares } from './spares.ts';
 /** What the machine will surely need. Whether the specification is right is seen later. */
 const servicesOf = (dir: string): string[] => {
   try {
-    const spec = JSON.parse(readFileSync(join(dir, files.spec), 'utf8')) as { disks?: unknown[]; cdroms?: unknown[] };
+    const spec = JSON.parse(readFileSync(join(dir, files.spec), 'utf8')) as {
+      disks?: unknown[];
+      cdroms?: unknown[];
+    };
     return spec.disks?.length || spec.cdroms?.length ? ['platform', 'storage'] : ['platform'];
   } catch {
     return [];

@@ -10,7 +10,7 @@ import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
 import { adoptDisk, openDisk } from './disk-files.ts';
 import { deviceDataLimit } from './jail.ts';
-import { addonPath, built } from './paths.ts';
+import { addonPath, built, bundleFiles } from './paths.ts';
 import { openFile } from './preflight.ts';
 
 export interface StorageServerOptions {
@@ -136,7 +136,7 @@ export class StorageServer {
       ['--max-semi-space-size=2', '--v8-pool-size=1', '--no-warnings', bundle],
       {
         log: 2,
-        jail: { read: [bundle, addonPath()], leaves: true, dataLimit: deviceDataLimit },
+        jail: { read: [...bundleFiles(bundle), addonPath()], leaves: true, dataLimit: deviceDataLimit },
         onMessage: (bytes) => this.#message(child, bytes),
         onDeath: (reason) => this.#died(child, reason),
       },

@@ -72,11 +72,15 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     logs.setLevel(spec.logLevel);
     const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
     writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
+    // Loaded only where it is needed: it takes time.
+    const backends =
+      spec.vhostUser.length > 0 ? await (await import('./vhost-user.ts')).backendsOf(spec) : undefined;
     machine = new Machine({
       name,
       dir,
       spec,
       spares,
+      ...(backends ? { backends } : {}),
       vcpuProgram: vcpuProgram(),
       vcpuLog: append(files.vcpuLog),
       consoleLog: join(dir, files.console),

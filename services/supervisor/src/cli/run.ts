@@ -14,6 +14,7 @@ interface Flags {
   append?: string;
   bootProtocol?: 'auto' | 'linux' | 'pvh';
   disk: string[];
+  vhostUser: string[];
   cdrom: string[];
   memory?: string;
   cpus?: string;
@@ -64,6 +65,12 @@ export const make = (): Command =>
     .option(
       '--cdrom <file>',
       "ISO image in a CD drive (AHCI); several times for several drives. 'none' is an empty drive",
+      (v: string, all: string[]) => [...all, v],
+      [],
+    )
+    .option(
+      '--vhost-user <type,socket=path>',
+      'device of a vhost-user back-end: blk,socket=PATH or fs,socket=PATH,tag=NAME; also queues=N. Several times for several',
       (v: string, all: string[]) => [...all, v],
       [],
     )
@@ -120,6 +127,30 @@ export const number = (text: string, flag: string): number => {
   return n;
 };
 
+/** `blk,socket=PATH,queues=2`. @throws NyxError USAGE */
+const vhostUserOf = (
+  text: string,
+  here: (p: string) => string,
+): NonNullable<VmSpecInput['vhostUser']>[number] => {
+  const [type = '', ...pairs] = text.split(',');
+  const options = new Map(pairs.map((p) => [p.split('=')[0]!, p.slice(p.indexOf('=') + 1)]));
+  const socket = options.get('socket');
+  const known = [...options.keys()].every((k) => k === 'socket' || k === 'queues' || k === 'tag');
+  if ((type !== 'blk' && type !== 'fs') || !socket || !known)
+    throw new NyxError('USAGE', {
+      expected: '--vhost-user blk,socket=PATH or fs,socket=PATH,tag=NAME, with queues=N if you like',
+      got: text,
+    });
+  const queues = options.get('queues');
+  const tag = options.get('tag');
+  return {
+    type,
+    socket: here(socket),
+    ...(queues === undefined ? {} : { queues: number(queues, 'queues') }),
+    ...(tag === undefined ? {} : { tag }),
+  };
+};
+
 const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpecInput; base: string }> => {
   let spec: VmSpecInput = {};
   let base = process.cwd();
@@ -168,6 +199,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
       { path: here(file), readonly, ...(format ? { format } : {}), ...(bus ? { bus } : {}) },
     ];
   }
+  for (const v of f.vhostUser) spec.vhostUser = [...(spec.vhostUser ?? []), vhostUserOf(v, here)];
   for (const c of f.cdrom) spec.cdroms = [...(spec.cdroms ?? []), c === 'none' ? {} : { path: here(c) }];
   return { spec, base };
 };

@@ -1,0 +1,2 @@
+export * from './device.ts';
+export { relayBytes } from './relay.ts';
