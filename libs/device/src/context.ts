@@ -1,7 +1,7 @@
 /** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
 import type { Struct, View } from '@nyx/layout';
 import { eventfdWrite, fileSize, mmap, type Watch, watch } from '@nyx/native';
-import type { FaultData, FaultRule, ReportedFault, RoleDevice } from '@nyx/protocol';
+import type { DeviceEvent, FaultData, FaultRule, ReportedFault, RoleDevice } from '@nyx/protocol';
 import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
 import type { DeviceHost } from './host.ts';
@@ -118,6 +118,9 @@ export class HostedDevice implements DeviceContext<Struct> {
     return injector === undefined ? undefined : injector.engine.io(this.index, op, position);
   }
 
+  tell(event: string, detail: DeviceEvent['detail']): void {
+    this.host.options.tell?.({ type: 'device', device: this.name, event, detail });
+  }
   raise(kind: ReportedFault, data: FaultData): void {
     this.host.options.raise?.(this.name, kind, data);
   }

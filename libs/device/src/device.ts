@@ -7,7 +7,7 @@
  * `settle` makes the outside world what the state says, and doing it twice changes nothing.
  */
 import type { RegisterTable, Struct, View } from '@nyx/layout';
-import type { FaultData, FaultRule, ReportedFault } from '@nyx/protocol';
+import type { DeviceEvent, DeviceOrder, FaultData, FaultRule, ReportedFault } from '@nyx/protocol';
 import type { GuestMemory } from './memory.ts';
 
 export interface RegionSpec {
@@ -54,6 +54,8 @@ export interface Device {
   eoi?(vector: number): void;
   /** A line of another device has this word now: rising edges << 1 | level (PIC, IOAPIC). */
   line?(gsi: number, word: number): void;
+  /** The supervisor has something to say; unknown names are for another version. Descriptors are the device's from then on. */
+  order?(order: DeviceOrder['order'], fds: readonly number[]): void;
   /**
    * Power-on state, at a machine reset and once for a fresh block. The kit has already written the structure's reset
    * values (but for `DeviceKind.keep`). Lines must fall here; their edges go on being counted.
@@ -107,6 +109,8 @@ export interface DeviceContext<S extends Struct = Struct> {
    * from a count in the state, in `settle`: it may be told again. Many of a kind are told as one with their `count`.
    */
   raise?(kind: ReportedFault, data: FaultData): void;
+  /** Tells the supervisor. Absent where there is none to hear it. */
+  tell?(event: string, detail: DeviceEvent['detail']): void;
   /** Guest memory as granted to this device. */
   readonly memory: GuestMemory;
   /** Descriptors of the role, by name (backing file, console ring ...). @throws coded error when missing. */

@@ -10,7 +10,7 @@
  * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
  */
 import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
-import type { FaultData, FaultRule, ReportedFault, Role, RoleDevice } from '@nyx/protocol';
+import type { DeviceEvent, DeviceOrder, FaultData, FaultRule, ReportedFault, Role, RoleDevice } from '@nyx/protocol';
 import {
   ClassKind,
   ExitKind,
@@ -45,6 +45,8 @@ export interface HostOptions {
   log(level: string, device: string, message: string): void;
   /** A device tells a fault. */
   raise?(device: string, kind: ReportedFault, data: FaultData): void;
+  /** A device tells the supervisor something. */
+  tell?(event: DeviceEvent): void;
 }
 
 export class DeviceHost {
@@ -114,6 +116,14 @@ export class DeviceHost {
     // A process without rules goes on with what faults before did to interrupt words.
     if (faults.rules.length > 0 || new Faults(map(faults.page)).page.recorded > 0)
       this.setFaults(faults.rules);
+  }
+
+  /** Passes on what the supervisor has to say. False: there is no such device, or it has no ear. */
+  order(device: string, order: DeviceOrder['order'], fds: readonly number[]): boolean {
+    const d = this.devices.find((x) => x.name === device)?.device;
+    if (d?.order === undefined) return false;
+    d.order(order, fds);
+    return true;
   }
 
   /** These rules and no others. */

@@ -6,7 +6,7 @@ import { writeSync } from 'node:fs';
 import { isLevel } from '@nyx/log/levels';
 import { LogWriter, logRingBytes } from '@nyx/log/ring';
 import { close, mmap, monotonicNs, openSeqSocket } from '@nyx/native';
-import type { FaultMessage, Role, RoleReply } from '@nyx/protocol';
+import { type FaultMessage, isDeviceOrder, type Role, type RoleReply } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
 import { LockDown, type SyscallPolicy } from './lockdown.ts';
@@ -53,12 +53,15 @@ const parseRole = (bytes: Uint8Array): Role => {
 };
 
 /** What the supervisor says after the role. Anything else is not for this version. */
-const order = (bytes: Uint8Array, host: DeviceHost | undefined): void => {
-  let message: Partial<FaultMessage> | undefined;
+const order = (bytes: Uint8Array, fds: readonly number[], host: DeviceHost | undefined): void => {
+  let message: unknown;
   try {
-    message = JSON.parse(new TextDecoder().decode(bytes)) as FaultMessage;
+    message = JSON.parse(new TextDecoder().decode(bytes));
   } catch {}
-  if (message?.type === 'faults' && Array.isArray(message.rules)) host?.setFaults(message.rules);
+  const faults = message as Partial<FaultMessage> | undefined;
+  if (faults?.type === 'faults' && Array.isArray(faults.rules)) host?.setFaults(faults.rules);
+  else if (isDeviceOrder(message) && host?.order(message.device, message.order, fds)) return;
+  for (const fd of fds) close(fd);
 };
 
 /**
@@ -81,7 +84,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
     maxFds: 253,
     onMessage(bytes, fds) {
       if (serving) {
-        order(bytes, host);
+        order(bytes, fds, host);
         return;
       }
       const start = monotonicNs();
@@ -91,7 +94,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
         name = role.process;
         serving = true;
         openLog(role.log === undefined ? undefined : fds[role.log]);
-        host = new DeviceHost(role, fds, kinds, { fatal, log, raise: new Reporter(send).raise });
+        host = new DeviceHost(role, fds, kinds, { fatal, log, raise: new Reporter(send).raise, tell: send });
         host.start();
         jail.serving();
         const { epoch, republished, repaired, clock } = host;

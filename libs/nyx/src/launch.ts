@@ -48,6 +48,9 @@ const absoluteTpm = (
   ...(backend === undefined ? {} : { backend: `swtpm:${abs(swtpmSocket({ backend })!)}` }),
 });
 
+/** A disk that is no file of this host, like null-co://. */
+const isUri = (path: string): boolean => /^[a-z][a-z0-9+-]*:\/\//.test(path);
+
 /** Paths in a specification become absolute: nyxd runs elsewhere. */
 export const absolute = (spec: VmSpec, base: string): VmSpec => {
   const abs = (p: string): string => (isAbsolute(p) ? p : resolve(base, p));
@@ -61,7 +64,7 @@ export const absolute = (spec: VmSpec, base: string): VmSpec => {
     cdroms: spec.cdroms.map((c) => (c.path === undefined ? c : { ...c, path: abs(c.path) })),
     disks: spec.disks.map((d) => ({
       ...d,
-      path: abs(d.path),
+      path: isUri(d.path) ? d.path : abs(d.path),
       ...(d.standby === undefined ? {} : { standby: abs(d.standby) }),
     })),
   };
@@ -79,7 +82,7 @@ const checkDisks = (spec: VmSpec): void => {
     }
     for (const theirs of other.disks ?? [])
       for (const ours of spec.disks)
-        if (ours.path === theirs.path && !(ours.readonly && theirs.readonly))
+        if (ours.path === theirs.path && !isUri(ours.path) && !(ours.readonly && theirs.readonly))
           throw new NyxError('FILE_IN_USE', {
             expected: 'a disk of this machine alone',
             got: `${ours.path} (used by '${info.name}')`,

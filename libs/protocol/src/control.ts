@@ -285,6 +285,16 @@ export const VmEvent = z.discriminatedUnion('type', [
     event: z.enum(['reset', 'shutdown', 'suspend', 'panic', 'crashLoaded', 'tripleFault']),
     vcpu: count,
   }),
+  /** A disk holds a request that its backend failed: the machine stands still until `resume`. */
+  z.object({
+    type: z.literal('disk'),
+    at: count,
+    device: z.string(),
+    op: z.string(),
+    position: count,
+    bytes: count,
+    reason: z.enum(['noSpace', 'io']),
+  }),
   z.object({ type: z.literal('agent'), at: count }),
   z.extend(FaultRecord, { type: z.literal('fault') }),
 ]);

@@ -3,10 +3,10 @@
  * Names follow QEMU.
  */
 import * as z from 'zod/mini';
+import { diskFormats } from './disk-formats.ts';
+import { size } from './size.ts';
 
-/** What an image is; a file that is no image is raw. */
-export const diskFormats = ['raw', 'qcow2', 'vhdx'] as const;
-export type DiskFormat = (typeof diskFormats)[number];
+export { type DiskFormat, diskFormats, isDiskFormat } from './disk-formats.ts';
 
 /** What becomes of requests that the backend fails. */
 export const writeErrorPolicies = ['report', 'ignore', 'stop', 'enospc'] as const;
@@ -47,4 +47,6 @@ export const diskOptions = {
   /** Of reads: report (usual), ignore or stop. */
   rerror: z.optional(z.enum(readErrorPolicies)),
   throttle: z.optional(Throttle),
+  /** Bytes of a disk that is no file: `null-co://`, `memory://`. */
+  size: z.optional(size),
 };

@@ -24,6 +24,10 @@ export interface ImageLock {
 /** File systems without locks: there is nothing to be had. */
 const without = /^(ENOLCK|EOPNOTSUPP|ENOSYS|EINVAL)$/;
 
+/** Longest wait for a lock, ms: the kernel lets go of the files of a process some time after the process. */
+const PATIENCE = 200;
+const PAUSE = 10;
+
 /**
  * Takes the locks of an image that was just opened. @returns false where the file system has none
  * @throws NyxError FILE_IN_USE; no lock is held then
@@ -32,19 +36,22 @@ export function lockImage(fd: number, path: string, o: ImageLock): boolean {
   const does = o.write ? [consistentRead, write, resize] : [consistentRead];
   const forbids = o.forceShare && !o.write ? [] : [write, resize];
   try {
-    for (const p of does) ofdLock(fd, 'read', DOES + p, 1);
-    for (const p of forbids) ofdLock(fd, 'read', FORBIDS + p, 1);
-    const forbidden = does.find((p) => !ofdTest(fd, 'write', FORBIDS + p, 1));
-    const done = forbids.find((p) => !ofdTest(fd, 'write', DOES + p, 1));
-    if (forbidden === undefined && done === undefined) return true;
-    unlockImage(fd);
-    throw new NyxError('FILE_IN_USE', {
-      expected: o.write ? 'an image that nobody else has open' : 'an image that nobody else writes',
-      got:
-        done !== undefined
-          ? `${path} is open for writing by another program`
-          : `${path} is open by another program that does not let others ${o.write ? 'write' : 'read'}`,
-    });
+    for (const end = Date.now() + PATIENCE; ; ) {
+      for (const p of does) ofdLock(fd, 'read', DOES + p, 1);
+      for (const p of forbids) ofdLock(fd, 'read', FORBIDS + p, 1);
+      const forbidden = does.some((p) => !ofdTest(fd, 'write', FORBIDS + p, 1));
+      const done = forbids.some((p) => !ofdTest(fd, 'write', DOES + p, 1));
+      if (!forbidden && !done) return true;
+      unlockImage(fd);
+      if (Date.now() > end)
+        throw new NyxError('FILE_IN_USE', {
+          expected: o.write ? 'an image that nobody else has open' : 'an image that nobody else writes',
+          got: done
+            ? `${path} is open for writing by another program`
+            : `${path} is open by another program that does not let others ${o.write ? 'write' : 'read'}`,
+        });
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE);
+    }
   } catch (e) {
     if (without.test((e as { code?: string }).code ?? '')) return false;
     throw e;

@@ -1,4 +1,5 @@
 // What device processes may load. The control plane (zod, msgpackr) has its own entry points: see package.json.
+export * from './device-message.ts';
 export * from './exec.ts';
 export * from './fault-kinds.ts';
 export * from './fault-rule.ts';

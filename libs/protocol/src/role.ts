@@ -3,6 +3,7 @@
  * with it is what. One JSON text in one SOCK_SEQPACKET message, descriptors beside it (SCM_RIGHTS), each named
  * by its index. JSON, because a device process loads nothing that it can do without.
  */
+import type { DeviceEvent } from './device-message.ts';
 import type { FaultReport } from './fault-kinds.ts';
 import type { RoleFaults } from './fault-rule.ts';
 
@@ -67,4 +68,5 @@ export type RoleReply =
     }
   /** `device`: whose role it is that could not be taken, where that is known. */
   | { type: 'failed'; process: string; code: string; message: string; device?: string }
-  | FaultReport;
+  | FaultReport
+  | DeviceEvent;

@@ -11,32 +11,15 @@ import { NyxError } from './errors.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
 import { nearest } from './nearest.ts';
 import { DevicePolicy, Policy } from './policy.ts';
+import { size } from './size.ts';
 import { Tpm, TpmOrNot } from './tpm-spec.ts';
 
 export { distance, nearest } from './nearest.ts';
+export { parseSize } from './size.ts';
 
 z.config(en());
 
-const units: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
-
-/** Bytes of '512M', '4GiB', '1.5 GB' or a number; undefined when it is no size. Units count in 1024. */
-export const parseSize = (text: string | number): number | undefined => {
-  const m = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i.exec(String(text).trim());
-  if (!m) return undefined;
-  const bytes = Number(m[1]) * units[m[2]!.toUpperCase()]!;
-  return Number.isSafeInteger(bytes) ? bytes : undefined;
-};
-
 const MiB = 2 ** 20;
-const size = z.pipe(
-  z.union([z.string(), z.number()]),
-  z.transform((v, ctx) => {
-    const bytes = parseSize(v);
-    if (bytes !== undefined) return bytes;
-    ctx.issues.push({ code: 'custom', message: 'expected a size such as 512M or 4G', input: v });
-    return z.NEVER;
-  }),
-);
 const memory = z.pipe(
   size,
   z.number().check(z.gte(16 * MiB, 'expected at least 16M'), z.multipleOf(MiB, 'expected whole MiB')),

@@ -9,7 +9,7 @@
  */
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
-import type { FaultKind, FaultMessage, FaultReport, RoleReply } from '@nyx/protocol';
+import type { DeviceEvent, DeviceOrder, FaultKind, FaultMessage, FaultReport, RoleReply } from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
@@ -37,6 +37,8 @@ export interface DeviceProcessEvents {
   corrupt(device: string, what: string): Verdict;
   /** A device has something to tell; not checked. */
   reported(report: FaultReport): void;
+  /** A device has something to say that is no fault. */
+  told(event: DeviceEvent): void;
   /** Empties the state block of a device, all of them without a name: it begins anew. */
   empty(device: string): void;
 }
@@ -75,6 +77,9 @@ export class DeviceProcess {
   /** How often somebody who answers for an isolated device may die; undefined: nobody shall. */
   #answers: RestartPolicy | undefined;
   #stopped = false;
+  /** Somebody changes what the place is, while it is empty. */
+  #replacing: { dead(): void } | undefined;
+  #successor: { resolve(r: Recovered): void; reject(e: Error): void } | undefined;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
   constructor(
@@ -127,9 +132,45 @@ export class DeviceProcess {
     this.#child?.child.kill();
   }
 
-  /** Says something to whoever has the role now; a successor learns it from the role. */
-  tell(message: FaultMessage): void {
-    this.#child?.child.send(Buffer.from(JSON.stringify(message)));
+  /** Says something to whoever has the role now; a successor learns it from the role. Descriptors stay the caller's. */
+  tell(message: FaultMessage | DeviceOrder, fds: readonly number[] = []): void {
+    this.#child?.child.send(Buffer.from(JSON.stringify(message)), fds);
+  }
+
+  /**
+   * Empties the place, lets `change` happen while nobody is there, and fills it again, whatever became of the change. vCPUs
+   * that need the device wait meanwhile. @returns how the successor came
+   * @throws what `change` threw; NyxError VM_STATE, or why no successor serves
+   */
+  async replace(reason: string, change: () => Promise<void>): Promise<Recovered> {
+    if (this.#stopped || this.#replacing || this.state === 'starting')
+      throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
+    const since = monotonicNs();
+    await new Promise<void>((dead) => {
+      this.#replacing = { dead };
+      clearTimeout(this.#backoff);
+      if (this.pid === 0) dead();
+      else this.#child!.child.kill();
+    });
+    this.state = 'dead';
+    this.#answers = undefined;
+    let failed: { error: unknown } | undefined;
+    try {
+      await change();
+    } catch (error) {
+      failed = { error };
+    }
+    this.#replacing = undefined;
+    // The machine may have been stopped meanwhile.
+    if ((this.state as ProcessState) === 'stopped')
+      throw new NyxError('VM_STATE', { expected: 'a machine that runs', got: 'it stopped' });
+    const served = new Promise<Recovered>((resolve, reject) => {
+      this.#successor = { resolve, reject };
+    });
+    this.#again(reason, since, 0);
+    const recovered = await served;
+    if (failed) throw failed.error;
+    return recovered;
   }
 
   stop(): void {
@@ -145,7 +186,7 @@ export class DeviceProcess {
    * not be loaded begins anew; else the successor goes on where the last one stopped. False: somebody is there.
    */
   heal(reason: string): boolean {
-    if (this.#stopped || this.state === 'serving' || this.state === 'starting') return false;
+    if (this.#stopped || this.#replacing || this.state === 'serving' || this.state === 'starting') return false;
     clearTimeout(this.#backoff);
     if (this.pid !== 0) {
       // Somebody answers for it, or was told to die a moment ago; it may write until it is dead.
@@ -209,6 +250,10 @@ export class DeviceProcess {
 
   #reply(child: DeviceChild, reply: RoleReply): void {
     if (child !== this.#child || this.#stopped || reply.type === 'ready') return;
+    if (reply.type === 'device') {
+      this.events.told(reply);
+      return;
+    }
     if (reply.type === 'fault') {
       this.events.reported(reply);
       return;
@@ -242,6 +287,8 @@ export class DeviceProcess {
       republished: reply.republished,
     };
     this.events.recovered(this.lastRecovery);
+    this.#successor?.resolve(this.lastRecovery);
+    this.#successor = undefined;
   }
 
   #silent(): void {
@@ -260,6 +307,10 @@ export class DeviceProcess {
     const since = monotonicNs();
     this.#reason = undefined;
     this.events.died(child.child.pid, reason);
+    if (this.#replacing) {
+      this.#replacing.dead();
+      return;
+    }
     if (this.#first) {
       this.#giveUp(
         this.error ?? new NyxError('DEVICE_FAILED', { got: `'${this.name}' ${reason} before it served` }),
@@ -344,6 +395,8 @@ export class DeviceProcess {
       this.#first = undefined;
       return;
     }
+    this.#successor?.reject(e);
+    this.#successor = undefined;
     // A place that is still being left is filled when it is empty (#died).
     const answered = this.#corrupt === undefined && this.plan.devices.every((d) => canAnswer(d.kind));
     this.#answers = answered ? new RestartPolicy(answering) : undefined;
@@ -367,7 +420,7 @@ export class DeviceProcess {
       this.plan.fds,
       (reply) => {
         if (child !== this.#child || this.state !== 'isolated') return;
-        if (reply.type !== 'fault' && reply.type !== 'ready') clearTimeout(this.#startTimer);
+        if (reply.type === 'serving' || reply.type === 'failed') clearTimeout(this.#startTimer);
         if (reply.type === 'serving') this.events.answers();
         else if (reply.type === 'failed') child.child.kill();
       },

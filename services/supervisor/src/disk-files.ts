@@ -7,18 +7,22 @@
  * files of the host. So a disk is raw unless the specification says otherwise, and an image says of what format the
  * file under it is.
  */
-import { fstatSync, readSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { memfdCreate } from '@nyx/native';
 import type { DiskFormat } from '@nyx/protocol/disk-options';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage } from '@nyx/protocol/image-lock';
+import { built } from './paths.ts';
 import type { Resources } from './resources.ts';
 
 export interface DiskFile {
   fd: number;
+  /** Of the file; of a null disk, of the disk. */
   bytes: number;
-  format: DiskFormat;
+  /** 'null': a disk without content, the descriptor means nothing. */
+  format: DiskFormat | 'null';
 }
 
 type Open = (path: string, what: string, write?: boolean) => { fd: number; bytes: number };
@@ -63,6 +67,35 @@ const below = (fd: number, path: string): { name: string; format: string | undef
   return { name: cluster.toString('utf8', offset, offset + length), format };
 };
 
+/** A disk that is no file: `null-co://` takes everything and gives zeroes, `memory://` lasts as long as the machine. */
+function withoutFile(disk: { path: string; size?: number | undefined }): DiskFile | undefined {
+  const kind = /^(null-co|memory):\/\/$/.exec(disk.path)?.[1];
+  if (kind === undefined) return undefined;
+  const { size: bytes } = disk;
+  if (bytes === undefined || bytes === 0 || bytes % 512 !== 0)
+    throw invalid(`the size of ${disk.path}, in whole sectors (size=1G)`, String(bytes ?? 'none'));
+  return kind === 'memory'
+    ? { fd: memfdCreate('nyx-disk', bytes), bytes, format: 'raw' }
+    : { fd: openSync('/dev/null', 'r'), bytes, format: 'null' };
+}
+
+/**
+ * Files under a VHDX image. Its parents are named deep inside of it: the storage service's tool looks, in a process of its
+ * own. @throws NyxError DISK_INVALID
+ */
+function parentsOf(path: string): string[] {
+  const request = JSON.stringify({ command: 'chain', path, format: 'vhdx' });
+  const child = spawnSync(process.execPath, [built('services/storage/dist/disk.cjs'), request], {
+    encoding: 'utf8',
+    timeout: 20_000,
+    env: { PATH: '/usr/bin:/bin' },
+  });
+  const line = child.stdout?.trim().split('\n').at(-1) ?? '';
+  const said = line === '' ? undefined : JSON.parse(line);
+  if (said?.result) return (said.result as { path: string }[]).slice(1).map((l) => l.path);
+  throw invalid('a VHDX image', said?.error ? `${path}: ${said.error.message}` : `${path}: ${child.stderr}`);
+}
+
 /**
  * Opens a disk, the topmost file first, with the locks that keep others from it (image-lock.ts): they are of the open file
  * descriptions, which we keep whoever serves the disk. @throws NyxError FILE_*, DISK_INVALID; what was opened stays open,
@@ -76,8 +109,11 @@ export function openDisk(
     readonly: boolean;
     format?: DiskFormat | undefined;
     forceShare?: boolean | undefined;
+    size?: number | undefined;
   },
 ): DiskFile[] {
+  const made = withoutFile(disk);
+  if (made) return [made];
   const format = disk.format ?? 'raw';
   const files: DiskFile[] = [{ ...open(disk.path, what, !disk.readonly), format }];
   const top = files[0]!;
@@ -96,6 +132,13 @@ export function openDisk(
         '`format: raw` or `format: qcow2`, said on purpose',
         `${disk.path} begins like a qcow2 image`,
       );
+    return lock();
+  }
+  if (format === 'vhdx') {
+    for (const path of parentsOf(disk.path)) {
+      paths.push(path);
+      files.push({ ...open(path, `parent of ${what}`), format });
+    }
     return lock();
   }
   const identity = (fd: number): string => {
@@ -159,6 +202,6 @@ const journalBytes = 256 * 1024;
  */
 export function adoptDisk(r: Pick<Resources, 'adopt'>, name: string, files: readonly DiskFile[]): void {
   for (const [i, f] of files.entries()) r.adopt(i === 0 ? name : `${name}.${i}`, f.fd);
-  if (files[0]?.format === 'qcow2')
+  if (files[0]?.format === 'qcow2' || files[0]?.format === 'vhdx')
     r.adopt(`${name}.journal`, memfdCreate(`nyx-${name}-journal`, journalBytes));
 }

@@ -16,6 +16,7 @@ import { CdDrives } from './cd.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
+import { Disks } from './disks.ts';
 import { ExecChannel, serveExec } from './exec.ts';
 import { FaultDesk, type Patient } from './fault-desk.ts';
 import { FaultBook } from './faults.ts';
@@ -96,6 +97,7 @@ const releaseHeld = (p: DeviceProcess): void => {
 export class Machine {
   readonly faults: FaultBook;
   readonly cds: CdDrives;
+  readonly disks: Disks;
   readonly #life: Lifecycle;
   readonly #resources: Resources;
   readonly #loader: BootLoader;
@@ -130,6 +132,11 @@ export class Machine {
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
+    this.disks = new Disks({
+      processes: () => this.#processes,
+      pause: () => void this.pause().catch(() => {}),
+      emit: (e) => this.#emit(e),
+    });
     this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
       this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),
     );
@@ -179,6 +186,7 @@ export class Machine {
             const verdict = this.desk.reported(sourcesOf(plan), report);
             if (verdict) this.#treatDevice(this.#processes[plan.index]!, verdict, report.kind);
           },
+          told: (event) => this.disks.told(event),
           corrupt: (device, what) => {
             const saved = saveBlocks(o.dir, plan, this.#corrupt++);
             o.log('error', 'state corrupt', { process: plan.name, text: what, saved });
@@ -290,6 +298,7 @@ export class Machine {
   async resume(): Promise<void> {
     this.#life.require('paused');
     for (const p of this.#processes) if (p.state === 'dead') p.heal('resume');
+    this.disks.retry();
     await this.#vcpu!.resume();
     if (this.#life.state === 'paused') this.#life.go('running');
   }

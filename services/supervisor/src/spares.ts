@@ -2,7 +2,7 @@
  * Device processes that wait for a role: started, addon loaded, code compiled. One is kept warm for each service in use, so
  * that a successor serves within milliseconds.
  */
-import type { Role, RoleReply } from '@nyx/protocol';
+import { isDeviceEvent, type Role, type RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
 import { deviceDataLimit } from './jail.ts';
@@ -108,10 +108,11 @@ export const checkReply = (m: unknown): RoleReply => {
       text('message') &&
       (r.device === undefined || text('device'))) ||
     // Its data are checked against the kind's table (fault-desk.ts).
+    isDeviceEvent(m) ||
     (r.type === 'fault' && text('kind') && text('device') && typeof r.data === 'object' && r.data !== null);
   if (!good)
     throw new NyxError('PROTOCOL_INVALID', {
-      expected: 'ready, serving, failed or fault',
+      expected: 'ready, serving, failed, fault or device',
       got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing',
     });
   return r as unknown as RoleReply;

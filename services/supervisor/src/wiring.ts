@@ -49,9 +49,16 @@ const diskFiles = (
   files: readonly DiskFile[],
 ): Pick<DeviceLine, 'config' | 'fds'> => {
   const name = `disk${i}`;
-  const config = { readOnly: disk.readonly, serial: disk.serial ?? `nyx-${name}` };
+  const { werror, rerror, throttle } = disk;
+  const config = {
+    readOnly: disk.readonly,
+    serial: disk.serial ?? `nyx-${name}`,
+    ...(werror ? { werror } : {}),
+    ...(rerror ? { rerror } : {}),
+    ...(throttle ? { throttle } : {}),
+  };
   const [top] = files;
-  if (top?.format !== 'qcow2') {
+  if (top === undefined || top.format === 'raw') {
     const raw = { ...config, size: top?.bytes };
     if (disk.standby === undefined) return { config: raw, fds: { file: name } };
     // What fails is held until the other backend is there.
@@ -60,7 +67,8 @@ const diskFiles = (
       fds: { file: name, standby: `${name}.standby` },
     };
   }
-  const fds: Record<string, string> = { file: name, journal: `${name}.journal` };
+  const journal = top.format === 'null' ? {} : { journal: `${name}.journal` };
+  const fds: Record<string, string> = { file: name, ...journal };
   for (let k = 1; k < files.length; k++) fds[`layer${k}`] = `${name}.${k}`;
   return { config: { ...config, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }, fds };
 };

@@ -1,5 +1,6 @@
 /** What a virtio device is to the transport. */
 import type { Struct, View } from '@nyx/layout';
+import type { DeviceOrder } from '@nyx/protocol';
 import type { Chain } from './chain.ts';
 import type { virtioFields } from './regs.ts';
 
@@ -17,6 +18,8 @@ export interface VirtioDevice {
   readonly features: number;
   /** Bytes of the device configuration structure. */
   readonly configBytes: number;
+  /** As Device.order. */
+  order?(order: DeviceOrder['order'], fds: readonly number[]): void;
   configRead(offset: number, width: number): number;
   configWrite(offset: number, width: number, value: number): void;
   /** The driver accepted these (bits 0..23). In a handler. */

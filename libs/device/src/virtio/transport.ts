@@ -12,6 +12,7 @@
  * Longer than other files: every reset touches registers, interrupts and requests together, in an order that matters.
  */
 import { RegisterBank, resetValues, type View } from '@nyx/layout';
+import type { DeviceOrder } from '@nyx/protocol';
 import type { Device, DeviceContext } from '../device.ts';
 import { Msix, PciFunction } from '../pci/index.ts';
 import { Chain } from './chain.ts';
@@ -127,6 +128,10 @@ export class VirtioPci implements Device {
   /** Requests that this process has under way. */
   get inFlight(): number {
     return this.#slots.begunCount;
+  }
+
+  order(order: DeviceOrder['order'], fds: readonly number[]): void {
+    this.#device.order?.(order, fds);
   }
 
   // ---- accesses ----

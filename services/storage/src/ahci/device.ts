@@ -9,9 +9,11 @@ import {
   rangesOf,
 } from '@nyx/device';
 import { cdPage } from '@nyx/device/cd-page';
+import type { DeviceOrder } from '@nyx/protocol';
 import { viewAt } from '@nyx/layout';
 import type { BlockDriver, BlockRequest, OpenBlock } from '../block/block.ts';
-import { layered } from '../block/stack.ts';
+import { badLayers, type DiskLayer } from '../block/open.ts';
+import { type LayerConfig, layered } from '../block/stack.ts';
 import { AtaDisk } from './ata.ts';
 import { CdDrive } from './atapi.ts';
 import type { SlotRequest } from './command.ts';
@@ -37,7 +39,7 @@ import {
 } from './regs.ts';
 
 /** What is plugged into a port. */
-export interface PortConfig {
+export interface PortConfig extends LayerConfig {
   type: 'disk' | 'cd';
   /** Up to 20 ASCII characters (default: name of the device and number of the port). */
   serial?: string;
@@ -46,7 +48,7 @@ export interface PortConfig {
   direct?: boolean;
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
-  layers?: { format: string; size: number }[];
+  layers?: DiskLayer[];
   /** Of a CD drive: grow with every change of the medium, and every wish that it be ejected. */
   generation?: number;
   ejects?: number;
@@ -76,14 +78,11 @@ export function checkAhciConfig(name: string, config: AhciConfig): void {
   list.forEach((p, i) => {
     if (p === null) return;
     if (p?.type !== 'disk' && p?.type !== 'cd') wrong(`port ${i}, expected type 'disk' or 'cd'`);
-    const { serial = '', layers = [] } = p;
+    const { serial = '' } = p;
     if (typeof serial !== 'string' || !/^[\x20-\x7e]{0,20}$/.test(serial))
       wrong(`serial ${JSON.stringify(serial)}, expected at most 20 printable ASCII characters`);
-    if (
-      !Array.isArray(layers) ||
-      layers.some((l) => !Number.isSafeInteger(l.size) || !/^(raw|qcow2)$/.test(l.format))
-    )
-      wrong("layers, expected a list of { format: 'raw' or 'qcow2', size }");
+    const bad = badLayers(p.layers);
+    if (bad !== undefined) wrong(`port ${i}: ${bad}`);
     for (const n of [p.generation ?? 0, p.ejects ?? 0])
       if (!Number.isInteger(n) || n < 0 || n > 0xffffffff) wrong(`generation and ejects, expected numbers`);
   });
@@ -125,9 +124,10 @@ class Ahci implements Device {
     this.#batches = Array.from({ length: ports }, () => new Batch());
     this.#disks = this.#batches.map((batch, i) => {
       const p = plugged[i];
-      const opener = p ? open(ctx, p, i) : undefined;
+      if (!p) return undefined;
+      const opener = open(ctx, p, i);
       if (!opener) return undefined;
-      const stack = layered(ctx, {}, opener);
+      const stack = layered(ctx, p, opener);
       const disk = stack(ctx.memory.buffer, (list, count) => this.#reported(batch, list, count));
       // A predecessor may have died with requests under way; none of them may take effect after ours.
       disk.fence();
@@ -241,6 +241,10 @@ class Ahci implements Device {
     this.#depth++;
     for (const disk of this.#disks) disk?.poll();
     this.#depth--;
+  }
+
+  order(order: DeviceOrder['order'], fds: readonly number[]): void {
+    for (const disk of this.#disks) disk?.order?.(order, fds);
   }
 
   // ---- life ----

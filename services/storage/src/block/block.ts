@@ -112,14 +112,9 @@ export interface BlockDriver {
 
 /** From the supervisor, while the disk serves. Not of a guest; unknown names are for another version. */
 export interface BlockOrder {
-  /** 'retry': what was held because of an error is tried again. */
+  /** 'retry': what was held because of an error (event 'stopped') is tried again. */
   name: string;
 }
-
-/** To the supervisor. */
-export type BlockEvent =
-  /** A request is held until an order 'retry'. */
-  { event: 'stopped'; op: string; position: number; bytes: number; reason: 'io' | 'noSpace' };
 
 /** How a disk controller gets its driver. `memory` is the whole guest RAM mapping. */
 export type OpenBlock = (memory: ArrayBuffer, completed: Completed) => BlockDriver;

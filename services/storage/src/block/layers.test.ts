@@ -1,13 +1,6 @@
 /** The layers over drivers: what becomes of errors, and limits. */
 import { describe, expect, it } from 'vitest';
-import {
-  type BlockEvent,
-  BlockOp,
-  BlockRequest,
-  BlockResult,
-  type Completed,
-  type OpenBlock,
-} from './block.ts';
+import { BlockOp, BlockRequest, BlockResult, type Completed, type OpenBlock } from './block.ts';
 import { MemoryDisk } from './memory.ts';
 import { NullDisk } from './null.ts';
 import type { ErrorPolicies } from './policy.ts';
@@ -25,7 +18,7 @@ const request = (id: number, op: number, position = 0, bytes = 512): BlockReques
 describe('what becomes of errors', () => {
   /** A disk that gives `errors` one after another, then none. */
   const world = (policies: ErrorPolicies, errors: number[], tells = true) => {
-    const events: BlockEvent[] = [];
+    const events: Record<string, unknown>[] = [];
     const done: [id: number, result: number][] = [];
     const open: OpenBlock = (memory, completed) =>
       new MemoryDisk(new Uint8Array(SIZE), memory, completed, {
@@ -35,7 +28,9 @@ describe('what becomes of errors', () => {
     const completed: Completed = (list, n) => {
       for (let i = 0; i < n; i++) done.push([list[i]!.id, list[i]!.result]);
     };
-    const source = tells ? { tell: (e: BlockEvent) => void events.push(e) } : {};
+    const source = tells
+      ? { tell: (event: string, detail: object) => void events.push({ event, ...detail }) }
+      : {};
     const disk = layered(source, policies, open)(new ArrayBuffer(65536), completed);
     const run = (...list: BlockRequest[]): void => {
       for (const r of list) disk.submit(r);

@@ -5,7 +5,7 @@
 import type { DeviceContext } from '@nyx/device';
 import type { ReportedFault } from '@nyx/protocol';
 import type { Throttle } from '@nyx/protocol/disk-options';
-import { type BlockEvent, BlockOp, BlockResult, type OpenBlock } from './block.ts';
+import { BlockOp, BlockResult, type OpenBlock } from './block.ts';
 import { type FaultSource, faulty } from './faulty.ts';
 import { type ErrorPolicies, PolicyDisk } from './policy.ts';
 import { ThrottledDisk } from './throttle.ts';
@@ -26,7 +26,7 @@ const faultOf = (result: number): ReportedFault =>
 
 /** The disk that `open` opens, with its layers. @param tell the supervisor; without it nothing is ever held */
 export function layered(
-  source: FaultSource & Pick<DeviceContext, 'raise'> & { tell?(event: BlockEvent): void },
+  source: FaultSource & Pick<DeviceContext, 'raise' | 'tell'>,
   { werror, rerror, throttle }: LayerConfig,
   open: OpenBlock,
 ): OpenBlock {
@@ -44,8 +44,7 @@ export function layered(
     new PolicyDisk(
       policies,
       (r) =>
-        tell?.call(source, {
-          event: 'stopped',
+        tell?.call(source, 'stopped', {
           op: opNames[r.op] ?? '',
           position: r.position,
           bytes: r.bytes,

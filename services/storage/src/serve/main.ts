@@ -6,7 +6,7 @@
 import { LockDown } from '@nyx/device/lockdown';
 import { acceptUnix, fileSize, mmap, openSeqSocket, watch } from '@nyx/native';
 import { Backend } from '@nyx/vhost-user';
-import { openDisk } from '../kinds.ts';
+import { openDisk } from '../block/open.ts';
 import { syscalls } from '../syscalls.ts';
 import { VhostBlk } from './device.ts';
 import type { ServeReply, ServeRole } from './role.ts';

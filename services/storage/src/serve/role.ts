@@ -2,7 +2,7 @@
  * What `nyx storage serve` tells the process that is to be the back-end: one JSON text on descriptor 3, the descriptors
  * that it names beside it. Answers are JSON texts too.
  */
-import type { DiskConfig } from '../kinds.ts';
+import type { DiskConfig } from '../block/open.ts';
 
 export interface ServeRole {
   type: 'serve';

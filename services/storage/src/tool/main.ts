@@ -2,7 +2,7 @@
  * The tool behind `nyx disk`: one request as JSON in the argument, JSON lines out: `{"progress": 0..1}`, then
  * `{"result": ...}` or `{"error": {"code", "message"}}`.
  */
-import { checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+import { chain, checkImage, convert, create, info, resize, snapshot } from './commands.ts';
 
 const say = (line: unknown): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -17,6 +17,7 @@ try {
   const { command, ...options } = JSON.parse(process.argv[2] ?? '{}');
   const commands: Record<string, (o: never, p: typeof progress) => unknown> = {
     create,
+    chain,
     info,
     check: checkImage,
     snapshot,

@@ -1,19 +1,24 @@
 /** Opens disks by their paths, for tools; whoever runs them chose the files. */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { lockImage } from '@nyx/protocol/image-lock';
+import { fileSize } from '@nyx/native';
+import type { DiskFormat } from '@nyx/protocol/disk-formats';
+import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
 import { type BlockDriver, BlockRequest, type Completed } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
-import { Qcow2Disk } from '../block/qcow2/disk.ts';
+import { type DiskSource, openDisk } from '../block/open.ts';
 import { qcow2Magic, readHeader } from '../block/qcow2/header.ts';
-import { RawDisk } from '../block/raw.ts';
+import { parentPaths } from '../block/vhdx/header.ts';
+import { VhdxImage } from '../block/vhdx/image.ts';
 
-export type Format = 'raw' | 'qcow2';
+export type Format = DiskFormat;
 
 /** What the first bytes say. Only where nobody's guest depends on it: information, and tools that were not told. */
 export function probe(fd: number): Format {
-  const b = Buffer.alloc(4);
-  return readSync(fd, b, 0, 4, 0) === 4 && b.readUInt32BE(0) === qcow2Magic ? 'qcow2' : 'raw';
+  const b = Buffer.alloc(8);
+  const n = readSync(fd, b, 0, 8, 0);
+  if (n === 8 && b.toString('latin1') === 'vhdxfile') return 'vhdx';
+  return n >= 4 && b.readUInt32BE(0) === qcow2Magic ? 'qcow2' : 'raw';
 }
 
 const MOST_LAYERS = 64;
@@ -44,6 +49,11 @@ export function chainOf(path: string, format?: Format): { path: string; format: 
       const is: Format = known ?? probe(fd);
       list.push({ path: next, format: is });
       if (is === 'raw') break;
+      if (is === 'vhdx') {
+        next = parentOf(next, fd);
+        known = 'vhdx';
+        continue;
+      }
       const { backing, backingFormat } = readHeader(hostIo, fd);
       if (backingFormat !== undefined && backingFormat !== 'raw' && backingFormat !== 'qcow2')
         throw blockError('QCOW2_UNSUPPORTED', `${next}: a backing file of format '${backingFormat}'`);
@@ -56,10 +66,21 @@ export function chainOf(path: string, format?: Format): { path: string; format: 
   return list;
 }
 
+/** Where the parent of a VHDX image is; undefined without one. @throws VHDX_* */
+function parentOf(path: string, fd: number): string | undefined {
+  const { geometry } = new VhdxImage(hostIo, fd, 4096 * 8);
+  if (!geometry.hasParent) return undefined;
+  const places = parentPaths(geometry).map((p) => resolve(dirname(path), p));
+  const found = places.find((p) => existsSync(p));
+  if (found === undefined)
+    throw blockError('VHDX_CHAIN', `${path}: its parent is not at ${places.join(' or ') || 'any place'}`);
+  return found;
+}
+
 /** A disk and one request at a time on it. */
 export class Opened {
   readonly buffer: ArrayBuffer;
-  readonly disk: BlockDriver;
+  readonly disk!: BlockDriver;
   readonly #fds: number[] = [];
   readonly #request = new BlockRequest(0);
   #finished = 0;
@@ -69,16 +90,19 @@ export class Opened {
     const done: Completed = () => void this.#finished++;
     const chain = chainOf(path, format);
     for (const [i, l] of chain.entries()) this.#fds.push(openLocked(l.path, write && i === 0, forceShare));
-    const readOnly = !write;
-    this.disk =
-      chain[0]!.format === 'raw'
-        ? new RawDisk({ fd: this.#fds[0]!, readOnly }, this.buffer, done)
-        : new Qcow2Disk(
-            hostIo,
-            { files: chain.map((l, i) => ({ fd: this.#fds[i]!, qcow2: l.format === 'qcow2' })), readOnly },
-            this.buffer,
-            done,
-          );
+    const source: DiskSource = {
+      fd: (name) => this.#fds[name === 'file' ? 0 : Number(name.slice('layer'.length))]!,
+      has: () => false,
+      bulk: () => new ArrayBuffer(0),
+    };
+    const layers = chain.map((l, i) => ({ format: l.format, size: fileSize(this.#fds[i]!) }));
+    const whole = chain[0]!.format === 'raw' ? {} : { layers };
+    try {
+      this.disk = openDisk(source, { readOnly: !write, ...whole })(this.buffer, done);
+    } catch (e) {
+      this.close();
+      throw e;
+    }
   }
 
   /** `bytes` at `position` from or to the start of `buffer`. @throws DISK_IO */
@@ -96,7 +120,11 @@ export class Opened {
   }
 
   close(): void {
-    this.disk.close();
-    for (const fd of this.#fds.splice(0)) closeSync(fd);
+    this.disk?.close();
+    for (const fd of this.#fds.splice(0)) {
+      // The kernel may hold the file a moment longer than we do.
+      unlockImage(fd);
+      closeSync(fd);
+    }
   }
 }

@@ -15,12 +15,14 @@ import {
   virtioKeep,
   virtioRegion,
 } from '@nyx/device';
+import type { DeviceOrder } from '@nyx/protocol';
 import type { OpenBlock } from '../block/block.ts';
-import { layered } from '../block/stack.ts';
+import { badLayers, type DiskLayer } from '../block/open.ts';
+import { type LayerConfig, layered } from '../block/stack.ts';
 import { BlkLimit, BlkState, blkConfig } from './regs.ts';
 import { BlkRequests, type BlkTransport } from './requests.ts';
 
-export interface BlkConfig {
+export interface BlkConfig extends LayerConfig {
   /** 1..8 (default 1). */
   queues?: number;
   /** Up to 20 ASCII characters (default: the device's name). */
@@ -35,7 +37,7 @@ export interface BlkConfig {
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
   /** Files of an image, the topmost first; without it one raw file. */
-  layers?: { format: string; size: number }[];
+  layers?: DiskLayer[];
   /** Log every request at level trace. */
   trace?: boolean;
 }
@@ -48,12 +50,8 @@ export function checkConfig(name: string, config: BlkConfig): void {
   const { queues = 1, serial = '', blockBytes = 512 } = config;
   if (!Number.isInteger(queues) || queues < 1 || queues > BlkLimit.queues)
     wrong(`queues is ${queues}, expected 1..${BlkLimit.queues}`);
-  const { layers = [] } = config;
-  if (
-    !Array.isArray(layers) ||
-    layers.some((l) => !Number.isSafeInteger(l.size) || !/^(raw|qcow2)$/.test(l.format))
-  )
-    wrong("layers, expected a list of { format: 'raw' or 'qcow2', size }");
+  const bad = badLayers(config.layers);
+  if (bad !== undefined) wrong(bad);
   if (typeof serial !== 'string' || !/^[\x20-\x7e]{0,20}$/.test(serial))
     wrong(`serial ${JSON.stringify(serial)}, expected at most 20 printable ASCII characters`);
   if (blockBytes !== 512 && blockBytes !== 4096) wrong(`blockBytes is ${blockBytes}, expected 512 or 4096`);
@@ -124,6 +122,10 @@ class VirtioBlk implements VirtioDevice {
     this.#depth--;
   }
 
+  order(order: DeviceOrder['order'], fds: readonly number[]): void {
+    this.#requests.disk.order?.(order, fds);
+  }
+
   reset(): void {
     this.#ctx.state.writeback = 1;
   }
@@ -154,5 +156,5 @@ export const virtioBlk = (
     ],
     ranges: rangesOf(virtioBars),
     irqs: () => 1 + BlkLimit.queues + 1,
-    create: (ctx, config): Device => new VirtioBlk(ctx, config, layered(ctx, {}, open(ctx, config))).pci,
+    create: (ctx, config): Device => new VirtioBlk(ctx, config, layered(ctx, config, open(ctx, config))).pci,
   });

@@ -4,6 +4,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { files, list } from '@nyx/nyx/rundir';
+import { diskFormats, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { parseSize } from '@nyx/protocol/spec';
 import { Command } from 'commander';
@@ -73,10 +74,11 @@ const errorOf = (e: { code: string; message: string }, path: string): NyxError =
       });
     }
     case 'QCOW2_OPTION':
+    case 'VHDX_OPTION':
     case 'QCOW2_SNAPSHOT':
       return new NyxError('USAGE', { got });
     default:
-      return e.code.startsWith('QCOW2_')
+      return /^(QCOW2|VHDX)_/.test(e.code)
         ? new NyxError('DISK_INVALID', { got, hint: 'nyx disk check FILE tells more.' })
         : new NyxError('HOST_ERROR', { got });
   }
@@ -90,7 +92,7 @@ const sizeOf = (text: string): number => {
   return n;
 };
 const formatOf = (text: string): string => {
-  if (text !== 'raw' && text !== 'qcow2') throw wrong('the format raw or qcow2', text);
+  if (!isDiskFormat(text)) throw wrong(`the format ${diskFormats.join(', ')}`, text);
   return text;
 };
 const onOff = (text: string, key: string): boolean => {
@@ -124,6 +126,17 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
           throw wrong('preallocation=off or preallocation=metadata', value);
         o.preallocation = value;
         break;
+      case 'subformat':
+        if (value !== 'dynamic' && value !== 'fixed')
+          throw wrong('subformat=dynamic or subformat=fixed', value);
+        o.subformat = value;
+        break;
+      case 'block_size':
+        o.blockBytes = sizeOf(value);
+        break;
+      case 'log_size':
+        o.logBytes = sizeOf(value);
+        break;
       case 'backing_file':
         o.backing = value;
         break;
@@ -132,7 +145,7 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
         break;
       default:
         throw wrong(
-          'compat, cluster_size, refcount_bits, lazy_refcounts, extended_l2, preallocation, backing_file or backing_fmt',
+          'compat, cluster_size, refcount_bits, lazy_refcounts, extended_l2, preallocation, subformat, block_size, log_size, backing_file or backing_fmt',
           key,
         );
     }
@@ -142,7 +155,7 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
 const collect = (v: string, all: string[]): string[] => [...all, v];
 const OPTIONS = [
   '-o <key=value,...>',
-  'cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation',
+  'qcow2: cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation; vhdx: subformat, block_size, log_size',
 ] as const;
 
 const SHARE = [
@@ -152,7 +165,7 @@ const SHARE = [
 
 export const make = (): Command => {
   const disk = new Command('disk')
-    .description('Images of disks: raw and qcow2.')
+    .description('Images of disks: raw, qcow2 and vhdx.')
     .addHelpText(
       'after',
       '\nExamples:\n  nyx disk create -f qcow2 root.qcow2 20G\n  nyx disk create -f qcow2 -b base.qcow2 -F qcow2 work.qcow2\n  nyx disk info root.qcow2\n  nyx disk convert -O qcow2 old.img new.qcow2\n  nyx disk snapshot -c before-upgrade root.qcow2\n  nyx disk resize root.qcow2 +10G\n  nyx disk check -r all root.qcow2',
@@ -162,7 +175,7 @@ export const make = (): Command => {
     .description('makes an empty image')
     .argument('<file>')
     .argument('[size]', 'such as 20G; not needed with -b')
-    .option('-f <format>', 'raw or qcow2', 'raw')
+    .option('-f <format>', 'raw, qcow2 or vhdx', 'raw')
     .option('-b <file>', 'backing file: what the image does not have is read from there')
     .option('-F <format>', 'format of the backing file')
     .option(...OPTIONS, collect, [])
@@ -223,18 +236,16 @@ export const make = (): Command => {
     });
   disk
     .command('check')
-    .description('checks a qcow2 image; exit status 0: good, 2: errors, 3: only leaked space')
+    .description('checks a qcow2 or vhdx image; exit status 0: good, 2: errors, 3: only leaked space')
     .argument('<file>')
     .option('-r <what>', 'repair: leaks or all')
     .option(...SHARE)
     .action(async (file: string, o: { r?: string; forceShare?: boolean }) => {
       if (o.r !== undefined && o.r !== 'leaks' && o.r !== 'all') throw wrong('-r leaks or -r all', o.r);
-      const c = await tool<Check>({
-        command: 'check',
-        path: resolve(file),
-        repair: o.r ?? 'none',
-        forceShare: o.forceShare,
-      });
+      const c = await tool<Check>(
+        { command: 'check', path: resolve(file), repair: o.r ?? 'none', forceShare: o.forceShare },
+        `checking ${file}`,
+      );
       for (const p of c.problems) print(p);
       const left = c.corruptions - c.corruptionsFixed + (o.r === 'all' ? 0 : c.flags);
       const leaks = c.leaks - c.leaksFixed;
@@ -314,7 +325,7 @@ export const make = (): Command => {
     .description('makes a disk larger')
     .argument('<file>')
     .argument('<size>', 'such as 30G, or +10G')
-    .option('-f <format>', 'raw or qcow2', 'qcow2')
+    .option('-f <format>', 'raw, qcow2 or vhdx', 'qcow2')
     .action(async (file: string, size: string, o: { f: string }) => {
       const relative = size.startsWith('+');
       const r = await tool<{ size: number }>({

@@ -19,6 +19,10 @@ const words = (e: VmEvent): string => {
       return `for ${e.process}, ${duration(e.ns)}${e.over ? ', over' : ''}`;
     case 'machine':
       return `${e.event} by vCPU ${e.vcpu}`;
+    case 'disk':
+      return red(
+        `${e.device} holds a ${e.op} of ${e.bytes} bytes at ${e.position}: ${e.reason === 'noSpace' ? 'no room' : 'the backend failed'}; nyx resume tries again`,
+      );
     case 'agent':
       return 'the guest takes commands';
     case 'fault': {

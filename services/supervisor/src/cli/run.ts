@@ -6,6 +6,7 @@ import { parseActions } from '@nyx/protocol/policy';
 import type { VmSpecInput } from '@nyx/protocol/spec';
 import { Command, Option } from 'commander';
 import { attach } from './attach.ts';
+import { parseDisk } from './disk-option.ts';
 import { note, progress } from './text.ts';
 
 interface Flags {
@@ -58,7 +59,7 @@ export const make = (): Command =>
     )
     .option(
       '--disk <file>',
-      'disk image, raw or file,format=qcow2; several times for several disks. file:ro is read-only',
+      'disk image: FILE[,format=raw|qcow2|vhdx][,bus=][,werror=][,rerror=][,throttle.iops-total=] ... (docs/storage.md); FILE:ro is read-only',
       (v: string, all: string[]) => [...all, v],
       [],
     )
@@ -184,21 +185,7 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.watchdog !== undefined) spec.watchdog = f.watchdog;
   if (f.action.length > 0) spec.policy = { ...spec.policy, ...parseActions(f.action.join(',')) };
   if (f.agent || f.exec !== undefined) spec.agent = true;
-  for (const d of f.disk) {
-    const readonly = d.endsWith(':ro');
-    const [file = '', ...options] = (readonly ? d.slice(0, -3) : d).split(/,(?=(?:format|bus)=)/);
-    const said = (key: string): string | undefined =>
-      options.find((o) => o.startsWith(`${key}=`))?.slice(key.length + 1);
-    const [format, bus] = [said('format'), said('bus')];
-    if (format !== undefined && format !== 'raw' && format !== 'qcow2')
-      throw new NyxError('USAGE', { expected: '--disk FILE,format=raw or FILE,format=qcow2', got: d });
-    if (bus !== undefined && bus !== 'virtio' && bus !== 'ahci')
-      throw new NyxError('USAGE', { expected: '--disk FILE,bus=virtio or FILE,bus=ahci', got: d });
-    spec.disks = [
-      ...(spec.disks ?? []),
-      { path: here(file), readonly, ...(format ? { format } : {}), ...(bus ? { bus } : {}) },
-    ];
-  }
+  for (const d of f.disk) spec.disks = [...(spec.disks ?? []), parseDisk(d, here)];
   for (const v of f.vhostUser) spec.vhostUser = [...(spec.vhostUser ?? []), vhostUserOf(v, here)];
   for (const c of f.cdrom) spec.cdroms = [...(spec.cdroms ?? []), c === 'none' ? {} : { path: here(c) }];
   return { spec, base };

@@ -53,6 +53,7 @@ class Checker {
   constructor(
     readonly io: HostIo,
     readonly fd: number,
+    private readonly progress: (fraction: number) => void,
   ) {
     this.image = new Qcow2Image(io, fd, 1 << 18);
     this.header = this.image.header;
@@ -95,16 +96,23 @@ class Checker {
     this.use(0, cluster, 'the header');
     this.use(h.refcountTableOffset, h.refcountTableClusters * cluster, 'the refcount table');
     const snapshots = readSnapshots(this.io, this.fd, h);
-    this.l1(h.l1Offset, h.l1Entries, true);
-    for (const s of snapshots.list) this.l1(s.l1Offset, s.l1Entries, false);
+    const trees = [{ l1Offset: h.l1Offset, l1Entries: h.l1Entries }, ...snapshots.list];
+    for (const [i, t] of trees.entries()) {
+      this.#part = [i / trees.length, 1 / trees.length];
+      this.l1(t.l1Offset, t.l1Entries, i === 0);
+    }
     this.use(h.snapshotsOffset, snapshots.bytes, 'the snapshot table');
     this.bitmaps();
   }
+
+  /** Of the whole: where this tree begins, and how much it is. */
+  #part: [from: number, of: number] = [0, 1];
 
   l1(offset: number, entries: number, active: boolean): void {
     if (!this.use(offset, entries * 8, 'an L1 table')) return;
     const l1 = new DataView(readTable(this.io, this.fd, offset, entries));
     for (let i = 0; i < entries; i++) {
+      this.progress(this.#part[0] + (this.#part[1] * i) / entries);
       const at = (l1.getUint32(8 * i) & 0xff_ffff) * 4294967296 + ((l1.getUint32(8 * i + 4) & ~0x1ff) >>> 0);
       if (at === 0) continue;
       if (at % this.cluster !== 0) this.problem(`L2 table ${i} at 0x${at.toString(16)} is not at a cluster`);
@@ -239,8 +247,13 @@ class Checker {
 }
 
 /** Checks an image that nobody writes; `repair` needs a descriptor for writing. @throws QCOW2_*, or the host's error */
-export function check(io: HostIo, fd: number, repair: Repair = 'none'): CheckResult {
-  const c = new Checker(io, fd);
+export function check(
+  io: HostIo,
+  fd: number,
+  repair: Repair = 'none',
+  progress: (fraction: number) => void = () => {},
+): CheckResult {
+  const c = new Checker(io, fd, progress);
   c.run();
   const refcounts = new Refcounts(io, fd, c.header);
   c.compare(refcounts, repair);

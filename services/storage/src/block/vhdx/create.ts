@@ -4,6 +4,7 @@ import {
   BlockState,
   FileFlag,
   Guid,
+  guidAt,
   Limit,
   MiB,
   newGuid,
@@ -14,8 +15,9 @@ import {
   Signature,
   seal,
 } from './format.ts';
-import { writeFileHeader } from './header.ts';
-import { putEntry } from './journal.ts';
+import { readerOf, writeFileHeader } from './header.ts';
+import { Journal, putEntry } from './journal.ts';
+import { Tables } from './tables.ts';
 
 export interface VhdxCreateOptions {
   /** Bytes of the disk, whole sectors. */
@@ -105,6 +107,32 @@ export function createVhdx(io: HostIo, fd: number, o: VhdxCreateOptions): void {
   // Both of them.
   writeFileHeader(io, fd, header);
   writeFileHeader(io, fd, header);
+}
+
+/** Makes the disk of an image larger, as far as its table of blocks has room. @throws VHDX_OPTION, or the host's error */
+export function growVhdx(io: HostIo, fd: number, size: number): void {
+  const tables = new Tables(io, fd, new Journal(new ArrayBuffer(4096)));
+  const { geometry: g } = tables.image;
+  if (size % g.logicalSector !== 0 || size < g.size || size > Limit.size)
+    throw wrong(`from ${g.size} to ${size} bytes: an image can only grow, by whole sectors, up to 64 TiB`);
+  const chunks = Math.ceil(Math.ceil(size / g.blockBytes) / g.chunkRatio);
+  if (chunks * (g.chunkRatio + 1) * 8 > g.batBytes || g.leaveAllocated)
+    throw wrong(
+      g.leaveAllocated
+        ? 'a fixed image does not grow: convert it'
+        : `the table of blocks has ${g.batBytes} bytes, too few for ${size}: convert it`,
+    );
+  tables.touch();
+  const metadataAt = g.regions.find((r) => r.guid === Guid.metadata)!.offset;
+  const table = readerOf(io, fd)(metadataAt, 0x1_0000);
+  for (let at = 32; at < 32 + 32 * table.getUint16(10, true); at += 32) {
+    if (guidAt(table, at) !== Guid.diskSize) continue;
+    const v = new DataView(new ArrayBuffer(8));
+    put64(v, 0, size);
+    writeAll(io, fd, v.buffer as ArrayBuffer, 0, 8, metadataAt + table.getUint32(at + 16, true));
+  }
+  io.fdatasync(fd);
+  tables.close();
 }
 
 /** 2.6: the table, then the items. */

@@ -1,0 +1,86 @@
+/** From the descriptors of a role to a driver: one file, an image and what lies under it, or nothing at all. */
+import { diskFormats } from '@nyx/protocol/disk-formats';
+import type { OpenBlock } from './block.ts';
+import { hostIo } from './host.ts';
+import { NullDisk } from './null.ts';
+import { Qcow2Disk } from './qcow2/disk.ts';
+import { Journal as Qcow2Journal } from './qcow2/journal.ts';
+import { Tables as Qcow2Tables } from './qcow2/tables.ts';
+import { RawDisk } from './raw.ts';
+import { VhdxDisk } from './vhdx/disk.ts';
+
+/** One file of a disk. */
+export interface DiskLayer {
+  /** One of diskFormats, or 'null': no file. */
+  format: string;
+  /** Bytes of the file; of a null disk, bytes of the disk. */
+  size: number;
+}
+
+/** What of a configuration is about the files of a disk. */
+export interface DiskConfig {
+  readOnly?: boolean;
+  /** Offer discard to the guest (default true). */
+  discard?: boolean;
+  /** The descriptor is open with O_DIRECT. */
+  direct?: boolean;
+  /** Bytes, for a block device; default: the size of the file. */
+  size?: number;
+  /** Files of an image, the topmost first; without it one raw file. */
+  layers?: DiskLayer[];
+}
+
+/** What is wrong with the layers of a configuration, if anything. */
+export const badLayers = (layers: unknown): string | undefined => {
+  const known: readonly unknown[] = [...diskFormats, 'null'];
+  const good =
+    layers === undefined ||
+    (Array.isArray(layers) &&
+      layers.every((l) => Number.isSafeInteger(l?.size) && known.includes(l?.format)));
+  return good ? undefined : `layers, expected a list of { format: ${known.join(' or ')}, size }`;
+};
+
+/** Descriptors and memory by name. */
+export interface DiskSource {
+  fd(name: string): number;
+  has(name: string): boolean;
+  bulk(name: string): ArrayBuffer;
+}
+
+/**
+ * A disk: descriptor `file`. With `layers` in its configuration that is the topmost of several, the others are `layer1`,
+ * `layer2` ..., and `journal` is memory that outlives the process. `journal1` is that of a predecessor that wrote `layer1`
+ * while it was the topmost: what it holds is written out first.
+ */
+export const openDisk =
+  (source: DiskSource, config: DiskConfig): OpenBlock =>
+  (memory, completed) => {
+    const { readOnly = false, discard = true, direct = false, size, layers } = config;
+    const [top, under] = layers ?? [];
+    if (top?.format === 'null') return new NullDisk(top.size, readOnly, memory, completed);
+    if (top === undefined || top.format === 'raw')
+      return new RawDisk(
+        { fd: source.fd('file'), readOnly, discard, direct, ...(size === undefined ? {} : { size }) },
+        memory,
+        completed,
+      );
+    const fds = layers!.map((_, i) => source.fd(i === 0 ? 'file' : `layer${i}`));
+    const journal = source.has('journal') ? { journal: source.bulk('journal') } : {};
+    if (top.format === 'vhdx')
+      return new VhdxDisk(
+        hostIo,
+        { files: fds.map((fd) => ({ fd })), readOnly, discard, ...journal },
+        memory,
+        completed,
+      );
+    if (under?.format === 'qcow2' && source.has('journal1')) {
+      const left = new Qcow2Journal(source.bulk('journal1'));
+      if (!left.empty) new Qcow2Tables(hostIo, fds[1]!, left);
+    }
+    const files = layers!.map((l, i) => ({
+      fd: fds[i]!,
+      qcow2: l.format === 'qcow2',
+      ...(l.format === 'raw' ? { size: l.size } : {}),
+    }));
+    return new Qcow2Disk(hostIo, { files, readOnly, discard, ...journal }, memory, completed);
+  };
