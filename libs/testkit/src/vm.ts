@@ -130,9 +130,11 @@ export class TestVm {
   /** Ends the machine and removes its files. Idempotent, does not throw. */
   async close(): Promise<void> {
     if (!alive.has(this)) return;
-    await this.vm.stop(0).catch(() => {});
+    const ended = this.vm.launched!.ended.catch(() => {});
+    // One that has ended already does not answer.
+    await Promise.race([this.vm.stop(0).catch(() => {}), ended]);
     await Promise.race([
-      this.vm.launched!.ended.catch(() => {}),
+      ended,
       new Promise((r) => setTimeout(r, 5000).unref()),
     ]);
     this.vm.close();
