@@ -23,6 +23,10 @@ export class HostedDevice implements DeviceContext<Struct> {
   readonly regions: readonly number[];
   readonly #gsi: readonly (LineSource | undefined)[];
   readonly #watches: Watch[] = [];
+  /** What is to be watched once the state is ours. */
+  readonly #unwatched: [fd: number, readable: () => void, drain: boolean][] = [];
+  #attached = false;
+  #created = false;
   readonly #mapped = new Map<string, ArrayBuffer>();
   #notes = 0;
   #suppressed = 0;
@@ -155,7 +159,23 @@ export class HostedDevice implements DeviceContext<Struct> {
     eventfdWrite(fd);
   }
   watch(fd: number, readable: () => void, drain = true): void {
-    this.#watches.push(watch(fd, readable, { drain }));
+    if (this.#attached) this.#watches.push(watch(fd, readable, { drain }));
+    else this.#unwatched.push([fd, readable, drain]);
+  }
+
+  /** Makes the device. */
+  create(): void {
+    this.#created = true;
+    this.device = this.kind.create(this, this.role.config);
+  }
+
+  /** The state is ours. */
+  attach(): void {
+    this.block.attach();
+    if (!this.#created) this.create();
+    this.#attached = true;
+    this.device.attach?.();
+    for (const [fd, readable, drain] of this.#unwatched.splice(0)) this.watch(fd, readable, drain);
   }
 
   /** Hears of nothing any more. */

@@ -33,8 +33,14 @@ export interface DeviceKind<S extends Struct = Struct, C = unknown> {
   readonly keep?: readonly string[];
   /** Number of interrupt sources (lines and messages) with this configuration. */
   irqs(config: C): number;
-  /** Builds the device over its state. Called at attach, with the state already loaded or reset. */
+  /** Builds the device over its state. Called at attach, with the state already loaded or reset; but see `early`. */
   create(ctx: DeviceContext<S>, config: C): Device;
+  /**
+   * With this configuration `create` may be called while another process still serves the device: it then only builds
+   * objects, and reads neither state nor bulk memory nor files that change. What needs them is in `Device.attach`. A
+   * standby makes such devices in advance; others cost their time when it takes over.
+   */
+  early?(config: C): boolean;
 }
 
 export interface Device {
@@ -56,6 +62,8 @@ export interface Device {
   line?(gsi: number, word: number): void;
   /** The supervisor has something to say; unknown names are for another version. Descriptors are the device's from then on. */
   order?(order: DeviceOrder['order'], fds: readonly number[]): void;
+  /** Once, before all else: the state is loaded, and nobody else changes it, or what belongs to it, any more. */
+  attach?(): void;
   /**
    * Power-on state, at a machine reset and once for a fresh block. The kit has already written the structure's reset
    * values (but for `DeviceKind.keep`). Lines must fall here; their edges go on being counted.

@@ -9,9 +9,18 @@
  *
  * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
  */
-import { createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
-import type { DeviceEvent, DeviceOrder, FaultData, FaultRule, ReportedFault, Role, RoleDevice } from '@nyx/protocol';
+import { crc32c, createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
+import type {
+  DeviceEvent,
+  DeviceOrder,
+  FaultData,
+  FaultRule,
+  ReportedFault,
+  Role,
+  RoleDevice,
+} from '@nyx/protocol';
 import {
+  blockBytes,
   ClassKind,
   ExitKind,
   ExitServer,
@@ -61,6 +70,7 @@ export class DeviceHost {
   readonly #server: ExitServer;
   readonly #ctl: Uint32Array;
   readonly #irqs: IrqPage;
+  readonly #shared: readonly ArrayBuffer[];
   readonly #controllers: HostedDevice[] = [];
   readonly #timer: Timer;
   /** Guest ns that the timer is armed for. */
@@ -71,13 +81,21 @@ export class DeviceHost {
   injector: Injector | undefined;
   #transcript: Transcript | undefined;
   #faultPage: (() => ArrayBuffer) | undefined;
+  #openTranscript: (() => Transcript) | undefined;
+  #attached = false;
 
-  /** Attaches. @throws coded errors of libs/ring, the addon, or a device's `create`; nothing was changed then. */
+  /**
+   * Maps what the role names and attaches.
+   * @param later a predecessor may still serve: everything is prepared that changes nothing in shared memory, reads no
+   * state and hears no event; `attach` comes when the predecessor is gone
+   * @throws coded errors of libs/ring, the addon, or a device's `create`; nothing was changed then
+   */
   constructor(
-    role: Role,
+    readonly role: Role,
     fds: readonly number[],
     kinds: readonly AnyDeviceKind[],
     readonly options: HostOptions,
+    later = false,
   ) {
     const fd = (index: number): number => {
       const found = fds[index];
@@ -99,9 +117,12 @@ export class DeviceHost {
       if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);
       return m;
     };
-    this.#irqs = new IrqPage(map(role.irqPage), fd(role.irqEvent));
+    const irqPage = map(role.irqPage);
+    const rings = mapRings(fd(role.ring));
+    this.#shared = [irqPage, rings];
+    this.#irqs = new IrqPage(irqPage, fd(role.irqEvent));
     this.#server = new ExitServer({
-      rings: mapRings(fd(role.ring)),
+      rings,
       kick: fd(role.kick),
       onExit: () => this.#exit(),
     });
@@ -109,12 +130,36 @@ export class DeviceHost {
     const { faults } = role;
     for (const d of role.devices) this.#add(d, fds, kinds, map, memory(), faults?.transcript !== undefined);
     this.#timer = createTimer(() => this.#fired());
-    if (faults === undefined) return;
-    this.#faultPage = () => map(faults.page);
-    if (faults.transcript !== undefined)
-      this.#transcript = new Transcript(map(faults.transcript), this.#server.view);
+    if (faults !== undefined) {
+      const page = map(faults.page);
+      this.#faultPage = () => page;
+      if (faults.transcript !== undefined) {
+        const transcript = map(faults.transcript);
+        this.#openTranscript = () => new Transcript(transcript, this.#server.view);
+      }
+    }
+    if (!later) this.attach();
+  }
+
+  /** Nobody else changes the state any more: takes it over. @throws as the constructor */
+  attach(): void {
+    if (this.#attached) return;
+    this.#attached = true;
+    for (const d of this.devices) {
+      try {
+        d.attach();
+      } catch (e) {
+        throw Object.assign(e as Error, { device: d.name });
+      }
+      if (d.block.repaired) this.repaired.push(d.name);
+      this.#server.addBlock(d.block);
+      if (d.device.line) this.#controllers.push(d);
+    }
+    const { faults } = this.role;
+    if (faults === undefined || this.#faultPage === undefined) return;
+    this.#transcript = this.#openTranscript?.();
     // A process without rules goes on with what faults before did to interrupt words.
-    if (faults.rules.length > 0 || new Faults(map(faults.page)).page.recorded > 0)
+    if (faults.rules.length > 0 || new Faults(this.#faultPage()).page.recorded > 0)
       this.setFaults(faults.rules);
   }
 
@@ -156,23 +201,26 @@ export class DeviceHost {
         ),
         { code: 'ROLE_KIND' },
       );
-    const block = new StateBlock(map(role.state), {
-      kind: kind.kind,
-      stateVersion: kind.stateVersion,
-      state: kind.state,
-      ranges: kind.ranges,
-      classes: askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind),
-    });
-    if (block.repaired) this.repaired.push(role.name);
+    const classes = askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind);
+    const { stateVersion, state, ranges } = kind;
+    const block = new StateBlock(
+      map(role.state),
+      { kind: kind.kind, stateVersion, state, ranges, classes },
+      true,
+    );
     const irqs = kind.irqs(role.config);
     const index = this.devices.length;
     memory.refused = (address, bytes) =>
       this.options.raise?.(role.name, 'dmaFault', { address: `0x${address.toString(16)}`, bytes });
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
-    this.#server.addBlock(block);
-    hosted.device = kind.create(hosted, role.config);
-    if (hosted.device.line) this.#controllers.push(hosted);
+    if (kind.early?.(role.config)) hosted.create();
+  }
+
+  /** Reads what attaching will read, so that this process's page tables know it. */
+  touch(): void {
+    for (const { block } of this.devices) crc32c(block.buffer, 0, blockBytes(block.spec));
+    for (const buffer of this.#shared) crc32c(buffer, 0, buffer.byteLength);
   }
 
   /** Republishes what was committed, settles every device, and serves. */

@@ -1,12 +1,15 @@
 /**
  * Main program of a device process. It starts as a warm spare (addon and code loaded, no role), is given a role on
  * descriptor 3 and serves it until it is killed. It outlives the supervisor: a guest that runs goes on.
+ *
+ *   spare --role--> serving                     nobody has the role
+ *         --role--> standby --death--> serving  somebody has; everything is mapped and made until that process is gone
  */
 import { writeSync } from 'node:fs';
 import { isLevel } from '@nyx/log/levels';
 import { LogWriter, logRingBytes } from '@nyx/log/ring';
-import { close, mmap, monotonicNs, openSeqSocket } from '@nyx/native';
-import { type FaultMessage, isDeviceOrder, type Role, type RoleReply } from '@nyx/protocol';
+import { close, eventfdRead, mmap, monotonicNs, openSeqSocket, watch } from '@nyx/native';
+import { type FaultMessage, isDeviceOrder, type Role, type RoleReply, type TakeOver } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
 import { LockDown, type SyscallPolicy } from './lockdown.ts';
@@ -20,12 +23,6 @@ const exitCode = { usage: 64, software: 70 } as const;
 /** The log ring of the role; before there is one, and for what ends the process, lines of JSON go to stderr. */
 let ring: LogWriter | undefined;
 let guestNs = (): number => 0;
-
-const openLog = (fd: number | undefined): void => {
-  if (fd === undefined) return;
-  ring = new LogWriter(mmap(fd, logRingBytes));
-  close(fd);
-};
 
 /** A device process loads no logger. */
 const log = (level: string, device: string, message: string): void => {
@@ -52,16 +49,114 @@ const parseRole = (bytes: Uint8Array): Role => {
   return role;
 };
 
-/** What the supervisor says after the role. Anything else is not for this version. */
-const order = (bytes: Uint8Array, fds: readonly number[], host: DeviceHost | undefined): void => {
-  let message: unknown;
-  try {
-    message = JSON.parse(new TextDecoder().decode(bytes));
-  } catch {}
-  const faults = message as Partial<FaultMessage> | undefined;
-  if (faults?.type === 'faults' && Array.isArray(faults.rules)) host?.setFaults(faults.rules);
-  else if (isDeviceOrder(message) && host?.order(message.device, message.order, fds)) return;
-  for (const fd of fds) close(fd);
+/** A place: from the role on, first as a standby if there is a predecessor, then as the one who serves. */
+class Place {
+  readonly #role: Role;
+  readonly #host: DeviceHost;
+  readonly #jail: LockDown;
+  readonly #log: ArrayBuffer | undefined;
+  readonly #done: (reply: RoleReply) => void;
+  #serving = false;
+
+  /** @throws coded errors of DeviceHost */
+  constructor(
+    role: Role,
+    fds: readonly number[],
+    kinds: readonly AnyDeviceKind[],
+    jail: LockDown,
+    done: (reply: RoleReply) => void,
+  ) {
+    this.#role = role;
+    this.#jail = jail;
+    this.#done = done;
+    const logFd = role.log === undefined ? undefined : fds[role.log];
+    if (logFd !== undefined) {
+      this.#log = mmap(logFd, logRingBytes);
+      close(logFd);
+    }
+    const { raise } = new Reporter(done);
+    this.#host = new DeviceHost(role, fds, kinds, { fatal, log, raise, tell: done }, true);
+    const { standby } = role;
+    if (standby === undefined) {
+      this.serve();
+      return;
+    }
+    this.#host.touch();
+    const [predecessor, claim] = [fds[standby.predecessor]!, fds[standby.claim]!];
+    const dead = watch(predecessor, () => {
+      dead.close();
+      close(predecessor);
+      // Whoever reads the 1 decides; the supervisor, if it was first, tells us what it decided.
+      if (eventfdRead(claim) === 1) this.serve();
+      close(claim);
+    });
+    done({ type: 'armed', process: role.process });
+  }
+
+  /** Nobody else has the role any more: attaches, and answers. Idempotent. */
+  serve(): void {
+    if (this.#serving) return;
+    this.#serving = true;
+    const start = monotonicNs();
+    const { process: name } = this.#role;
+    const host = this.#host;
+    try {
+      if (this.#log) ring = new LogWriter(this.#log);
+      host.attach();
+      host.start();
+      this.#jail.serving();
+    } catch (error) {
+      this.#done(failure(name, error));
+      return;
+    }
+    const { epoch, republished, repaired, clock } = host;
+    guestNs = () => clock.now();
+    const attachNs = monotonicNs() - start;
+    this.#done({
+      type: 'serving',
+      process: name,
+      epoch,
+      attachNs,
+      republished,
+      repaired,
+      missing: this.#jail.missing,
+    });
+    log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
+    for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
+  }
+
+  /** What the supervisor says after the role. Anything else is not for this version. */
+  order(bytes: Uint8Array, fds: readonly number[]): void {
+    let message: unknown;
+    try {
+      message = JSON.parse(new TextDecoder().decode(bytes));
+    } catch {}
+    const known = message as Partial<FaultMessage> | Partial<TakeOver> | undefined;
+    if (known?.type === 'takeOver') this.serve();
+    else if (known?.type === 'faults' && Array.isArray(known.rules)) {
+      if (this.#serving) this.#host.setFaults(known.rules);
+      // A standby makes faults only once it serves.
+      else if (this.#role.faults) this.#role.faults.rules = known.rules;
+    } else if (
+      isDeviceOrder(message) &&
+      this.#serving &&
+      this.#host.order(message.device, message.order, fds)
+    )
+      return;
+    for (const fd of fds) close(fd);
+  }
+}
+
+const failure = (name: string, error: unknown): RoleReply => {
+  const e = error as { code?: string; message?: string; device?: string };
+  const { code = 'DEVICE_BUG', message = String(error), device } = e;
+  return { type: 'failed', process: name, code, message, ...(device === undefined ? {} : { device }) };
+};
+
+const fatal = (error: unknown): never => {
+  const e = error as Error;
+  log('error', '', `bug: ${e?.stack ?? String(error)}`);
+  process.exit(exitCode.software);
 };
 
 /**
@@ -69,13 +164,9 @@ const order = (bytes: Uint8Array, fds: readonly number[], host: DeviceHost | und
  * @param policy system calls that it needs beyond those of every device process
  */
 export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPolicy = {}): void {
-  let serving = false;
-  let host: DeviceHost | undefined;
-  const fatal = (error: unknown): never => {
-    const e = error as Error;
-    log('error', '', `bug: ${e?.stack ?? String(error)}`);
-    process.exit(exitCode.software);
-  };
+  let asked = false;
+  let isWarm = false;
+  let place: Place | undefined;
   process.on('uncaughtException', fatal);
   // All code is in memory; what comes from now on comes with the role.
   const jail = new LockDown(policy, log);
@@ -83,50 +174,24 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
   const socket = openSeqSocket(controlFd, {
     maxFds: 253,
     onMessage(bytes, fds) {
-      if (serving) {
-        order(bytes, fds, host);
+      if (asked) {
+        place?.order(bytes, fds);
         return;
       }
-      const start = monotonicNs();
+      asked = true;
       let name = '';
       try {
         const role = parseRole(bytes);
         name = role.process;
-        serving = true;
-        openLog(role.log === undefined ? undefined : fds[role.log]);
-        host = new DeviceHost(role, fds, kinds, { fatal, log, raise: new Reporter(send).raise, tell: send });
-        host.start();
-        jail.serving();
-        const { epoch, republished, repaired, clock } = host;
-        guestNs = () => clock.now();
-        log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
-        for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
-        send({
-          type: 'serving',
-          process: name,
-          epoch,
-          attachNs: monotonicNs() - start,
-          republished,
-          repaired,
-          missing: jail.missing,
-        });
+        if (role.standby) rehearseOnce();
+        place = new Place(role, fds, kinds, jail, send);
       } catch (error) {
-        const e = error as { code?: string; message?: string; device?: string };
-        send({
-          type: 'failed',
-          process: name,
-          code: e.code ?? 'DEVICE_BUG',
-          message: e.message ?? String(error),
-          ...(e.device === undefined ? {} : { device: e.device }),
-        });
-        process.exitCode = exitCode.usage;
-        setTimeout(() => process.exit(), 50).unref();
-        socket.close();
+        send(failure(name, error));
       }
     },
     onClose() {
       // A spare without a role has no purpose without its supervisor.
-      if (!serving) process.exit(0);
+      if (!asked) process.exit(0);
     },
   });
   const send = (reply: RoleReply): void => {
@@ -135,11 +200,19 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
     } catch {
       // The supervisor is gone; the guest is not.
     }
+    if (reply.type !== 'failed') return;
+    process.exitCode = exitCode.usage;
+    setTimeout(() => process.exit(), 50).unref();
+    socket.close();
+  };
+  const rehearseOnce = (): void => {
+    if (!isWarm) warm(kinds);
+    isWarm = true;
   };
   // A role that is here already has been read by then, and is served at once.
   setImmediate(() => {
-    if (serving) return;
-    warm(kinds);
+    if (asked) return;
+    rehearseOnce();
     send({ type: 'ready', pid: process.pid });
   });
 }

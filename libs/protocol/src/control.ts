@@ -65,6 +65,8 @@ const Recovered = z.object({
   attachNs: count,
   /** Replies that the old one had committed and not published. */
   republished: count,
+  /** A standby took over; else a process was given the role after the death. */
+  standby: z.boolean(),
 });
 export type Recovered = z.output<typeof Recovered>;
 
@@ -75,6 +77,8 @@ const ProcessStatus = z.object({
   name: z.string(),
   state: z.enum(processStates),
   pid: count,
+  /** The process that will serve next, and whether it is ready; absent: there is none. */
+  standby: z.optional(z.object({ pid: count, armed: z.boolean() })),
   devices: z.array(z.object({ name: z.string(), kind: z.string() })),
   restarts: count,
   served: count,

@@ -50,12 +50,32 @@ export interface Role {
   log?: number;
   /** Faults on purpose; see fault-rule.ts. */
   faults?: RoleFaults;
+  /** Somebody serves: prepare everything, and take over when that process is gone. */
+  standby?: Standby;
+}
+
+/** Descriptor indices. */
+export interface Standby {
+  /** pidfd of who serves. */
+  predecessor: number;
+  /**
+   * eventfd that holds 1 while the standby may take over by itself: whoever reads the 1, the standby or the supervisor,
+   * decides who is next.
+   */
+  claim: number;
+}
+
+/** To a standby that does not claim the role, because the supervisor was first. */
+export interface TakeOver {
+  type: 'takeOver';
 }
 
 /** Device process to supervisor. */
 export type RoleReply =
   /** The pid is that of its own namespace. */
   | { type: 'ready'; pid: number }
+  /** A standby has prepared everything. */
+  | { type: 'armed'; process: string }
   | {
       type: 'serving';
       process: string;

@@ -77,6 +77,10 @@ const Recovery = z.strictObject({
   hangTimeout: seconds(3),
   /** Longest time from start to answering. */
   startTimeout: seconds(10),
+  /** Each device process has a successor that has mapped and made everything and only waits for its death. */
+  standby: z._default(z.boolean(), true),
+  /** Started processes without a role that are kept for each service beside those. */
+  spares: z._default(z.int().check(z.gte(0), z.lte(8)), 0),
 });
 
 export const VmSpec = z.strictObject({

@@ -70,6 +70,10 @@ export class Child {
   get alive(): boolean {
     return this.#alive;
   }
+  /** Ours, while it lives. */
+  get pidfd(): number {
+    return this.#pidfd;
+  }
 
   /** Queued when the child does not read; dropped when it is gone (its death is told apart). */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {

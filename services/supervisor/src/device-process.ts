@@ -9,7 +9,14 @@
  */
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
-import type { DeviceEvent, DeviceOrder, FaultKind, FaultMessage, FaultReport, RoleReply } from '@nyx/protocol';
+import type {
+  DeviceEvent,
+  DeviceOrder,
+  FaultKind,
+  FaultMessage,
+  FaultReport,
+  RoleReply,
+} from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
@@ -19,9 +26,11 @@ import type { ProcessPlan } from './plan.ts';
 import type { Verdict } from './policy-book.ts';
 import { HangDetector, RestartPolicy } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
+import { Standby, type Successor, takeOver } from './standby.ts';
 
 export interface DeviceProcessEvents {
-  started(pid: number): void;
+  /** There is another process. */
+  started(): void;
   died(pid: number, reason: string): void;
   /** It serves again: the vCPU process must be told. */
   recovered(r: Recovered): void;
@@ -39,12 +48,16 @@ export interface DeviceProcessEvents {
   reported(report: FaultReport): void;
   /** A device has something to say that is no fault. */
   told(event: DeviceEvent): void;
+  /** Whether one that crashes may be followed by its successor before anybody is asked. */
+  mayFollow(): boolean;
   /** Empties the state block of a device, all of them without a name: it begins anew. */
   empty(device: string): void;
 }
 
 /** Codes of a `failed` reply that another attempt cannot change. */
 const hopeless = /^CONFIG_|^ROLE_/;
+/** Milliseconds after a process serves until its standby is started; what has waited for it has the CPU first. */
+const standbyDelay = 200;
 /** Memory that the host could not give. */
 export const busError = 'killed by SIGBUS';
 
@@ -61,6 +74,7 @@ export class DeviceProcess {
   readonly control;
   readonly #rings: RingsView;
   readonly #hang: HangDetector;
+  readonly #standby: Standby;
   #child: DeviceChild | undefined;
   #startTimer: NodeJS.Timeout | undefined;
   #backoff: NodeJS.Timeout | undefined;
@@ -71,6 +85,10 @@ export class DeviceProcess {
   /** A device whose state could not be loaded. */
   #corrupt: string | undefined;
   #wished = false;
+  /** Who serves was a standby. */
+  #followed = false;
+  /** A standby that took over where the policy wants nobody; it was told to die. */
+  #unwanted = false;
   /** What was decided about a state that could not be loaded: it begins anew. */
   #decided = false;
   #healing: string | undefined;
@@ -91,6 +109,7 @@ export class DeviceProcess {
     this.#rings = new RingsView(plan.memory.ring.buffer);
     this.control = view(ProcessControl, new Memory(plan.memory.ring.buffer));
     this.#hang = new HangDetector(rules.hangTimeout * 1000);
+    this.#standby = new Standby(plan, spares, () => events.started());
   }
 
   get name(): string {
@@ -102,6 +121,14 @@ export class DeviceProcess {
   }
   get pid(): number {
     return this.#child && this.#child.death === undefined ? this.#child.child.pid : 0;
+  }
+  /** Of the process that will serve next; 0: there is none yet. */
+  get standbyPid(): number {
+    return this.#standby.pid;
+  }
+  /** It could take over now. */
+  get standbyArmed(): boolean {
+    return this.#standby.armed;
   }
 
   /** The first start. @throws NyxError DEVICE_FAILED, DEVICE_SILENT: what fails now would fail again. */
@@ -121,13 +148,22 @@ export class DeviceProcess {
     this.#reason = reason;
     this.#kind = kind;
     this.#wished = reason === undefined;
+    // What is done about anything but a wish is decided when it is dead.
+    if (!this.#wished) this.#standby.allow(false);
     this.#child?.child.kill();
     return pid;
+  }
+
+  /** A successor gets the role as it is now, and not as it was when the standby got it. */
+  renew(): void {
+    this.#standby.close();
+    this.kill();
   }
 
   /** Takes it out: nobody serves here until `heal`. */
   isolate(why: string): void {
     if (this.#stopped || this.state === 'isolated') return;
+    this.#standby.close();
     this.#giveUp(new NyxError('DEVICE_ISOLATED', { got: `'${this.name}': ${why}` }));
     this.#child?.child.kill();
   }
@@ -135,6 +171,12 @@ export class DeviceProcess {
   /** Says something to whoever has the role now; a successor learns it from the role. Descriptors stay the caller's. */
   tell(message: FaultMessage | DeviceOrder, fds: readonly number[] = []): void {
     this.#child?.child.send(Buffer.from(JSON.stringify(message)), fds);
+    if (message.type === 'faults') this.#standby.tell(message);
+    else {
+      // It has the role as it was.
+      this.#standby.close();
+      this.prepare();
+    }
   }
 
   /**
@@ -146,6 +188,7 @@ export class DeviceProcess {
     if (this.#stopped || this.#replacing || this.state === 'starting')
       throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
     const since = monotonicNs();
+    this.#standby.close();
     await new Promise<void>((dead) => {
       this.#replacing = { dead };
       clearTimeout(this.#backoff);
@@ -178,6 +221,7 @@ export class DeviceProcess {
     this.state = 'stopped';
     clearTimeout(this.#startTimer);
     clearTimeout(this.#backoff);
+    this.#standby.close();
     this.#child?.child.kill();
   }
 
@@ -186,7 +230,8 @@ export class DeviceProcess {
    * not be loaded begins anew; else the successor goes on where the last one stopped. False: somebody is there.
    */
   heal(reason: string): boolean {
-    if (this.#stopped || this.#replacing || this.state === 'serving' || this.state === 'starting') return false;
+    if (this.#stopped || this.#replacing || this.state === 'serving' || this.state === 'starting')
+      return false;
     clearTimeout(this.#backoff);
     if (this.pid !== 0) {
       // Somebody answers for it, or was told to die a moment ago; it may write until it is dead.
@@ -205,6 +250,7 @@ export class DeviceProcess {
   /** Called some times a second: kills a process that hangs. `running`: guest time passes. */
   watch(nowMs: number): void {
     if (this.state !== 'serving') return;
+    this.#standby.allow(this.events.mayFollow());
     const rings = Array.from({ length: this.#rings.rings }, (_, i) => {
       const h = this.#rings.header(i);
       return { head: h.head, tail: h.tail };
@@ -223,17 +269,42 @@ export class DeviceProcess {
       this.#notStarted(e as Error);
       return;
     }
-    // At the machine's start it is the machine that sees to spares, once its guest runs.
-    if (!this.#first) this.spares.keep(this.plan.service, 200);
-    this.#child = child;
-    this.#startTimer = setTimeout(() => this.#silent(), this.rules.startTimeout * 1000);
+    this.#followed = false;
+    this.#expect(child);
     child.assign(
       this.plan.role,
       this.plan.fds,
       (reply) => this.#reply(child, reply),
       (reason) => this.#died(child, reason),
     );
-    this.events.started(child.child.pid);
+    this.events.started();
+  }
+
+  /** The standby is who serves. */
+  #succeed({ child, claimed, replies }: Successor): void {
+    this.state = 'starting';
+    this.error = undefined;
+    this.#followed = true;
+    this.#expect(child);
+    child.listen(
+      (reply) => this.#reply(child, reply),
+      (reason) => this.#died(child, reason),
+    );
+    if (!claimed) takeOver(child);
+    this.events.started();
+    for (const r of replies) this.#reply(child, r);
+  }
+
+  #expect(child: DeviceChild): void {
+    this.#child = child;
+    this.#startTimer = setTimeout(() => this.#silent(), this.rules.startTimeout * 1000);
+  }
+
+  /** Has somebody ready for the next death. */
+  prepare(delay = standbyDelay): void {
+    if (this.rules.standby)
+      this.#standby.prepare(delay, () => (this.state === 'serving' ? this.#child : undefined));
+    this.spares.keep(this.plan.service, this.rules.spares, delay);
   }
 
   /** The host had no process for us. */
@@ -249,7 +320,7 @@ export class DeviceProcess {
   }
 
   #reply(child: DeviceChild, reply: RoleReply): void {
-    if (child !== this.#child || this.#stopped || reply.type === 'ready') return;
+    if (child !== this.#child || this.#stopped || reply.type === 'ready' || reply.type === 'armed') return;
     if (reply.type === 'device') {
       this.events.told(reply);
       return;
@@ -278,13 +349,16 @@ export class DeviceProcess {
     const r = this.#recovering;
     this.#recovering = undefined;
     if (!r) return;
+    this.prepare();
     this.lastRecovery = {
       process: this.name,
       reason: r.reason,
       restarts: this.restarts,
-      ns: monotonicNs() - r.since,
+      // A standby may have been done before we were told of the death.
+      ns: Math.max(monotonicNs() - r.since, reply.attachNs),
       attachNs: reply.attachNs,
       republished: reply.republished,
+      standby: this.#followed,
     };
     this.events.recovered(this.lastRecovery);
     this.#successor?.resolve(this.lastRecovery);
@@ -311,6 +385,11 @@ export class DeviceProcess {
       this.#replacing.dead();
       return;
     }
+    if (this.#unwanted) {
+      this.#unwanted = false;
+      if (!this.#heal() && this.state === 'isolated' && this.#answers) this.#answer();
+      return;
+    }
     if (this.#first) {
       this.#giveUp(
         this.error ?? new NyxError('DEVICE_FAILED', { got: `'${this.name}' ${reason} before it served` }),
@@ -318,10 +397,7 @@ export class DeviceProcess {
       return;
     }
     if (this.state === 'isolated') {
-      const healing = this.#healing;
-      this.#healing = undefined;
-      if (healing !== undefined) this.heal(healing);
-      else if (this.#answers) this.#answer();
+      if (!this.#heal() && this.#answers) this.#answer();
       return;
     }
     const kind = this.#kind ?? (how === busError ? 'memoryFault' : 'deviceCrash');
@@ -344,6 +420,7 @@ export class DeviceProcess {
     this.state = 'dead';
     switch (verdict.strategy) {
       case 'isolate':
+        this.#dismiss();
         this.#giveUp(
           new NyxError('DEVICE_CRASH_LOOP', {
             expected: verdict.escalated ? 'fewer failures than the budget allows' : 'a process that serves',
@@ -352,8 +429,14 @@ export class DeviceProcess {
         );
         return;
       case 'failover':
-        if (this.events.failOver()) this.#again(reason, since, verdict.wait);
-        else this.#giveUp(new NyxError('DEVICE_ISOLATED', { got: `'${this.name}' has no other backend` }));
+        // The standby knows the old backend.
+        if (this.events.failOver()) {
+          if (this.#dismiss()) this.#healing = reason;
+          else this.#again(reason, since, verdict.wait);
+          return;
+        }
+        this.#dismiss();
+        this.#giveUp(new NyxError('DEVICE_ISOLATED', { got: `'${this.name}' has no other backend` }));
         return;
       case 'restart':
       case 'reset':
@@ -362,13 +445,44 @@ export class DeviceProcess {
         return;
       default:
         // Stays empty: `heal` fills it, `nyx resume` too.
+        this.#dismiss();
         this.#recovering ??= { reason, since };
     }
+  }
+
+  /** Nobody is to follow now. True: one did, by itself, and dies; `#died` goes on then. */
+  #dismiss(): boolean {
+    const successor = this.#standby.take();
+    if (!successor) return false;
+    const { child, claimed } = successor;
+    this.#unwanted = claimed;
+    if (claimed) {
+      this.#child = child;
+      child.listen(
+        () => {},
+        (how) => this.#died(child, how),
+      );
+    }
+    child.child.kill();
+    return claimed;
+  }
+
+  /** Somebody wanted it while the last one was still dying. */
+  #heal(): boolean {
+    const healing = this.#healing;
+    this.#healing = undefined;
+    if (healing !== undefined) this.heal(healing);
+    return healing !== undefined;
   }
 
   #again(reason: string, since: number, wait: number): void {
     this.restarts++;
     this.#recovering ??= { reason, since };
+    const successor = this.#standby.take();
+    if (successor) {
+      this.#succeed(successor);
+      return;
+    }
     this.state = wait > 0 ? 'backoff' : 'dead';
     if (wait > 0) this.#backoff = setTimeout(() => this.#launch(), wait);
     else this.#launch();
@@ -426,6 +540,6 @@ export class DeviceProcess {
       },
       (reason) => this.#died(child, reason),
     );
-    this.events.started(child.child.pid);
+    this.events.started();
   }
 }

@@ -193,6 +193,7 @@ export class Machine {
             const data = { what: device ? `${device}: ${what}` : what, saved: saved.join(' ') };
             return this.desk.raise('stateCorruption', { sources: sourcesOf(plan), data });
           },
+          mayFollow: () => this.desk.book.restarts('deviceCrash', sourcesOf(plan)),
           empty: (device) => emptyBlock(plan, device),
           failOver: () => failOver(plan),
           answers: () => this.#vcpu?.replaced(plan.index),
@@ -273,7 +274,7 @@ export class Machine {
       });
       if (this.#life.state === 'starting') this.#life.go('running');
       this.#tellJails();
-      for (const p of new Set(this.#processes.map((p) => p.plan.service))) this.#spares.keep(p, 500);
+      for (const p of this.#processes) p.prepare(500);
     } catch (e) {
       this.#fail(asNyxError(e));
     }
@@ -480,7 +481,8 @@ export class Machine {
   #treatDevice(p: DeviceProcess, { strategy }: Verdict, why: string): void {
     if (strategy === 'isolate') p.isolate(why);
     else if (strategy === 'failover' && !failOver(p.plan)) p.isolate(`${why}, and there is no other backend`);
-    else if (strategy === 'restart' || strategy === 'failover') p.kill();
+    else if (strategy === 'failover') p.renew();
+    else if (strategy === 'restart') p.kill();
     else if (/^backend|^resource/.test(why)) releaseHeld(p);
   }
 
@@ -603,6 +605,8 @@ export class Machine {
 
   #pids(): void {
     const pids = this.#processes.flatMap((p) => (p.pid ? [{ role: p.name, pid: p.pid }] : []));
+    for (const p of this.#processes)
+      if (p.standbyPid) pids.push({ role: `standby of ${p.name}`, pid: p.standbyPid });
     for (const c of this.#spares.children) pids.push({ role: 'spare', pid: c.pid });
     if (this.#vcpu) pids.push({ role: 'nyx-vcpu', pid: this.#vcpu.pid });
     this.o.onPids(pids);

@@ -1,6 +1,6 @@
 /**
- * Device processes that wait for a role: started, addon loaded, code compiled. One is kept warm for each service in use, so
- * that a successor serves within milliseconds.
+ * Device processes that wait for a role: started, addon loaded, code compiled. Standbys (standby.ts) are made of them, and
+ * successors where there is no standby.
  */
 import { isDeviceEvent, type Role, type RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
@@ -60,13 +60,15 @@ export class DeviceChild {
     onReply: (r: RoleReply) => void,
     onDeath: (reason: string) => void,
   ): void {
+    this.listen(onReply, onDeath);
+    if (this.#death === undefined) this.child.send(Buffer.from(JSON.stringify(role)), fds);
+  }
+
+  /** Other callbacks from now on. */
+  listen(onReply: (r: RoleReply) => void, onDeath: (reason: string) => void): void {
     this.#onReply = onReply;
     this.#onDeath = onDeath;
-    if (this.#death !== undefined) {
-      setImmediate(() => onDeath(this.#death!));
-      return;
-    }
-    this.child.send(Buffer.from(JSON.stringify(role)), fds);
+    if (this.#death !== undefined) setImmediate(() => onDeath(this.#death!));
   }
 
   #message(bytes: Uint8Array): void {
@@ -97,6 +99,7 @@ export const checkReply = (m: unknown): RoleReply => {
     typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
   const good =
     (r.type === 'ready' && number('pid')) ||
+    (r.type === 'armed' && text('process')) ||
     (r.type === 'serving' &&
       text('process') &&
       ['epoch', 'attachNs', 'republished'].every(number) &&
@@ -112,49 +115,57 @@ export const checkReply = (m: unknown): RoleReply => {
     (r.type === 'fault' && text('kind') && text('device') && typeof r.data === 'object' && r.data !== null);
   if (!good)
     throw new NyxError('PROTOCOL_INVALID', {
-      expected: 'ready, serving, failed, fault or device',
+      expected: 'ready, armed, serving, failed, fault or device',
       got: JSON.stringify(m)?.slice(0, 200) ?? 'nothing',
     });
   return r as unknown as RoleReply;
 };
 
 export class Spares {
-  readonly #waiting = new Map<string, DeviceChild>();
+  readonly #waiting = new Map<string, DeviceChild[]>();
   readonly #timers = new Set<NodeJS.Timeout>();
   #closed = false;
 
   constructor(readonly host: Host) {}
 
-  /** The warm spare, or a new process. */
+  /** A warm spare, or a new process. */
   take(service: string): DeviceChild {
-    const spare = this.#waiting.get(service);
-    this.#waiting.delete(service);
-    return spare && spare.death === undefined ? spare : new DeviceChild(service, this.host);
+    return this.#alive(service).shift() ?? new DeviceChild(service, this.host);
   }
 
-  /** Starts a spare unless there is one. */
-  start(service: string): void {
-    const spare = this.#waiting.get(service);
-    if (!this.#closed && (!spare || spare.death !== undefined))
-      this.#waiting.set(service, new DeviceChild(service, this.host));
+  /** Starts spares until there are so many. */
+  start(service: string, count = 1): void {
+    const spares = this.#alive(service);
+    while (!this.#closed && spares.length < count) spares.push(new DeviceChild(service, this.host));
   }
 
   /** The same after `delay` ms: what is under way has the CPU first. */
-  keep(service: string, delay: number): void {
+  keep(service: string, count: number, delay: number): void {
+    if (count === 0) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      this.start(service);
+      try {
+        this.start(service, count);
+      } catch {
+        // It is tried again when one is needed, and reported then.
+      }
     }, delay);
     this.#timers.add(timer);
   }
 
   get children(): Child[] {
-    return [...this.#waiting.values()].map((d) => d.child);
+    return [...this.#waiting.values()].flat().map((d) => d.child);
   }
 
   close(): void {
     this.#closed = true;
     for (const t of this.#timers) clearTimeout(t);
-    for (const d of this.#waiting.values()) d.child.kill();
+    for (const c of this.children) c.kill();
+  }
+
+  #alive(service: string): DeviceChild[] {
+    const spares = (this.#waiting.get(service) ?? []).filter((d) => d.death === undefined);
+    this.#waiting.set(service, spares);
+    return spares;
   }
 }

@@ -77,6 +77,7 @@ export class StatusReader {
       name: p.name,
       state: p.state,
       pid: p.pid,
+      ...(p.standbyPid ? { standby: { pid: p.standbyPid, armed: p.standbyArmed } } : {}),
       devices: p.plan.devices.map((d) => ({ name: d.name, kind: d.kind })),
       restarts: p.restarts,
       served,

@@ -20,6 +20,8 @@ export interface VirtioDevice {
   readonly configBytes: number;
   /** As Device.order. */
   order?(order: DeviceOrder['order'], fds: readonly number[]): void;
+  /** As Device.attach. */
+  attach?(): void;
   configRead(offset: number, width: number): number;
   configWrite(offset: number, width: number, value: number): void;
   /** The driver accepted these (bits 0..23). In a handler. */

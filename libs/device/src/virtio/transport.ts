@@ -134,6 +134,10 @@ export class VirtioPci implements Device {
     this.#device.order?.(order, fds);
   }
 
+  attach(): void {
+    this.#device.attach?.();
+  }
+
   // ---- accesses ----
 
   configRead(_fn: number, register: number, width: number): number {

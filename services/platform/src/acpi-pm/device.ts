@@ -24,6 +24,7 @@ export const acpiPm = defineDevice({
   ranges: 0,
   keep: ['irq'],
   irqs: () => 1,
+  early: () => true,
   create(ctx, config: PmConfig) {
     const s = ctx.state;
     const sleep = (state: 's3' | 's5'): void =>

@@ -11,6 +11,7 @@ export const debugcon = defineDevice({
   ranges: 0,
   keep: ['outHead'],
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const port = new ConsolePort(ctx.bulk('console'));

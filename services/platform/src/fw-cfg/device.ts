@@ -17,6 +17,7 @@ export const fwCfgDevice = defineDevice({
   ],
   ranges: 0,
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const blob = ctx.bulk('blob');

@@ -20,6 +20,7 @@ export const i8042 = defineDevice({
   ranges: 0,
   keep: ['irqKeyboard', 'irqMouse'],
   irqs: () => 2,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const chip = new I8042(s, () => ctx.machineEvent(MachineEvent.reset));

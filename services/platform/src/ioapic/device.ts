@@ -12,6 +12,7 @@ export const ioapic = defineDevice({
   ranges: 0,
   keep: ['words', 'sent', 'address', 'data'],
   irqs: () => pins,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const chip = new Ioapic(s);

@@ -31,6 +31,7 @@ export const lpc = defineDevice({
   ranges: 1,
   keep: ['words', 'levels'],
   irqs: () => 16,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const pirq = [

@@ -14,6 +14,7 @@ export const mch = defineDevice({
   regions: [],
   ranges: 1,
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const chip = new Mch(ctx.state, (base, length) =>
       ctx.setRange(0, length ? Space.ecam : Space.none, 0, base, length),

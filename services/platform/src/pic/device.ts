@@ -19,6 +19,7 @@ export const pic = defineDevice({
   ranges: 0,
   keep: ['words', 'intr', 'spurious'],
   irqs: () => 1,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const chip = new Pic(s);

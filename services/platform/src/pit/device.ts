@@ -15,6 +15,7 @@ export const pit = defineDevice({
   ranges: 0,
   keep: ['irq'],
   irqs: () => 1,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const chip = new Pit(s, () => ticksAt(ctx.now(), pitHz));

@@ -10,6 +10,7 @@ export const post = defineDevice({
   regions: [{ name: 'port', size: 1, table: postRegisters }],
   ranges: 0,
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const bank = new RegisterBank<string>(postRegisters, s, {

@@ -13,6 +13,7 @@ export const rtc = defineDevice({
   ranges: 0,
   keep: ['a', 'b', 'valid', 'seconds', 'at', 'caught', 'cmos', 'irq'],
   irqs: () => 1,
+  early: () => true,
   create(ctx, config: RtcConfig) {
     const s = ctx.state;
     const chip = new Rtc(s, () => ctx.now());

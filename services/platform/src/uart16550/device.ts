@@ -12,6 +12,7 @@ export const uart16550 = defineDevice({
   // The console's counters go on.
   keep: ['irq', 'outHead', 'inTail'],
   irqs: () => 1,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const port = new ConsolePort(ctx.bulk('console'));

@@ -94,10 +94,13 @@ class VirtioBlk implements VirtioDevice {
         ctx.state.writeback = v;
       },
     });
-    // A predecessor may have died with requests under way; none of them may take effect after ours.
-    this.#requests.disk.fence();
     this.features = this.#requests.features;
     this.pci = new VirtioPci(ctx, ctx.state as unknown as VirtioView, this);
+  }
+
+  attach(): void {
+    // A predecessor may have died with requests under way; none of them may take effect after ours.
+    this.#requests.disk.fence();
   }
 
   configRead(offset: number, width: number): number {
@@ -156,5 +159,7 @@ export const virtioBlk = (
     ],
     ranges: rangesOf(virtioBars),
     irqs: () => 1 + BlkLimit.queues + 1,
+    // An image's tables are read when it is opened; a raw file has nothing that could change.
+    early: (config) => config.layers === undefined,
     create: (ctx, config): Device => new VirtioBlk(ctx, config, layered(ctx, config, open(ctx, config))).pci,
   });

@@ -14,29 +14,48 @@ const native = m.exports;
 const behaviour = basename(process.argv[1], ".cjs");
 const json = (o) => Buffer.from(JSON.stringify(o));
 
-const device = (socket) => ({
-  onMessage(bytes, fds) {
+// A standby is one who waits for the death of its predecessor, and then for its word or ours.
+let waiting;
+const device = (socket) => {
+  const serve = server(socket);
+  const onMessage = (bytes, fds) => {
     const role = JSON.parse(Buffer.from(bytes).toString());
-    if (behaviour === "silent") return;
-    if (behaviour === "crash") process.exit(3);
-    if (behaviour === "refuse")
-      return socket().send(json({ type: "failed", process: role.process, code: "CONFIG_INVALID", message: "no such model" }));
-    if (behaviour === "garbage") return socket().send(Buffer.from([0, 1, 2, 255]));
-    const ring = native.mmap(fds[role.ring], native.fileSize(fds[role.ring]));
-    const words = new Uint32Array(ring);
-    // ProcessControl: epoch at 12, heartbeat at 72, attached at 76 (libs/ring/src/wire.ts).
-    words[3]++;
-    words[19] = words[3];
-    if (behaviour !== "hang" || words[3] > 1) setInterval(() => words[18]++, 20);
-    for (const d of role.devices) {
-      if (d.fds.consoleIn === undefined) continue;
-      const memory = native.mmap(fds[d.fds.console], native.fileSize(fds[d.fds.console]));
-      echo(memory, fds[d.fds.consoleIn], fds[d.fds.consoleOut]);
-    }
-    socket().send(json({ type: "serving", process: role.process, epoch: words[3], attachNs: 1000, republished: 0, repaired: [], missing: [] }));
-    if (behaviour === "loop") setTimeout(() => process.exit(4), 5);
-  },
-});
+    if (role.type === "takeOver") return waiting?.();
+    if (role.type !== "role") return;
+    if (!role.standby) return serve(role, fds);
+    waiting = () => {
+      waiting = undefined;
+      serve(role, fds);
+    };
+    const dead = native.watch(fds[role.standby.predecessor], () => {
+      dead.close();
+      if (native.eventfdRead(fds[role.standby.claim]) === 1) waiting();
+    });
+    socket().send(json({ type: "armed", process: role.process }));
+  };
+  return { onMessage };
+};
+
+const server = (socket) => (role, fds) => {
+  if (behaviour === "silent") return;
+  if (behaviour === "crash") process.exit(3);
+  if (behaviour === "refuse")
+    return socket().send(json({ type: "failed", process: role.process, code: "CONFIG_INVALID", message: "no such model" }));
+  if (behaviour === "garbage") return socket().send(Buffer.from([0, 1, 2, 255]));
+  const ring = native.mmap(fds[role.ring], native.fileSize(fds[role.ring]));
+  const words = new Uint32Array(ring);
+  // ProcessControl: epoch at 12, heartbeat at 72, attached at 76 (libs/ring/src/wire.ts).
+  words[3]++;
+  words[19] = words[3];
+  if (behaviour !== "hang" || words[3] > 1) setInterval(() => words[18]++, 20);
+  for (const d of role.devices) {
+    if (d.fds.consoleIn === undefined) continue;
+    const memory = native.mmap(fds[d.fds.console], native.fileSize(fds[d.fds.console]));
+    echo(memory, fds[d.fds.consoleIn], fds[d.fds.consoleOut]);
+  }
+  socket().send(json({ type: "serving", process: role.process, epoch: words[3], attachNs: 1000, republished: 0, repaired: [], missing: [] }));
+  if (behaviour === "loop") setTimeout(() => process.exit(4), 5);
+};
 
 // A UART whose guest sends back what it gets.
 const echo = (memory, kick, out) => {

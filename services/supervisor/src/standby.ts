@@ -1,0 +1,139 @@
+/**
+ * The process that will serve a place next. It has the role, has mapped and made everything, and waits for the death of
+ * who serves now, on a pidfd of its own: so a successor answers although nobody has run in between, not even we.
+ *
+ *   (nobody) --prepare--> armed --death of who serves--> taken by itself, or by us
+ *
+ * Two could decide who is next. An eventfd that holds 1 settles it: whoever reads the 1 decides. While we hold the 1 the
+ * standby waits for our word.
+ */
+import { close, eventfd, eventfdRead, eventfdWrite } from '@nyx/native';
+import type { FaultMessage, RoleReply, TakeOver } from '@nyx/protocol';
+import type { ProcessPlan } from './plan.ts';
+import type { DeviceChild, Spares } from './spares.ts';
+
+export interface Successor {
+  child: DeviceChild;
+  /** It has taken over by itself. */
+  claimed: boolean;
+  /** What it said so far. */
+  replies: RoleReply[];
+}
+
+export class Standby {
+  #child: DeviceChild | undefined;
+  #claim = -1;
+  /** The 1 is with us. */
+  #held = false;
+  #armed = false;
+  #replies: RoleReply[] = [];
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @param changed there is another process, or none */
+  constructor(
+    readonly plan: ProcessPlan,
+    readonly spares: Spares,
+    readonly changed: () => void,
+  ) {}
+
+  /** Zero: there is none. */
+  get pid(): number {
+    return this.#child?.child.pid ?? 0;
+  }
+
+  /** It can take over at once. */
+  get armed(): boolean {
+    return this.#armed;
+  }
+
+  /** Has one after `delay` ms, unless there is one: what is under way has the CPU first. */
+  prepare(delay: number, served: () => DeviceChild | undefined): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      const predecessor = served();
+      if (this.#child === undefined && predecessor?.death === undefined && predecessor)
+        this.#start(predecessor, () => this.prepare(1000, served));
+    }, delay);
+  }
+
+  #start(predecessor: DeviceChild, again: () => void): void {
+    const { role, fds, service } = this.plan;
+    let child: DeviceChild;
+    try {
+      child = this.spares.take(service);
+    } catch {
+      // The host is short of something. Without a standby a death costs a start.
+      again();
+      return;
+    }
+    this.#child = child;
+    this.#claim = eventfd(this.#held ? 0 : 1);
+    this.#replies = [];
+    child.assign(
+      { ...role, standby: { predecessor: fds.length, claim: fds.length + 1 } },
+      [...fds, predecessor.child.pidfd, this.#claim],
+      (reply) => {
+        if (reply.type === 'armed') this.#armed = true;
+        else this.#replies.push(reply);
+        if (reply.type === 'failed') child.child.kill();
+      },
+      () => {
+        if (this.#child !== child) return;
+        this.#forget();
+        again();
+      },
+    );
+    this.changed();
+  }
+
+  /** Whether it may take over without us. */
+  allow(yes: boolean): void {
+    if (yes !== this.#held) return;
+    if (this.#child === undefined) this.#held = !yes;
+    else if (yes) {
+      eventfdWrite(this.#claim);
+      this.#held = false;
+    } else this.#held = eventfdRead(this.#claim) === 1;
+  }
+
+  tell(message: FaultMessage): void {
+    this.#child?.child.send(Buffer.from(JSON.stringify(message)));
+  }
+
+  /** Who served is dead: the one that comes next, if there is one. It is no longer ours. */
+  take(): Successor | undefined {
+    clearTimeout(this.#timer);
+    const child = this.#child;
+    if (child === undefined || child.death !== undefined) {
+      this.#forget();
+      return undefined;
+    }
+    const claimed = !this.#held && eventfdRead(this.#claim) !== 1;
+    const replies = this.#replies;
+    this.#forget();
+    return { child, claimed, replies };
+  }
+
+  /** Ends it, and none follows until `prepare`. */
+  close(): void {
+    clearTimeout(this.#timer);
+    if (this.#claim >= 0 && !this.#held) eventfdRead(this.#claim);
+    const child = this.#child;
+    this.#forget();
+    child?.child.kill();
+  }
+
+  #forget(): void {
+    if (this.#claim >= 0) close(this.#claim);
+    this.#claim = -1;
+    this.#child = undefined;
+    this.#armed = false;
+    this.#replies = [];
+  }
+}
+
+/** Lets a standby go on that we did not let decide. */
+export const takeOver = (child: DeviceChild): void => {
+  const order: TakeOver = { type: 'takeOver' };
+  child.child.send(Buffer.from(JSON.stringify(order)));
+};
