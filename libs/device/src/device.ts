@@ -71,6 +71,8 @@ export interface Device {
   reset(): void;
   /** Makes interrupts, timers and output what the state says. Idempotent. Runs after every commit and at attach. */
   settle(): void;
+  /** Host I/O is under way whose completion the guest will see: deterministic machines wait for it. */
+  busy?(): boolean;
   /** The timer armed in `settle` fired. Handled as an event of its own (next, commit, settle). */
   timer?(): void;
 }

@@ -247,6 +247,10 @@ export class DeviceHost {
 
   #exit(): void {
     const words = this.#ctl;
+    if (words[ctl.kind] === ExitKind.time) {
+      this.#time();
+      return;
+    }
     const d = this.devices[words[ctl.device]!];
     if (d === undefined) {
       this.bad++;
@@ -448,11 +452,26 @@ export class DeviceHost {
 
   // ---- time ----
 
+  /** Deterministic mode: what is due happens, and the answer is when something is due next (ExitKind.time). */
+  #time(): void {
+    if (this.clock.virtual) this.#fired();
+    let busy = false;
+    let first = Number.POSITIVE_INFINITY;
+    for (const d of this.devices) {
+      if (d.timerNs < first) first = d.timerNs;
+      busy ||= d.device.busy?.() === true;
+    }
+    const ns = Math.ceil(first);
+    const never = ns > Number.MAX_SAFE_INTEGER;
+    const high = never ? 0x7fffffff : Math.floor(ns / 2 ** 32);
+    this.#server.reply(never ? 0xffffffff : ns >>> 0, (busy ? high | 0x80000000 : high) >>> 0, Status.ok);
+  }
+
   /** Arms the timer when something is due earlier than it is armed for; one that fires early arms itself again. */
   #arm(): void {
     let first = Number.POSITIVE_INFINITY;
     for (const d of this.devices) if (d.timerNs < first) first = d.timerNs;
-    if (first >= this.#armed) return;
+    if (first >= this.#armed || this.clock.virtual) return;
     this.#armed = first;
     const host = this.clock.hostTime(first);
     this.#timer.armAt(host === Number.POSITIVE_INFINITY ? monotonicNs() + pausedPollNs : host);

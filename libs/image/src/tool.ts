@@ -5,6 +5,8 @@ import { ImageError } from './errors.ts';
 
 export interface ToolOptions {
   cwd?: string;
+  /** Added to the environment. */
+  env?: Record<string, string>;
   input?: Uint8Array;
   /** Gets descriptor 3 as lines. */
   onStatus?: (line: string) => void;
@@ -36,7 +38,7 @@ export function tryTool(
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-      env: environment(),
+      env: { ...environment(), ...options.env },
       stdio: ['pipe', 'pipe', 'pipe', options.onStatus ? 'pipe' : 'ignore'],
     });
     const out: Buffer[] = [];

@@ -26,7 +26,7 @@ void Serve(ExitRings& rings) {
     const uint64_t next = rings.next(ring);
     if (rings.Read(ring, &r)) {
       // What the rest of the process relies on.
-      Check(r.ring == ring && r.kind >= 1 && r.kind <= wire::ExitKind::kReset && r.width <= 255);
+      Check(r.ring == ring && r.kind >= 1 && r.kind <= wire::ExitKind::kTime && r.width <= 255);
       if (r.kind == wire::ExitKind::kReadBurst || r.kind == wire::ExitKind::kWriteBurst)
         Check(r.count >= 1 && uint64_t{r.count} * r.width <= kMaxBurst);
       if (r.kind <= wire::ExitKind::kWrite) Check(r.width == 1 || r.width == 2 || r.width == 4 || r.width == 8);

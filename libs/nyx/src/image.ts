@@ -33,13 +33,13 @@ export const resolveImage = async (
   }
   if (spec.image === undefined) return spec;
   // Loaded only when asked for: it brings an archive library.
-  const { createDataDisk, ImageStore } = await import('@nyx/image');
+  const { createDataDisk, dataDiskBytes, ImageStore } = await import('@nyx/image');
   try {
     const image = await new ImageStore().build(spec.image, (p) => progress(p.message, p.fraction));
     let disks = spec.disks;
     if (disks.length === 0) {
       const path = join(dir, 'data.img');
-      await createDataDisk(path);
+      await createDataDisk(path, dataDiskBytes, spec.deterministic);
       disks = [{ path, readonly: false, bus: 'virtio' }];
     }
     const { image: _, ...rest } = spec;

@@ -5,7 +5,7 @@ import type { Socket } from 'node:net';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import type { VmState } from '@nyx/protocol/control';
+import type { Fingerprint, VmState } from '@nyx/protocol/control';
 import { errorFromWire, NyxError, type WireError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { swtpmSocket } from '@nyx/protocol/tpm-spec';
@@ -25,6 +25,12 @@ const nyxdBundle = (): string => {
   }
 };
 
+/** How a machine that did not fail has ended. */
+export interface Ended {
+  /** Of a deterministic machine whose guest has powered off. */
+  fingerprint?: Fingerprint;
+}
+
 /** A machine that was started here: its directory, and promises of how it goes. */
 export interface Launched {
   name: string;
@@ -33,7 +39,7 @@ export interface Launched {
   /** Resolves when the guest runs; rejects with the reason when it does not come to that. */
   running: Promise<void>;
   /** Resolves when the machine has stopped; rejects with the reason when it failed. */
-  ended: Promise<void>;
+  ended: Promise<Ended>;
   /** Lets this process end although the machine goes on. */
   unref(): void;
 }
@@ -148,13 +154,13 @@ const follow = (name: string, dir: string, pid: number, pipe: Readable, unref: (
     isRunning = resolve;
     notRunning = reject;
   });
-  const ended = new Promise<void>((resolve, reject) => {
+  const ended = new Promise<Ended>((resolve, reject) => {
     let text = '';
-    let final: { state: VmState; error?: WireError } | undefined;
+    let final: { state: VmState; error?: WireError; fingerprint?: Fingerprint } | undefined;
     pipe.on('data', (bytes: Buffer) => {
       text += bytes.toString();
       for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n')) {
-        const line = JSON.parse(text.slice(0, at)) as { state: VmState; error?: WireError };
+        const line = JSON.parse(text.slice(0, at)) as NonNullable<typeof final> & { state: VmState };
         text = text.slice(at + 1);
         if (line.state === 'running') isRunning!();
         else final = line;
@@ -174,7 +180,7 @@ const follow = (name: string, dir: string, pid: number, pipe: Readable, unref: (
         error ?? new NyxError('VM_STATE', { expected: 'a machine that runs', got: 'it stopped at once' }),
       );
       if (error) reject(error);
-      else resolve();
+      else resolve(final?.fingerprint ? { fingerprint: final.fingerprint } : {});
     });
   });
   // Whoever does not look at one of them does not want to die of it.

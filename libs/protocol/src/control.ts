@@ -270,6 +270,15 @@ export type Op = keyof typeof requests;
 export type Args<O extends Op> = z.input<(typeof requests)[O]['args']>;
 export type Result<O extends Op> = z.output<(typeof requests)[O]['result']>;
 
+/** What two runs of a deterministic machine have in common when the guest has powered off. */
+export interface Fingerprint {
+  /** Retired by the guest. */
+  instructions: number;
+  guestNs: number;
+  /** SHA-256 of its memory, hexadecimal. */
+  memory: string;
+}
+
 export const VmEvent = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('state'),

@@ -14,6 +14,7 @@ import {
   MachineRoute,
   machine,
   RouteKind,
+  SoftMode,
 } from './machine.ts';
 
 /** State of the boot CPU (libs/boot makes it); what the mode does not use stays 0. */
@@ -40,6 +41,9 @@ export interface Description {
   startPaused?: boolean;
   /** UTC seconds at guest time 0; absent: now. */
   wallClock?: number;
+  /** Time and interrupts by instruction count; software CPU, one vCPU. */
+  deterministic?: boolean;
+  softMode?: keyof typeof SoftMode;
   memories: { gpa: number; size: number; fd: number; fdOffset: number; readonly?: boolean }[];
   processes: { name: string; ring: number; kick: number; irqPage: number; irqEvent: number }[];
   devices: {
@@ -124,7 +128,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
     h.pageMapFd = fd(d.pageMap);
     h.picDevice = d.pic === undefined ? machine.none : device(d.pic);
     h.ioapicDevice = d.ioapic === undefined ? machine.none : device(d.ioapic);
-    h.flags = d.startPaused ? 1 : 0;
+    h.flags = (d.startPaused ? 1 : 0) | (d.deterministic ? 4 : 0);
     h.memories = d.memories.length;
     h.processes = d.processes.length;
     h.devices = d.devices.length;
@@ -132,6 +136,7 @@ export function describeMachine(d: Description): { bytes: Buffer; fds: number[] 
     h.routes = d.routes.length;
     h.functions = d.functions.length;
     h.wallClock = d.wallClock ?? 0;
+    h.softMode = SoftMode[d.softMode ?? 'translate'];
     h.rip = d.boot.rip ?? 0;
     h.rsp = d.boot.rsp ?? 0;
     h.rsi = d.boot.rsi ?? 0;

@@ -12,6 +12,9 @@
  *          RS NYX-STDERR <nonce>\n stderr, after the command has ended
  *          RS NYX-END <nonce> <status>\n
  *
+ * With `nyx.exec=<base64>` on its command line the guest runs that command when it has booted, tells of it as if it had been
+ * asked to (execWire.firstNonce), and powers off: a run of the machine into which nothing comes from outside.
+ *
  * One command at a time. The nonce (16 hex digits, new for each command) keeps output that looks like a mark from being taken
  * for one. The line is raw (no echo, no newline translation): bytes arrive as the command wrote them.
  */
@@ -22,6 +25,9 @@ export const execWire = {
   /** Longest command, bytes: a tty keeps 64 KiB at most for a reader that is late. */
   maxCommand: 16 * 1024,
   ready: '\x1eNYX-READY\n',
+  /** Kernel parameter with a first command. */
+  first: (command: string): string => `nyx.exec=${Buffer.from(command).toString('base64')}`,
+  firstNonce: '0000000000000000',
 } as const;
 
 /** The guest's side: POSIX shell, needs stty, base64, cat (busybox has them). Endless; start it with `&`. */
@@ -32,15 +38,23 @@ dir=\${2:-/run}
 exec <"$tty" >"$tty"
 stty raw -echo
 printf '\\036NYX-READY\\n'
-while read -r tag nonce command; do
-  [ "$tag" = NYX-RUN ] || continue
-  printf '\\036NYX-BEGIN %s\\n' "$nonce"
-  printf %s "$command" | base64 -d >"$dir/nyx-command"
+run() {
+  printf '\\036NYX-BEGIN %s\\n' "$1"
+  printf %s "$2" | base64 -d >"$dir/nyx-command"
   sh "$dir/nyx-command" </dev/null 2>"$dir/nyx-stderr"
   status=$?
-  printf '\\036NYX-STDERR %s\\n' "$nonce"
+  printf '\\036NYX-STDERR %s\\n' "$1"
   cat "$dir/nyx-stderr"
-  printf '\\036NYX-END %s %d\\n' "$nonce" "$status"
+  printf '\\036NYX-END %s %d\\n' "$1" "$status"
+}
+read -r cmdline </proc/cmdline
+for word in $cmdline; do
+  case $word in
+    nyx.exec=*) run 0000000000000000 "\${word#nyx.exec=}"; nyx-poweroff || poweroff ;;
+  esac
+done
+while read -r tag nonce command; do
+  [ "$tag" = NYX-RUN ] && run "$nonce" "$command"
 done
 `;
 

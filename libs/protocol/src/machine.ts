@@ -27,6 +27,9 @@ export const BootMode = {
   pvh32: 2,
 } as const;
 
+/** How the software CPU executes: also translated to host code, interpreted alone, both ways with a comparison. */
+export const SoftMode = { translate: 0, interpret: 1, lockstep: 2 } as const;
+
 export const RouteKind = { none: 0, gsi: 1, msi: 2, extint: 3, nmi: 4 } as const;
 
 export const MachineHeader = struct(
@@ -42,7 +45,7 @@ export const MachineHeader = struct(
     vmPageFd: u16(),
     picDevice: u16('device that answers intAck; 0xffff: none'),
     ioapicDevice: u16('device that gets eoi and line; 0xffff: none'),
-    flags: u16('bit 0: start paused'),
+    flags: u16('bit 0: start paused; 1: the guest ends with the control socket; 2: deterministic'),
     memories: u16(),
     processes: u16(),
     devices: u16(),
@@ -60,7 +63,8 @@ export const MachineHeader = struct(
     codeSelector: u16(),
     dataSelector: u16(),
     pageMapFd: u16(),
-    pad0: pad(22),
+    softMode: u8('of the software CPU: SoftMode'),
+    pad0: pad(21),
   },
   { bytes: 128 },
 );
@@ -223,6 +227,6 @@ export const machineHeader = (): string =>
     namespace: 'nyx::machine',
     source: 'libs/protocol/src/machine.ts',
     constants: machine,
-    enums: { Accel, BootMode, RouteKind, ControlOp, ControlEvent, EngineFault, VcpuError },
+    enums: { Accel, BootMode, SoftMode, RouteKind, ControlOp, ControlEvent, EngineFault, VcpuError },
     structs: machineStructs,
   });

@@ -99,6 +99,13 @@ export const VmSpec = z.strictObject({
   memory: z.prefault(memory, 512 * MiB),
   cpus: z._default(z.int().check(z.gte(1), z.lte(64)), 1),
   accel: z._default(z.enum(['auto', 'kvm', 'soft']), 'auto'),
+  /**
+   * Time, interrupts and random numbers depend on the guest alone: the same machine does the same again, instruction by
+   * instruction (docs/software-cpu.md). The software CPU, one vCPU.
+   */
+  deterministic: z._default(z.boolean(), false),
+  /** How the software CPU executes: for tests of it. */
+  softCpu: z._default(z.enum(['translate', 'interpret', 'lockstep']), 'translate'),
   disks: z._default(
     z
       .array(
@@ -140,6 +147,8 @@ export const VmSpec = z.strictObject({
   logLevel: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']), 'info'),
   /** The guest runs an agent for commands (exec.ts); adds the kernel parameter for it. */
   agent: z._default(z.boolean(), false),
+  /** With the agent: a command that the guest runs when it has booted; then it powers off (exec.ts). */
+  command: z.optional(z.string().check(z.minLength(1), z.maxLength(1024))),
 });
 
 export type VmSpec = z.output<typeof VmSpec>;
@@ -217,6 +226,11 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
         expected:
           "bus: virtio for a disk with a program of its own: the AHCI controller's disks share one process",
         got: `disks[${foreign}] of ${from} has bus ahci`,
+      });
+    if (s.deterministic && (s.cpus !== 1 || s.accel === 'kvm'))
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'one vCPU and the software CPU in a deterministic machine',
+        got: `${from} has cpus ${s.cpus}, accel ${s.accel}`,
       });
     return s;
   }

@@ -90,6 +90,8 @@ export interface VmPageOptions {
   cpus: number;
   /** UTC seconds at guest ns 0. */
   wallClock: number;
+  /** Guest time is virtual (deterministic mode). */
+  virtual?: boolean;
 }
 
 /** The clock stands still at 0 until the vCPU process starts it. */
@@ -100,6 +102,7 @@ export function formatVmPage(buffer: ArrayBuffer, options: VmPageOptions): void 
   page.cpus = options.cpus;
   page.paused = 1;
   page.wallClock = options.wallClock;
+  page.virtualTime = options.virtual ? 1 : 0;
   page.magic = wire.vmMagic;
 }
 
@@ -120,6 +123,11 @@ export class GuestClock implements Clock {
     this.page = view(VmPage, new Memory(buffer));
     if (this.page.magic !== wire.vmMagic) throw new RingError('PAGE_FORMAT', 'not a VM page');
     this.#host = host;
+  }
+
+  /** Guest time moves by `time` exits alone: nobody may wait for it. */
+  get virtual(): boolean {
+    return this.page.virtualTime !== 0;
   }
 
   get paused(): boolean {

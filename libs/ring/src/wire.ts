@@ -48,6 +48,11 @@ export const ExitKind = {
   line: 9,
   /** The machine was reset: the device takes its power-on state. */
   reset: 10,
+  /**
+   * Deterministic mode, to the process: guest time is `data` ns now. The reply tells when it wants to be told next:
+   * guest ns of its next timer, 2^63 - 1 for never; with bit 63, it has I/O under way and is to be asked again at once.
+   */
+  time: 11,
 } as const;
 
 /** Low byte of a reply's status. */
@@ -286,13 +291,16 @@ export const VmPage = struct(
     magic: u32('vmMagic'),
     version: u32(),
     cpus: u32(),
-    paused: u32('1: guest time stands still at pausedAt'),
+    paused: u32('1: guest time stands still at pausedAt, or is virtual'),
     clockOffset: u64('guest ns = CLOCK_MONOTONIC ns - clockOffset'),
     pausedAt: u64('guest ns'),
     wallClock: u64('UTC seconds at guest ns 0'),
     tscKhz: u32('of the guest'),
     accel: u32('1 kvm, 2 soft'),
-    pad0: pad(16),
+    virtualTime: u32(
+      '1: guest time is pausedAt, and timers are a matter of `time` exits (deterministic mode)',
+    ),
+    pad0: pad(12),
     vcpu: structs(VcpuStats, 64),
   },
   { doc: 'The VM page.' },
@@ -332,6 +340,7 @@ export const Attention = {
   stop: 0x200,
   flush: 0x400,
   timer: 0x800,
+  /** Deterministic mode: a device changed by itself. */ outside: 0x2000,
   /** Private to the engine. */ engine: 0x1000,
 } as const;
 

@@ -27,6 +27,9 @@ export interface Payload {
   rom?: { address: number; bytes: Uint8Array };
 }
 
+/** What a deterministic guest gets for entropy. */
+const fixedSeed = new Uint8Array(32).map((_, i) => (i * 37 + 11) & 0xff);
+
 const kinds: readonly (readonly [RegExp, ErrorCode])[] = [
   [/^KERNEL_/, 'KERNEL_INVALID'],
   [/^CMDLINE_/, 'KERNEL_INVALID'],
@@ -62,7 +65,10 @@ export class BootLoader {
   }
 
   get cmdline(): string {
-    return [this.spec.append, this.spec.agent ? execWire.parameter : undefined].filter(Boolean).join(' ');
+    const { append, agent, command } = this.spec;
+    return [append, agent && execWire.parameter, command && execWire.first(command)]
+      .filter(Boolean)
+      .join(' ');
   }
 
   /**
@@ -100,7 +106,7 @@ export class BootLoader {
         cmdline: this.cmdline,
         e820: e820Map(spec.memory),
         rsdp: writeAcpi(this.#ram, { cpus: spec.cpus, hasMouse: true, tpm: spec.tpm?.model }),
-        seed: randomBytes(32),
+        seed: spec.deterministic ? fixedSeed : randomBytes(32),
         protocol: spec.bootProtocol,
       });
       this.tpm?.measure(this.#ram, { kernel, initrd, cmdline: this.cmdline });

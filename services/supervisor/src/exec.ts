@@ -13,6 +13,9 @@ interface Job {
   gone: boolean;
 }
 
+/** Output of a first command that nobody has asked for yet, bytes. */
+const mostHeld = 1 << 20;
+
 export class ExecChannel {
   /** The guest's agent listens. */
   ready = false;
@@ -20,14 +23,18 @@ export class ExecChannel {
   readonly #queue: Job[] = [];
   #job: Job | undefined;
   #parser: ExecParser | undefined;
+  /** The guest tells of its first command already: what came until somebody asked for it. */
+  #first: Buffer | undefined;
 
   /**
    * @param write bytes for COM2
    * @param onReady the agent said that it listens
+   * @param first the command that the guest was started with (execWire.first)
    */
   constructor(
     readonly write: (bytes: Buffer) => void,
     readonly onReady: () => void,
+    readonly first?: string,
   ) {}
 
   /** Runs `command`; `timeout` in seconds counts from now, waiting for the agent and for earlier commands included. */
@@ -61,16 +68,19 @@ export class ExecChannel {
       );
     // READY may be cut anywhere; it also comes when the guest has started anew.
     const all = Buffer.concat([this.#tail, bytes]);
-    const ready = all.includes(execWire.ready);
+    const at = all.indexOf(execWire.ready);
+    const ready = at >= 0;
     this.#tail = Buffer.from(all.subarray(Math.max(0, all.length - execWire.ready.length + 1)));
     if (ready && !this.#parser) {
       this.#tail = Buffer.alloc(0);
       this.ready = true;
+      if (this.first !== undefined) this.#first = Buffer.from(all.subarray(at + execWire.ready.length));
       this.onReady();
       this.#next();
       return;
     }
-    this.#parser?.feed(bytes);
+    if (this.#parser) this.#parser.feed(bytes);
+    else if (this.#first) this.#first = Buffer.concat([this.#first, bytes]).subarray(0, mostHeld);
   }
 
   /** The guest starts anew: whatever ran is gone. */
@@ -99,14 +109,18 @@ export class ExecChannel {
       this.#next();
       return;
     }
-    const nonce = randomBytes(8).toString('hex');
+    const first = job.command === this.first ? this.#first : undefined;
+    const nonce = first ? execWire.firstNonce : randomBytes(8).toString('hex');
     this.#job = job;
     this.#parser = new ExecParser(nonce, {
       stdout: (b) => job.gone || job.sink.stdout(b),
       stderr: (b) => job.gone || job.sink.stderr(b),
       end: (status) => this.#finish((s) => s.end(status)),
     });
-    this.write(execRequest(nonce, job.command));
+    if (first) {
+      this.#first = undefined;
+      this.#parser.feed(first);
+    } else this.write(execRequest(nonce, job.command));
   }
 
   #finish(tell: (sink: Job['sink']) => void): void {

@@ -2,11 +2,12 @@
  * A machine: starts its processes, drives it through its states (lifecycle.ts), answers what happens to it. Policy is
  * here; mechanisms are in the files that it uses.
  */
+import { createHash } from 'node:crypto';
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
 import { ControlEvent, EngineFault, type FaultKind, VcpuError } from '@nyx/protocol';
-import { type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import { type Fingerprint, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -53,7 +54,12 @@ export interface MachineOptions {
   /** The set of processes changed. */
   onPids(pids: { role: string; pid: number }[]): void;
   /** Once, at the end. */
-  onEnd(state: 'stopped' | 'failed', error: NyxError | undefined, fault: string | undefined): void;
+  onEnd(
+    state: 'stopped' | 'failed',
+    error: NyxError | undefined,
+    fault: string | undefined,
+    fingerprint: Fingerprint | undefined,
+  ): void;
 }
 
 /** What the guest does to the machine. There is no waking from S3 yet: it starts anew, as after a power loss in that state. */
@@ -84,6 +90,9 @@ const historyLength = 512;
 
 /** Whose policies concern a process: its own, then its devices'. */
 const sourcesOf = (plan: ProcessPlan): string[] => [plan.name, ...plan.devices.map((d) => d.name)];
+
+/** A deterministic machine always begins on 2025-01-01. */
+const fixedWallClock = Date.UTC(2025, 0, 1) / 1000;
 
 /** A disk that holds failed requests for its other backend gives them up, in a process that tells the guest. */
 const releaseHeld = (p: DeviceProcess): void => {
@@ -120,15 +129,22 @@ export class Machine {
   /** The fault that ended the machine. */
   #endedBy: string | undefined;
   #error: NyxError | undefined;
+  #fingerprint: Fingerprint | undefined;
+  /** UTC seconds at guest time 0. */
+  readonly #wallClock: number;
   #ended: (() => void)[] = [];
 
   /** @throws NyxError of preflight */
   constructor(readonly o: MachineOptions) {
     this.#mark('code');
     const { spec } = o;
+    this.#wallClock = spec.deterministic ? fixedWallClock : Math.floor(Date.now() / 1000);
     const files = preflight(spec);
     this.#life = new Lifecycle((from, to) => this.#changed(from, to));
-    this.#resources = new Resources(spec.cpus, spec.memory);
+    this.#resources = new Resources(spec.cpus, spec.memory, {
+      wallClock: this.#wallClock,
+      virtual: spec.deterministic,
+    });
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
@@ -150,6 +166,7 @@ export class Machine {
     this.#exec = new ExecChannel(
       (b) => this.#consoles[1]!.write(b),
       () => this.#emit({ type: 'agent', at: Date.now() }),
+      spec.command,
     );
     const host = (name: string, output: (b: Buffer, lost: number) => void): HostConsole => {
       const buffer = r.console(name);
@@ -408,7 +425,10 @@ export class Machine {
       readonly: true,
     };
     return describeMachine({
-      accel: spec.accel,
+      accel: spec.deterministic ? 'soft' : spec.accel,
+      deterministic: spec.deterministic,
+      softMode: spec.softCpu,
+      wallClock: this.#wallClock,
       cpus: spec.cpus,
       boot: payload.plan,
       startPaused: true,
@@ -457,6 +477,7 @@ export class Machine {
     if (!known) return;
     const [event, kind] = known;
     this.#emit({ type: 'machine', at: Date.now(), event, vcpu });
+    if (event === 'shutdown' && this.o.spec.deterministic) this.#fingerprint = this.#identify();
     this.desk.raise(kind, { data: { vcpu }, stopped: true });
   }
 
@@ -531,6 +552,22 @@ export class Machine {
     if (this.#life.state === 'resetting') this.#life.go('running');
   }
 
+  /** Of a deterministic machine whose vCPU stands still. */
+  #identify(): Fingerprint {
+    const hash = createHash('sha256');
+    // Node takes at most 2 GiB at once.
+    const { buffer } = this.#resources.ram;
+    for (let at = 0; at < buffer.byteLength; at += 2 ** 30)
+      hash.update(new Uint8Array(buffer, at, Math.min(2 ** 30, buffer.byteLength - at)));
+    const f = {
+      instructions: this.#status.page.vcpu.at(0).instructions,
+      guestNs: this.#status.clock.now(),
+      memory: hash.digest('hex'),
+    };
+    this.o.log('info', 'fingerprint', f);
+    return f;
+  }
+
   #powerButton(): void {
     // The ACPI power button; a guest that runs our agent is asked by that as well, for it may have no ACPI daemon.
     this.#resources.signal('powerButton');
@@ -565,7 +602,7 @@ export class Machine {
     this.#life.go(state);
     void this.#clients.close().then(() => {
       for (const done of this.#ended) done();
-      this.o.onEnd(state, error, this.#endedBy);
+      this.o.onEnd(state, error, this.#endedBy, this.#fingerprint);
     });
   }
 

@@ -51,6 +51,7 @@ export class Resources {
   constructor(
     readonly cpus: number,
     readonly ramBytes: number,
+    clock: { wallClock: number; virtual: boolean },
   ) {
     this.lowBytes = Math.min(ramBytes, lowLimit);
     try {
@@ -63,7 +64,7 @@ export class Resources {
       );
     }
     this.vmPage = this.#shared('nyx-vm', vmPageBytes);
-    formatVmPage(this.vmPage.buffer, { cpus, wallClock: Math.floor(Date.now() / 1000) });
+    formatVmPage(this.vmPage.buffer, { cpus, ...clock });
     this.vmPageReader = this.#keep(openSync(`/proc/self/fd/${this.vmPage.fd}`, 'r'));
     const pages = ramBytes / 4096;
     this.pageMap = this.#shared('nyx-pages', pageMapBytes(pages));

@@ -6,7 +6,7 @@ import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Logs } from '@nyx/log';
 import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
-import type { VmState } from '@nyx/protocol/control';
+import type { Fingerprint, VmState } from '@nyx/protocol/control';
 import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
 import type { FaultPlan } from '@nyx/protocol/fault-plan';
 import { parseRule } from '@nyx/protocol/policy';
@@ -22,6 +22,7 @@ const reportFd = 3;
 export interface Report {
   state: VmState;
   error?: WireError;
+  fingerprint?: Fingerprint;
 }
 
 const report = (r: Report): void => {
@@ -43,6 +44,7 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     error: NyxError | undefined,
     keep = true,
     fault: string | undefined = undefined,
+    fingerprint?: Fingerprint,
   ): void => {
     const result: RunResult = {
       state,
@@ -55,7 +57,7 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
       writeJson(join(dir, files.result), result);
       writeJson(join(dir, files.pids), []);
     } else rmSync(dir, { recursive: true, force: true });
-    report(result);
+    report({ ...result, ...(fingerprint ? { fingerprint } : {}) });
   };
 
   // An error nobody foresaw must not leave the guest without a supervisor; it is logged, and the machine goes on.
@@ -95,11 +97,11 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
           identify('nyxd', process.pid),
           ...pids.map((p) => identify(p.role, p.pid)),
         ]),
-      onEnd: (state, error, fault) => {
+      onEnd: (state, error, fault, fingerprint) => {
         // The answer to the `stop` that ended us goes out first.
         setTimeout(async () => {
           await server?.close();
-          end(state, error, true, fault);
+          end(state, error, true, fault, fingerprint);
           closeReport();
           process.exit(0);
         }, 20);

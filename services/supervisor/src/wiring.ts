@@ -47,6 +47,7 @@ const diskFiles = (
   i: number,
   disk: VmSpec['disks'][number],
   files: readonly DiskFile[],
+  deterministic: boolean,
 ): Pick<DeviceLine, 'config' | 'fds'> => {
   const name = `disk${i}`;
   const { werror, rerror, throttle } = disk;
@@ -56,6 +57,7 @@ const diskFiles = (
     ...(werror ? { werror } : {}),
     ...(rerror ? { rerror } : {}),
     ...(throttle ? { throttle } : {}),
+    ...(deterministic ? { inOrder: true } : {}),
   };
   const [top] = files;
   if (top === undefined || top.format === 'raw') {
@@ -101,10 +103,10 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cd
     service: disk.service ?? 'storage',
     bdf: bdf(diskSlot(i)),
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
-    ...diskFiles(i, disk, files[i]!),
+    ...diskFiles(i, disk, files[i]!, spec.deterministic),
   }]),
   ...tpmLine(spec),
-  ...sataLine(spec, (i) => diskFiles(i, spec.disks[i]!, files[i]!), cds),
+  ...sataLine(spec, (i) => diskFiles(i, spec.disks[i]!, files[i]!, spec.deterministic), cds),
 ];
 
 /** Who answers interrupt acknowledge, and eoi and line. */

@@ -10,6 +10,7 @@
 //   kInterrupt  something in the local APIC changed: ask Lapic (see lapic.h)
 //   kTimer      the local APIC timer expired: call Lapic::RunTimer
 //   kFlush      the memory map changed: drop TLB and decoded code
+//   kOutside    deterministic mode: somebody outside changed a device: call Pacer::Settle
 //   kStop       return from Run with kStopped; the machine sets and clears this bit, the engine never clears it
 // An engine clears a bit with fetch_and BEFORE it acts on it, so that no event is lost. Device processes may set
 // any bit at any time: a bit that turns out to mean nothing is ignored.
@@ -90,6 +91,17 @@ class Bus {
   virtual void Eoi(uint8_t vector) = 0;
 };
 
+// Deterministic mode, one vCPU: devices do nothing by themselves. They act in answer to an access, and when guest time
+// reaches what they asked for; the engine sees to it that this is always at the same instruction. vCPU thread only.
+class Pacer {
+ public:
+  virtual ~Pacer() = default;
+  // What is due at Clock::Now() happens, and every interrupt that devices raised is delivered.
+  virtual void Settle() = 0;
+  // Guest ns at which something is due next; ~0: never.
+  virtual uint64_t Next() const = 0;
+};
+
 // All that an engine's vCPU has of the machine. Lives as long as the machine.
 struct VcpuContext {
   unsigned index;
@@ -105,6 +117,7 @@ struct VcpuContext {
   uint8_t* code_bitmap;
   uint8_t* dirty_bitmap;
   uint64_t pages;
+  Pacer* pacer = nullptr;  // deterministic mode
 };
 
 enum class RunResult {
@@ -170,6 +183,7 @@ struct AccelConfig {
   const MemoryMap* memory;
   Clock* clock;
   ApicBus* apics;  // null for kvm
+  uint32_t soft_mode = machine::SoftMode::kTranslate;
 };
 
 // Null when the engine cannot work here; `error` then says why.

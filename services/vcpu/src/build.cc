@@ -27,6 +27,13 @@ Machine::Machine(Description description, std::vector<int> fds, Control* control
 bool Machine::Build(std::string* error) {
   if (!MapMemory(error) || !MapPages(error) || !BuildDevices(error) || !BuildEngine(error)) return false;
   fabric_ = std::make_unique<Fabric>(description_, &devices_, &channels_, &accel_->interrupts());
+  if (deterministic()) {
+    cpus_[0]->bus->set_fabric(fabric_.get());
+    fabric_->Pace([this] {
+      cpus_[0]->attention->fetch_or(wire::Attention::kOutside);
+      accel_->vcpu(0).Kick();
+    });
+  }
   if (!fabric_->Attach(fds_, error)) return false;
   BootState();
   map_->Rebuild();
@@ -80,7 +87,7 @@ bool Machine::MapPages(std::string* error) {
   vm_page_->magic = wire::kVmMagic;
   vm_page_->version = wire::kVersion;
   vm_page_->cpus = h.cpus;
-  clock_ = std::make_unique<Clock>(vm_page_, h.wall_clock);
+  clock_ = std::make_unique<Clock>(vm_page_, h.wall_clock, deterministic());
 
   if (h.page_map_fd == kNone) {
     own_attention_.resize(h.cpus);
@@ -143,7 +150,11 @@ bool Machine::BuildDevices(std::string* error) {
 bool Machine::BuildEngine(std::string* error) {
   const auto& h = description_.header;
   bool kvm = h.accel == machine::Accel::kKvm;
-  if (h.accel == machine::Accel::kAuto) {
+  if (deterministic() && (kvm || h.cpus != 1)) {
+    *error = "a deterministic machine has the software CPU, and one of it";
+    return false;
+  }
+  if (!deterministic() && h.accel == machine::Accel::kAuto) {
     measured_ = MeasureKvm();
     kvm = measured_ >= kFastEnough;
   }
@@ -154,7 +165,8 @@ bool Machine::BuildEngine(std::string* error) {
       page = reinterpret_cast<wire::PageMap*>(m->data());
     }
   }
-  const BusConfig bus{map_.get(), &devices_, &channels_, clock_.get(), h.pic_device, h.ioapic_device};
+  const BusConfig bus{map_.get(), &devices_, &channels_, clock_.get(), h.pic_device, h.ioapic_device,
+                      deterministic()};
   for (unsigned i = 0; i < h.cpus; i++) {
     auto cpu = std::make_unique<Cpu>();
     cpu->machine = this;
@@ -171,10 +183,11 @@ bool Machine::BuildEngine(std::string* error) {
     cpu->bus = std::make_unique<VcpuBus>(bus, i, cpu.get(), cpu->lapic.get(), &stats);
     if (cpu->lapic) cpu->lapic->set_bus(cpu->bus.get());
     contexts_.push_back({i, h.cpus, cpu->bus.get(), cpu->lapic.get(), &memory_, clock_.get(), &stats, cpu->attention,
-                         code_bitmap_, dirty_bitmap_, code_bitmap_ ? pages_ : 0});
+                         code_bitmap_, dirty_bitmap_, code_bitmap_ ? pages_ : 0,
+                         deterministic() ? cpu->bus.get() : nullptr});
     cpus_.push_back(std::move(cpu));
   }
-  const AccelConfig config{h.cpus, contexts_.data(), &memory_, clock_.get(), kvm ? nullptr : &apics_};
+  const AccelConfig config{h.cpus, contexts_.data(), &memory_, clock_.get(), kvm ? nullptr : &apics_, h.soft_mode};
   std::string text;
   accel_ = kvm ? make_kvm(config, &text) : make_soft(config, &text);
   if (!accel_) {

@@ -13,7 +13,8 @@ constexpr uint64_t Ones(unsigned width) { return width >= 8 ? ~uint64_t{0} : (ui
 }  // namespace
 
 VcpuBus::VcpuBus(const BusConfig& config, unsigned cpu, Waiter* waiter, Lapic* lapic, wire::VcpuStats* stats)
-    : config_(config), lapic_(lapic), stats_(stats), producers_(config.channels->size()) {
+    : config_(config), lapic_(lapic), stats_(stats), producers_(config.channels->size()), waiter_(waiter),
+      next_(config.channels->size()) {
   for (size_t p = 0; p < producers_.size(); p++) {
     producers_[p].Attach((*config.channels)[p].get(), cpu, cpu, waiter, stats);
   }
@@ -34,7 +35,9 @@ uint64_t VcpuBus::Ask(unsigned index, uint8_t kind, unsigned region, uint64_t of
   Request q{kind, static_cast<uint8_t>(width), d.description.index, static_cast<uint16_t>(region), 0, offset, 0};
   Reply reply;
   stats_->exits_sync++;
-  if (producer(d).Call(q, &reply) != CallResult::kOk) return Ones(width);
+  const bool answered = producer(d).Call(q, &reply) == CallResult::kOk;
+  Settle(d);
+  if (!answered) return Ones(width);
   return (reply.status & 0xff) == wire::Status::kOk ? reply.value & Ones(width) : Ones(width);
 }
 
@@ -42,7 +45,7 @@ void VcpuBus::Tell(unsigned index, uint8_t kind, unsigned region, uint64_t offse
   Device& d = device(index);
   Request q{kind, static_cast<uint8_t>(width), d.description.index, static_cast<uint16_t>(region), 0, offset,
             value & Ones(width)};
-  if (post) {
+  if (post && !config_.paced) {
     stats_->exits_posted++;
     producer(d).Post(q);
     return;
@@ -50,6 +53,7 @@ void VcpuBus::Tell(unsigned index, uint8_t kind, unsigned region, uint64_t offse
   Reply reply;
   stats_->exits_sync++;
   producer(d).Call(q, &reply);
+  Settle(d);
 }
 
 uint64_t VcpuBus::Read(const Target& t, uint64_t offset, unsigned width) {
@@ -210,6 +214,7 @@ void VcpuBus::PioReadBurst(uint16_t port, unsigned width, uint32_t count, void* 
     } else {
       memset(to, 0xff, n * width);
     }
+    Settle(d);
     to += n * width;
     count -= n;
   }
@@ -238,6 +243,7 @@ void VcpuBus::PioWriteBurst(uint16_t port, unsigned width, uint32_t count, const
       memcpy(p.burst(), from, n * width);
       p.Call(q, &reply);
     }
+    Settle(d);
     from += n * width;
     count -= n;
   }
@@ -277,7 +283,9 @@ int VcpuBus::IntAck() {
   const Request q{wire::ExitKind::kIntAck, 1, d.description.index, 0, 0, 0, 0};
   Reply reply;
   stats_->exits_sync++;
-  if (producer(d).Call(q, &reply) != CallResult::kOk || (reply.status & 0xff) != wire::Status::kOk) return -1;
+  const bool answered = producer(d).Call(q, &reply) == CallResult::kOk;
+  Settle(d);
+  if (!answered || (reply.status & 0xff) != wire::Status::kOk) return -1;
   return static_cast<int>(reply.value & 0xff);
 }
 

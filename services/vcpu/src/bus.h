@@ -16,9 +16,12 @@ struct BusConfig {
   Clock* clock;
   uint16_t pic_device;     // machine::kNone: none
   uint16_t ioapic_device;  // machine::kNone: none
+  bool paced;              // deterministic mode
 };
 
-class VcpuBus : public Bus {
+class Fabric;
+
+class VcpuBus : public Bus, public Pacer {
  public:
   VcpuBus(const BusConfig& config, unsigned cpu, Waiter* waiter, Lapic* lapic, wire::VcpuStats* stats);
 
@@ -31,7 +34,20 @@ class VcpuBus : public Bus {
   int IntAck() override;
   void Eoi(uint8_t vector) override;
 
+  // Deterministic mode (pacer.cc).
+  void set_fabric(Fabric* fabric) { fabric_ = fabric; }
+  void Settle() override;
+  uint64_t Next() const override;
+
  private:
+  // Paced, every access is waited for, with all that follows from it.
+  void Settle(const Device& d) {
+    if (!config_.paced) [[likely]] return;
+    touched_ |= 1u << d.description.process;
+    Settle();
+  }
+  bool AskTime(unsigned process);
+
   const Snapshot& Map();
   uint64_t Read(const Target& t, uint64_t offset, unsigned width);
   void Write(const Target& t, uint64_t offset, unsigned width, uint64_t value);
@@ -52,6 +68,10 @@ class VcpuBus : public Bus {
   std::shared_ptr<const Snapshot> snapshot_;
   uint32_t version_ = ~0u;
   unsigned hint_ = 0;
+  Waiter* const waiter_;
+  Fabric* fabric_ = nullptr;
+  uint32_t touched_ = 0;         // processes that may have more to say
+  std::vector<uint64_t> next_;   // by process: guest ns of its next timer
 };
 
 }  // namespace nyx

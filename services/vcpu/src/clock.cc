@@ -72,20 +72,21 @@ uint32_t MeasureTscKhz() {
 
 void Clock::BeginMeasuring() { ProcessBegin(); }
 
-Clock::Clock(wire::VmPage* page, uint64_t wall_clock) : page_(page) {
-  host_tsc_ = InvariantTsc();
-  tsc_khz_ = MeasureTscKhz();
+Clock::Clock(wire::VmPage* page, uint64_t wall_clock, bool virtual_time) : page_(page), virtual_(virtual_time) {
+  host_tsc_ = !virtual_ && InvariantTsc();
+  tsc_khz_ = virtual_ ? 1'000'000 : MeasureTscKhz();
   if (tsc_khz_ == 0) tsc_khz_ = 1'000'000;
   page_->tsc_khz = tsc_khz_;
   page_->wall_clock = wall_clock ? wall_clock : static_cast<uint64_t>(time(nullptr));
   page_->paused_at = 0;
+  page_->virtual_time = virtual_;
   page_->clock_offset = MonotonicNs();
   offset_.store(page_->clock_offset, std::memory_order_relaxed);
   std::atomic_ref(page_->paused).store(1, std::memory_order_release);
 }
 
 void Clock::Pause() {
-  if (paused_.load()) return;
+  if (paused_.load() || virtual_) return;
   const uint64_t now = Now();
   tsc_paused_at_ = host_tsc_ ? __rdtsc() - tsc_base_.load() : 0;
   paused_at_.store(now);
@@ -94,8 +95,14 @@ void Clock::Pause() {
   std::atomic_ref(page_->paused).store(1, std::memory_order_release);
 }
 
+void Clock::Advance(uint64_t guest_ns) {
+  if (guest_ns <= paused_at_.load(std::memory_order_relaxed)) return;
+  paused_at_.store(guest_ns, std::memory_order_relaxed);
+  std::atomic_ref(page_->paused_at).store(guest_ns, std::memory_order_release);
+}
+
 void Clock::Resume() {
-  if (!paused_.load()) return;
+  if (!paused_.load() || virtual_) return;
   const uint64_t offset = MonotonicNs() - paused_at_.load();
   if (host_tsc_) tsc_base_.store(__rdtsc() - tsc_paused_at_);
   offset_.store(offset);

@@ -20,7 +20,8 @@ inline uint64_t MonotonicNs() {
 class Clock {
  public:
   // `page` outlives the clock. Guest time stands still at 0 until Resume(). wall_clock 0: taken from the host.
-  Clock(wire::VmPage* page, uint64_t wall_clock);
+  // Virtual time: it always stands still, but for Advance, and the TSC counts its nanoseconds.
+  Clock(wire::VmPage* page, uint64_t wall_clock, bool virtual_time = false);
 
   // Called as the process starts: measuring the TSC takes 10 ms, which then pass beside other work.
   static void BeginMeasuring();
@@ -46,6 +47,10 @@ class Clock {
   void Pause();
   void Resume();
 
+  bool virtual_time() const { return virtual_; }
+  // Virtual time is `guest_ns` now, if that is later than it was.
+  void Advance(uint64_t guest_ns);
+
  private:
   wire::VmPage* page_;
   // The process's own copies: what others could write in the page is never read back.
@@ -57,6 +62,7 @@ class Clock {
   uint32_t tsc_khz_ = 0;
   // The host TSC is invariant and the same on all CPUs; else the guest TSC is made from guest ns.
   bool host_tsc_ = false;
+  bool virtual_ = false;
 };
 
 }  // namespace nyx

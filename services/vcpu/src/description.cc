@@ -57,7 +57,8 @@ class Checker {
     if (h.accel > machine::Accel::kSoft) return Fail("accel is " + to_string(h.accel) + ", known are 0..2");
     if (h.boot_mode > machine::BootMode::kPvh32) return Fail("bootMode is " + to_string(h.boot_mode) + ", known are 0..2");
     if (h.cpus < 1 || h.cpus > machine::kMaxCpus) return Fail("cpus is " + to_string(h.cpus) + ", must be 1..64");
-    if (h.flags & ~3u) return Fail("flags has undefined bits");
+    if (h.soft_mode > machine::SoftMode::kLockstep) return Fail("softMode is " + to_string(h.soft_mode) + ", known are 0..2");
+    if (h.flags & ~7u) return Fail("flags has undefined bits");
     if (!Fd("vmPage", 0, h.vm_page_fd)) return false;
     if (h.page_map_fd != machine::kNone && !Fd("pageMap", 0, h.page_map_fd)) return false;
     if (h.pic_device != machine::kNone && h.pic_device >= h.devices) return Fail("picDevice is no device");

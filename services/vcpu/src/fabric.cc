@@ -114,7 +114,18 @@ void Fabric::Loop() {
 void Fabric::Turn(int timeout_ms) {
   epoll_event events[16];
   const int n = look_.load() ? 0 : epoll_wait(epoll_, events, 16, timeout_ms);
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  if (changed_) {
+    look_.store(0);
+    sent_ = true;
+    bool news = false;
+    for (unsigned p = 0; p < sources_.size(); p++) {
+      for (const Source& s : sources_[p]) news |= Load(entries(p)[s.entry].word, std::memory_order_acquire) != s.seen;
+    }
+    lock.unlock();
+    if (news) changed_();
+    return;
+  }
   for (int i = 0; i < n; i++) {
     if (events[i].data.u64 != kWake) Scan(static_cast<unsigned>(events[i].data.u64));
   }
@@ -122,6 +133,25 @@ void Fabric::Turn(int timeout_ms) {
     if (look & 1 && p < sources_.size()) Scan(p);
   }
   sent_ = SendLines();
+}
+
+uint32_t Fabric::Settle() {
+  std::lock_guard lock(mutex_);
+  for (unsigned p = 0; p < sources_.size(); p++) Scan(p);
+  uint32_t told = 0;
+  for (Controller& c : controllers_) {
+    if (c.device == machine::kNone) continue;
+    const auto& d = description_.devices[c.device];
+    for (unsigned gsi = 0; gsi < c.gsis; gsi++) {
+      if (c.told[gsi] == lines_[gsi]) continue;
+      const Request q{wire::ExitKind::kLine, 4, d.index, 0, 0, gsi, lines_[gsi]};
+      Reply reply;
+      if (producers_[d.process].Call(q, &reply) == CallResult::kAbandoned) return 0;
+      c.told[gsi] = lines_[gsi];
+      told |= 1u << d.process;
+    }
+  }
+  return told;
 }
 
 void Fabric::Scan(unsigned process) {

@@ -4,6 +4,7 @@
 #pragma once
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,6 +29,11 @@ class Fabric : public Waiter {
   void Stop();
   // One turn of the thread: waits at most `timeout_ms` for news (-1: for ever) and delivers it. For fuzzers.
   void Turn(int timeout_ms);
+  // Deterministic mode: nothing is delivered but by Settle; `changed` is told of words that changed outside of it.
+  void Pace(std::function<void()> changed) { changed_ = std::move(changed); }
+  // vCPU thread: delivers what devices say now, and waits until controllers have heard of it. The processes that were
+  // told something, a bit each.
+  uint32_t Settle();
   // Looks at a process's words again, whether or not it told. Any thread.
   void Look(unsigned process);
   // All vCPUs stopped: sends `reset` to every device and waits until each has answered (or its process is isolated).
@@ -79,6 +85,7 @@ class Fabric : public Waiter {
   std::atomic<bool> stopping_{false};
   std::atomic<bool> ended_{false};
   bool sent_ = false;  // all lines were told
+  std::function<void()> changed_;
   std::thread thread_;
 };
 

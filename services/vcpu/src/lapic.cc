@@ -1,6 +1,7 @@
 // Registers of the local APIC. lapic_msr.cc has the MSRs, lapic_timer.cc the timer, apic_bus.cc what lies between several.
 #include "lapic.h"
 
+#include <errno.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -127,12 +128,18 @@ bool Lapic::TakeSipi(uint8_t* vector) {
 
 bool Lapic::TakeNmi() { return events_.load() & kEventNmi && events_.fetch_and(~kEventNmi) & kEventNmi; }
 
-void Lapic::Wait(uint32_t wake) {
+bool Lapic::Wait(uint32_t wake, uint64_t timeout_ns) {
   asleep_.store(true);
-  for (uint32_t word; !((word = attention_->load()) & wake);) {
-    syscall(SYS_futex, attention_, FUTEX_WAIT, word, nullptr, nullptr, 0);
+  const timespec limit{static_cast<time_t>(timeout_ns / 1'000'000'000), static_cast<long>(timeout_ns % 1'000'000'000)};
+  bool woken = true;
+  for (uint32_t word; woken && !((word = attention_->load()) & wake);) {
+    if (syscall(SYS_futex, attention_, FUTEX_WAIT, word, timeout_ns == kNever ? nullptr : &limit, nullptr, 0) < 0 &&
+        errno == ETIMEDOUT) {
+      woken = false;
+    }
   }
   asleep_.store(false);
+  return woken;
 }
 
 void Lapic::Raise(uint32_t bit) {

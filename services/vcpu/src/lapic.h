@@ -33,6 +33,7 @@ class Lapic {
   static constexpr uint64_t kBase = 0xfee00000;
   // The timer counts 1 ns ticks before its divider (tell the guest: CPUID 15H crystal, or leaf 40000010H EBX in kHz).
   static constexpr uint64_t kTimerHz = 1'000'000'000;
+  static constexpr uint64_t kNever = ~uint64_t{0};
 
   Lapic(unsigned id, Clock* clock, std::atomic<uint32_t>* attention, ApicBus* apics);
   ~Lapic();
@@ -54,8 +55,12 @@ class Lapic {
   bool EventPending() const { return events_.load(std::memory_order_acquire) != 0; }
   // Timer expiry. Spurious calls do nothing.
   void RunTimer();
-  void Wait(uint32_t wake = wire::Attention::kInterrupt | wire::Attention::kTimer | wire::Attention::kStop |
-                            wire::Attention::kFlush);
+  // At most `timeout_ns`; false: nobody woke it.
+  bool Wait(uint32_t wake = wire::Attention::kInterrupt | wire::Attention::kTimer | wire::Attention::kStop |
+                            wire::Attention::kFlush | wire::Attention::kOutside,
+            uint64_t timeout_ns = kNever);
+  // Virtual time: when to call RunTimer.
+  uint64_t due() const { return armed_; }
   bool bsp() const { return id_ == 0; }
 
   // ---- vCPU thread: registers
@@ -110,7 +115,6 @@ class Lapic {
   uint32_t Ppr() const;
 
   // Timer, in guest ns; kNever: disarmed.
-  static constexpr uint64_t kNever = ~uint64_t{0};
   uint32_t TimerMode() const { return (lvt_[0] >> 17) & 3; }
   unsigned TimerShift() const;  // log2 of the divider
   uint32_t CurrentCount() const;

@@ -89,6 +89,10 @@ void Lapic::RunTimer() {
 }
 
 void Lapic::Arm(uint64_t guest_ns) {
+  if (clock_->virtual_time()) {
+    armed_ = guest_ns;
+    return;
+  }
   const uint64_t host = clock_->HostNs(guest_ns);
   // Armed earlier than needed: it fires, RunTimer finds nothing due and arms again. Saves most system calls.
   if (armed_ != kNever && armed_ <= host && armed_ > MonotonicNs()) return;

@@ -87,6 +87,7 @@ class Machine : public HostEvents {
   bool BuildDevices(std::string* error);
   bool BuildEngine(std::string* error);
   void BootState();
+  bool deterministic() const { return description_.header.flags & 4; }
 
   void Run(Cpu& cpu);
   bool WaitInside(Cpu& cpu);

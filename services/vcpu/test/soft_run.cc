@@ -6,7 +6,8 @@
 //     --flat16 ADDR    IMAGE is loaded at ADDR and entered in real mode (CS = ADDR >> 4)
 //     --elf            IMAGE is a 32-bit ELF entered by the multiboot protocol (kvm-unit-tests)
 //     --kernel         IMAGE is a bzImage, entered by the 64-bit boot protocol
-//     --initrd FILE, --append TEXT, --mem MIB, --cpus N, --seconds N, --quiet (no statistics)
+//     --initrd FILE, --append TEXT, --mem MIB, --cpus N, --seconds N, --quiet (no statistics),
+//     --soft translate|interpret|lockstep
 //
 // Exits with the status of the isa-debug-exit port 0xf4, 3 after a triple fault, 4 when the time is over.
 #include <elf.h>
@@ -35,6 +36,7 @@ struct Options {
   uint64_t address = 0, mem = 256;
   unsigned cpus = 1, seconds = 60;
   bool quiet = false;
+  uint32_t soft = machine::SoftMode::kTranslate;
 };
 
 struct Board {
@@ -334,6 +336,14 @@ void LoadBios() {
   std::memcpy(board.ram + 0x100000 - low, image.data() + image.size() - low, low);
 }
 
+uint32_t SoftModeOf(const std::string& name) {
+  if (name == "translate") return machine::SoftMode::kTranslate;
+  if (name == "interpret") return machine::SoftMode::kInterpret;
+  if (name == "lockstep") return machine::SoftMode::kLockstep;
+  fprintf(stderr, "--soft %s: translate, interpret or lockstep\n", name.c_str());
+  exit(2);
+}
+
 void Parse(int argc, char** argv) {
   Options& o = board.o;
   for (int k = 1; k < argc; k++) {
@@ -347,6 +357,7 @@ void Parse(int argc, char** argv) {
     else if (a == "--cpus") o.cpus = unsigned(std::stoul(value()));
     else if (a == "--seconds") o.seconds = unsigned(std::stoul(value()));
     else if (a == "--quiet") o.quiet = true;
+    else if (a == "--soft") o.soft = SoftModeOf(value());
     else o.image = a;
   }
   if (o.mode.empty() || o.image.empty() || o.cpus == 0 || o.cpus > machine::kMaxCpus) {
@@ -391,7 +402,7 @@ int main(int argc, char** argv) {
     board.contexts[k] = {k, o.cpus, bus, lapic, &board.memory, board.clock, &board.page->vcpu[k], word, nullptr, nullptr, 0};
   }
   std::string error;
-  board.accel = make_soft({o.cpus, board.contexts.data(), &board.memory, board.clock, &board.apics}, &error);
+  board.accel = make_soft({o.cpus, board.contexts.data(), &board.memory, board.clock, &board.apics, o.soft}, &error);
   for (unsigned k = 0; k < o.cpus; k++) {
     board.lapics[k]->Reset();
     if (o.mode == "--kernel" || o.mode == "--elf") board.lapics[k]->SetVirtualWire();

@@ -129,6 +129,9 @@ export class VirtioPci implements Device {
   get inFlight(): number {
     return this.#slots.begunCount;
   }
+  busy(): boolean {
+    return this.inFlight > 0;
+  }
 
   order(order: DeviceOrder['order'], fds: readonly number[]): void {
     this.#device.order?.(order, fds);

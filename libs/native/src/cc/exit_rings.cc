@@ -23,6 +23,7 @@ bool WellFormed(const Request& r) {
     case wire::ExitKind::kEoi:
     case wire::ExitKind::kLine:
     case wire::ExitKind::kReset:
+    case wire::ExitKind::kTime:
       return true;
     default:
       return false;

@@ -280,6 +280,10 @@ class Ahci implements Device {
     this.#hba.update();
   }
 
+  busy(): boolean {
+    return this.#ports.some((p) => p.inFlight > 0);
+  }
+
   settle(): void {
     const ctx = this.#ctx;
     const { state } = ctx;

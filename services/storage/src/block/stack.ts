@@ -7,12 +7,15 @@ import type { ReportedFault } from '@nyx/protocol';
 import type { Throttle } from '@nyx/protocol/disk-options';
 import { BlockOp, BlockResult, type OpenBlock } from './block.ts';
 import { type FaultSource, faulty } from './faulty.ts';
+import { inOrder } from './in-order.ts';
 import { type ErrorPolicies, PolicyDisk } from './policy.ts';
 import { ThrottledDisk } from './throttle.ts';
 
 /** Of the configuration of any disk controller. */
 export interface LayerConfig extends ErrorPolicies {
   throttle?: Throttle;
+  /** One request at a time, so that completions have one order only (deterministic mode). */
+  inOrder?: boolean;
 }
 
 const opNames = Object.keys(BlockOp);
@@ -27,10 +30,10 @@ const faultOf = (result: number): ReportedFault =>
 /** The disk that `open` opens, with its layers. @param tell the supervisor; without it nothing is ever held */
 export function layered(
   source: FaultSource & Pick<DeviceContext, 'raise' | 'tell'>,
-  { werror, rerror, throttle }: LayerConfig,
+  { werror, rerror, throttle, inOrder: ordered }: LayerConfig,
   open: OpenBlock,
 ): OpenBlock {
-  const broken = faulty(source, open);
+  const broken = faulty(source, ordered ? inOrder(open) : open);
   const limited: OpenBlock =
     throttle === undefined
       ? broken

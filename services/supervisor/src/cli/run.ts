@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Vm } from '@nyx/nyx';
+import type { Fingerprint } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
 import { parseActions } from '@nyx/protocol/policy';
 import type { VmSpecInput } from '@nyx/protocol/spec';
@@ -30,6 +31,7 @@ interface Flags {
   action: string[];
   watchdog?: 'i6300esb';
   tpm?: string | true;
+  deterministic?: boolean;
 }
 
 const examples = `
@@ -103,6 +105,10 @@ export const make = (): Command =>
     .option('--detach', 'do not attach to the console')
     .option('--agent', 'the guest runs an agent for commands (images do anyway)')
     .option('--exec <command>', 'run a command in the guest, power off, exit with its status')
+    .option(
+      '--deterministic',
+      'time and interrupts by instruction count, nothing random: the same run again is the same (with --exec: to the last bit)',
+    )
     .option('--timeout <seconds>', 'longest time for --exec, boot included', '300')
     .addHelpText('after', examples)
     .action(run);
@@ -185,6 +191,10 @@ const specOf = async (what: string | undefined, f: Flags): Promise<{ spec: VmSpe
   if (f.watchdog !== undefined) spec.watchdog = f.watchdog;
   if (f.action.length > 0) spec.policy = { ...spec.policy, ...parseActions(f.action.join(',')) };
   if (f.agent || f.exec !== undefined) spec.agent = true;
+  if (f.deterministic) {
+    spec.deterministic = true;
+    if (f.exec !== undefined) spec.command = f.exec;
+  }
   for (const d of f.disk) spec.disks = [...(spec.disks ?? []), parseDisk(d, here)];
   for (const v of f.vhostUser) spec.vhostUser = [...(spec.vhostUser ?? []), vhostUserOf(v, here)];
   for (const c of f.cdrom) spec.cdroms = [...(spec.cdroms ?? []), c === 'none' ? {} : { path: here(c) }];
@@ -202,7 +212,7 @@ async function run(what: string | undefined, flags: Flags): Promise<void> {
   const vm = await Vm.launch(spec, { base, onProgress: progress });
   const machine = vm.launched!;
   if (flags.exec !== undefined) {
-    process.exitCode = await execute(vm, flags.exec, timeout);
+    process.exitCode = await execute(vm, flags.exec, timeout, spec.command !== undefined);
     return;
   }
   await machine.running;
@@ -221,11 +231,22 @@ async function run(what: string | undefined, flags: Flags): Promise<void> {
     vm.close();
     return;
   }
-  await machine.ended;
+  const { fingerprint } = await machine.ended;
+  if (fingerprint) tell(fingerprint);
 }
 
+const tell = (f: Fingerprint): void =>
+  note(`${f.instructions} instructions, ${f.guestNs} ns of guest time, memory ${f.memory}`);
+
+/** Whether `p` is over in so many seconds. */
+const within = (p: Promise<unknown>, seconds: number): Promise<boolean> =>
+  new Promise((resolve, reject) => {
+    const timer = setTimeout(() => resolve(false), seconds * 1000);
+    p.then(() => resolve(true), reject).finally(() => clearTimeout(timer));
+  });
+
 /** Runs the command, powers off; the exit status of the command. */
-const execute = async (vm: Vm, command: string, timeout: number): Promise<number> => {
+const execute = async (vm: Vm, command: string, timeout: number, own: boolean): Promise<number> => {
   const { running, ended } = vm.launched!;
   const stop = (): void => void vm.stop(0).catch(() => {});
   process.on('SIGINT', stop);
@@ -244,8 +265,10 @@ const execute = async (vm: Vm, command: string, timeout: number): Promise<number
         .catch((e) => new Promise<never>((_, reject) => setTimeout(() => reject(e), 300))),
       failed,
     ]);
-    await vm.stop(10).catch(() => {});
-    await ended;
+    // With a command of its own the guest powers off by itself.
+    if (!own || !(await within(ended, timeout))) await vm.stop(10).catch(() => {});
+    const { fingerprint } = await ended;
+    if (fingerprint) tell(fingerprint);
     return result.status;
   } catch (e) {
     await vm.stop(0).catch(() => {});

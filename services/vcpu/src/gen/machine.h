@@ -28,6 +28,14 @@ struct BootMode {
   };
 };
 
+struct SoftMode {
+  enum : uint32_t {
+    kTranslate = 0,
+    kInterpret = 1,
+    kLockstep = 2,
+  };
+};
+
 struct RouteKind {
   enum : uint32_t {
     kNone = 0,
@@ -101,7 +109,7 @@ struct MachineHeader {
   uint16_t vm_page_fd;
   uint16_t pic_device;  // device that answers intAck; 0xffff: none
   uint16_t ioapic_device;  // device that gets eoi and line; 0xffff: none
-  uint16_t flags;  // bit 0: start paused
+  uint16_t flags;  // bit 0: start paused; 1: the guest ends with the control socket; 2: deterministic
   uint16_t memories;
   uint16_t processes;
   uint16_t devices;
@@ -119,7 +127,8 @@ struct MachineHeader {
   uint16_t code_selector;
   uint16_t data_selector;
   uint16_t page_map_fd;
-  uint8_t pad0_[22];
+  uint8_t soft_mode;  // of the software CPU: SoftMode
+  uint8_t pad0_[21];
 };
 static_assert(sizeof(MachineHeader) == 128);
 static_assert(offsetof(MachineHeader, magic) == 0);
@@ -150,7 +159,8 @@ static_assert(offsetof(MachineHeader, gdt_limit) == 96);
 static_assert(offsetof(MachineHeader, code_selector) == 100);
 static_assert(offsetof(MachineHeader, data_selector) == 102);
 static_assert(offsetof(MachineHeader, page_map_fd) == 104);
-inline constexpr uint32_t MachineHeaderHash = 0x7a314c15u;
+static_assert(offsetof(MachineHeader, soft_mode) == 106);
+inline constexpr uint32_t MachineHeaderHash = 0xe7d7af77u;
 
 struct MachineMemory {
   uint64_t gpa;

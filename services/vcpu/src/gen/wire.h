@@ -36,6 +36,7 @@ struct ExitKind {
     kEoi = 8,
     kLine = 9,
     kReset = 10,
+    kTime = 11,
   };
 };
 
@@ -90,6 +91,7 @@ struct Attention {
     kStop = 512,
     kFlush = 1024,
     kTimer = 2048,
+    kOutside = 8192,
     kEngine = 4096,
   };
 };
@@ -347,13 +349,14 @@ struct VmPage {
   uint32_t magic;  // vmMagic
   uint32_t version;
   uint32_t cpus;
-  uint32_t paused;  // 1: guest time stands still at pausedAt
+  uint32_t paused;  // 1: guest time stands still at pausedAt, or is virtual
   uint64_t clock_offset;  // guest ns = CLOCK_MONOTONIC ns - clockOffset
   uint64_t paused_at;  // guest ns
   uint64_t wall_clock;  // UTC seconds at guest ns 0
   uint32_t tsc_khz;  // of the guest
   uint32_t accel;  // 1 kvm, 2 soft
-  uint8_t pad0_[16];
+  uint32_t virtual_time;  // 1: guest time is pausedAt, and timers are a matter of `time` exits (deterministic mode)
+  uint8_t pad0_[12];
   VcpuStats vcpu[64];
 };
 static_assert(sizeof(VmPage) == 12352);
@@ -366,8 +369,9 @@ static_assert(offsetof(VmPage, paused_at) == 24);
 static_assert(offsetof(VmPage, wall_clock) == 32);
 static_assert(offsetof(VmPage, tsc_khz) == 40);
 static_assert(offsetof(VmPage, accel) == 44);
+static_assert(offsetof(VmPage, virtual_time) == 48);
 static_assert(offsetof(VmPage, vcpu) == 64);
-inline constexpr uint32_t VmPageHash = 0xc50b20fcu;
+inline constexpr uint32_t VmPageHash = 0x42ba8b42u;
 
 struct AttentionLine {
   uint32_t word;  // Attention bits of a vCPU

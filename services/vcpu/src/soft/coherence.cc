@@ -1,5 +1,7 @@
 #include "soft/coherence.h"
 
+#include "soft/pace.h"
+
 #include <sched.h>
 
 #include "soft/simd.h"
@@ -218,6 +220,7 @@ Outside::Outside(Cpu& c) : c_(c) {
 }
 Outside::~Outside() {
   if (c_.engine->cpus > 1) unpark(c_);
+  if (c_.pacer) [[unlikely]] find_deadline(c_);
 }
 
 }  // namespace nyx::soft

@@ -15,6 +15,7 @@ class Bus;           // accel.h: what lies outside of the CPU
 class Clock;         // clock.h: guest time and TSC
 class Lapic;         // lapic.h
 class MemoryMap;     // accel.h: guest RAM and ROM
+class Pacer;         // accel.h: devices in deterministic mode
 struct VcpuContext;  // accel.h
 }  // namespace nyx
 
@@ -120,6 +121,7 @@ struct alignas(64) Cpu {
   Tlb* tlb;            // tlbs[cpl == 3], tlbs[2] with checks of every access
   std::atomic<uint32_t>* attention;  // this CPU's word in the page map (wire.h Attention): leave at a block border
   uint64_t icount;     // instructions retired, counted per block; exact at block borders and faults
+  uint64_t deadline = ~uint64_t{0};  // deterministic mode: no block is entered that would go beyond this count (pace.h)
   Segment seg[kSegs];
   uint64_t rip;        // valid between blocks; inside one it is gpr[kRegBlock] + insn->off
   uint32_t eflags;     // the other RFLAGS bits: TF IF IOPL NT RF VM AC VIF VIP ID (and bit 1); not kArith, not DF
@@ -163,6 +165,8 @@ struct alignas(64) Cpu {
   Clock* clock;
   const MemoryMap* memory;
   VcpuContext* context;
+  Pacer* pacer;         // deterministic mode (pace.h); else null
+  uint64_t time_offset;  // of guest ns to icount
   unsigned index;          // vCPU number
   class Engine* engine;    // shared: block cache policy, other CPUs
   uint64_t stat_blocks, stat_translated, stat_tlb_misses, stat_interrupts, stat_halts;

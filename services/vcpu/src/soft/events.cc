@@ -1,6 +1,7 @@
 // What a vCPU looks at between blocks: attention bits, interrupts, INIT and SIPI, HLT (lapic.h tells the protocol).
 #include "lapic.h"
 #include "soft/coherence.h"
+#include "soft/pace.h"
 #include "soft/run.h"
 #include "soft/system.h"
 
@@ -52,6 +53,7 @@ void deliver_pending(Cpu& c) {
     if (what == Deliver::kFixed) {
       vector = c.lapic->Acknowledge();
     } else {
+      paced(c, nullptr);
       Outside outside(c);
       vector = c.bus->IntAck();
     }
@@ -78,6 +80,11 @@ bool serve_bits(Cpu& c) {
   }
   if (bits & A::kTimer) c.lapic->RunTimer();
   if (bits & (A::kInterrupt | A::kTimer)) c.irq_pending = true;
+  if (c.pacer && bits & A::kOutside) {
+    tell_time(c, nullptr);
+    Outside outside(c);
+    c.pacer->Settle();
+  }
   publish_stats(c);
   return !(bits & A::kStop);
 }
@@ -88,7 +95,7 @@ void sleep(Cpu& c) {
   s.state = c.wait_sipi ? 0 : 2;
   {
     Outside outside(c);
-    c.lapic->Wait();
+    if (!c.pacer || (!pass_time(c) && c.attention->load() == 0)) c.lapic->Wait();
   }
   s.state = 1;
 }
@@ -96,12 +103,14 @@ void sleep(Cpu& c) {
 }  // namespace
 
 void lapic_changed(Cpu& c) {
+  if (c.pacer) [[unlikely]] find_deadline(c);
   if (c.lapic->Deliverable() != Deliver::kNone) c.attention->fetch_or(uint32_t(wire::Attention::kInterrupt));
 }
 
 bool service_attention(Cpu& c) {
   for (;;) {
     if (c.shutdown) return false;
+    if (c.pacer) [[unlikely]] serve_time(c);
     if (c.attention->load(std::memory_order_relaxed) != 0 && !serve_bits(c)) return false;
     if (c.irq_pending) deliver_pending(c);
     if (!c.halted && !c.wait_sipi) [[likely]]

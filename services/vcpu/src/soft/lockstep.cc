@@ -137,7 +137,7 @@ void Lockstep::Step(Cpu& c) {
       std::memcpy(after_.get(), &c, kState);
       for (unsigned k = 0; k < log_.count; k++) std::memcpy(log_.entries[k].after, log_.entries[k].at, log_.entries[k].size);
       for (unsigned k = log_.count; k-- > 0;) std::memcpy(log_.entries[k].at, log_.entries[k].before, log_.entries[k].size);
-      std::memcpy(&c, before_.get(), kState);
+      std::memcpy(static_cast<void*>(&c), before_.get(), kState);
     }
     c.blocks = translated;
     c.jumps = translated->jumps;

@@ -1,6 +1,8 @@
 // Address translation: page walks (Intel SDM vol. 3, chapter 4), the software TLB and the slow paths of data access.
 #include "soft/mmu.h"
 
+#include "soft/pace.h"
+
 #include "accel.h"
 #include "lapic.h"
 #include "soft/coherence.h"
@@ -50,6 +52,7 @@ unsigned io_width(unsigned size) { return size >= 8 ? 8 : size >= 4 ? 4 : size >
 
 void io_load(Cpu& c, const Insn* i, uint64_t phys, uint8_t* out, unsigned size) {
   if (i) c.rip = insn_rip(c, i);
+  paced(c, i);
   if (c.log) c.log->impure = true;
   while (size) {
     const unsigned w = io_width(size);
@@ -69,6 +72,7 @@ void io_load(Cpu& c, const Insn* i, uint64_t phys, uint8_t* out, unsigned size) 
 
 void io_store(Cpu& c, const Insn* i, uint64_t phys, const uint8_t* in, unsigned size) {
   if (i) c.rip = insn_rip(c, i);
+  paced(c, i);
   if (c.log) c.log->impure = true;
   while (size) {
     const unsigned w = io_width(size);

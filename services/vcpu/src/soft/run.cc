@@ -187,12 +187,16 @@ void run(Cpu& c) {
     }
     const bool trap = c.eflags & kTF, breakpoints = c.dr[7] & 0xff;
     if (!(shadow || trap || breakpoints)) [[likely]] {
-      c.eflags &= ~kRF;
-      if (c.lockstep) [[unlikely]]
-        c.lockstep->Step(c);
-      else
-        execute(c, find_block(c));
-      continue;
+      Block* const b = find_block(c);
+      // Close to the deadline: one instruction after the other, up to it exactly.
+      if (c.icount + b->count <= c.deadline) [[likely]] {
+        c.eflags &= ~kRF;
+        if (c.lockstep) [[unlikely]]
+          c.lockstep->Step(c);
+        else
+          execute(c, b);
+        continue;
+      }
     }
     if (breakpoints && !(c.eflags & kRF) && !(shadow && c.inhibit == kInhibitMovSs)) check_breakpoints(c);
     Block* const b = c.blocks->Find(c, c.mode | kModeStep);

@@ -26,11 +26,12 @@ Block* find_block(Cpu& c);
 [[gnu::always_inline]] inline void enter(Cpu& c, Block* b) {
   c.gpr[kRegBlock] = b->rip;
   c.block = b;
-  if (c.attention->load(std::memory_order_relaxed) != 0) [[unlikely]] {
+  const uint64_t count = c.icount + b->count;
+  if (c.attention->load(std::memory_order_relaxed) != 0 || count > c.deadline) [[unlikely]] {
     c.rip = b->rip;
     return;  // to the run loop
   }
-  c.icount += b->count;
+  c.icount = count;
   return b->code(c, b->insns);
 }
 

@@ -4,9 +4,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
-
 #include "lapic.h"
 #include "registers.h"
 #include "soft/reset.h"
@@ -19,16 +16,12 @@ namespace nyx::soft {
 namespace {
 
 // Memory for translated code of a vCPU; 0: the interpreter alone.
-size_t translate_bytes() {
-  const char* const mode = std::getenv("NYX_TRANSLATE");
-  return mode && std::strcmp(mode, "0") == 0 ? 0 : size_t{64} << 20;
-}
+size_t translate_bytes(uint32_t mode) { return mode == machine::SoftMode::kInterpret ? 0 : size_t{64} << 20; }
 
 }  // namespace
 
-
 SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engine)
-    : context_(context), cpu_(new Cpu{}), blocks_(op_tables(), 1 << 17, 1 << 20, translate_bytes()) {
+    : context_(context), cpu_(new Cpu{}), blocks_(op_tables(), 1 << 17, 1 << 20, translate_bytes(config.soft_mode)) {
   Cpu& c = *cpu_;
   c.attention = context.attention;
   c.bus = context.bus;
@@ -36,13 +29,14 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   c.clock = config.clock;
   c.memory = config.memory;
   c.context = &context;
+  c.pacer = context.pacer;
+  if (c.pacer) c.deadline = 0;
   c.index = context.index;
   c.engine = &engine;
   c.blocks = &blocks_;
   c.jumps = blocks_.jumps;
   c.hot_count = kHotCount;
-  const char* const mode = std::getenv("NYX_TRANSLATE");
-  if (mode && std::strcmp(mode, "lockstep") == 0 && blocks_.translator()) {
+  if (config.soft_mode == machine::SoftMode::kLockstep && config.cpus == 1 && blocks_.translator()) {
     lockstep_ = std::make_unique<Lockstep>(c);
     c.lockstep = lockstep_.get();
   }

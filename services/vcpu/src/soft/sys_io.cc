@@ -1,7 +1,7 @@
 // IN, OUT, INS, OUTS with their permission checks (Intel SDM vol. 1, 19.5; vol. 2).
 #include "accel.h"
 #include "soft/coherence.h"
-#include "soft/run.h"
+#include "soft/pace.h"
 #include "soft/segment.h"
 #include "soft/system.h"
 #include "soft/walk.h"
@@ -28,6 +28,7 @@ void check_port(Cpu& c, const Insn* i, unsigned port, unsigned size) {
   const unsigned size = i->opsize > 4 ? 4 : i->opsize;
   check_port(c, i, port, size);
   c.rip = insn_rip(c, i);
+  paced(c, i);
   uint32_t v;
   {
     Outside outside(c);
@@ -42,6 +43,7 @@ void check_port(Cpu& c, const Insn* i, unsigned port, unsigned size) {
   const unsigned size = i->opsize > 4 ? 4 : i->opsize;
   check_port(c, i, port, size);
   c.rip = insn_rip(c, i);
+  paced(c, i);
   const uint32_t v = uint32_t(c.gpr[RAX]);
   Outside outside(c);
   c.bus->PioWrite(port, size, size == 1 ? uint8_t(v) : size == 2 ? uint16_t(v) : v);
@@ -114,6 +116,7 @@ uint64_t string_linear(Cpu& c, const Insn* i, SegReg seg, uint64_t offset, unsig
       load_slow(c, i, at, buffer, bytes);
     }
     c.rip = insn_rip(c, i);
+    paced(c, i);
     {
       Outside outside(c);
       if (input) c.bus->PioReadBurst(port, size, n, buffer);

@@ -1,6 +1,6 @@
 // Flags (PUSHF, POPF, CLI, STI), time stamps, MSR access and CPUID as instructions (Intel SDM vol. 2).
 #include "soft/cpuid.h"
-#include "soft/run.h"
+#include "soft/pace.h"
 #include "soft/segment.h"
 #include "soft/system.h"
 
@@ -71,6 +71,7 @@ void op_sti(Cpu& c, const Insn* i) {
 
 void time_stamp(Cpu& c, const Insn* i) {
   if ((c.cr4 & kCr4TSD) && c.cpl != 0 && (c.cr0 & kCr0PE)) raise(c, i, kGP, 0);
+  paced(c, i);
   const uint64_t t = guest_tsc(c);
   c.gpr[RAX] = uint32_t(t);
   c.gpr[RDX] = t >> 32;
@@ -89,6 +90,7 @@ void op_rdpmc(Cpu& c, const Insn* i) { raise(c, i, kGP, 0); }
 
 [[gnu::noinline]] void rdmsr(Cpu& c, const Insn* i) {
   uint64_t v = 0;
+  paced(c, i);
   if (c.cpl != 0 || !read_msr(c, uint32_t(c.gpr[RCX]), &v)) raise(c, i, kGP, 0);
   c.gpr[RAX] = uint32_t(v);
   c.gpr[RDX] = v >> 32;
@@ -99,7 +101,9 @@ void op_rdmsr(Cpu& c, const Insn* i) {
 }
 [[gnu::noinline]] void wrmsr(Cpu& c, const Insn* i) {
   const uint64_t v = uint32_t(c.gpr[RAX]) | c.gpr[RDX] << 32;
+  paced(c, i);
   if (c.cpl != 0 || !write_msr(c, uint32_t(c.gpr[RCX]), v)) raise(c, i, kGP, 0);
+  if (c.pacer) [[unlikely]] find_deadline(c);
 }
 void op_wrmsr(Cpu& c, const Insn* i) {
   wrmsr(c, i);

@@ -143,15 +143,16 @@ bool Translator::Translate(Cpu& c, Block* b) {
 
 // ---- one block
 
-Translation::Translation(Translator& t, Cpu&, Block* b)
-    : t_(t), b_(b), tlb_(offsetof(Cpu, tlbs) + (b->mode & kModeUser ? sizeof(Tlb) : 0)) {
+Translation::Translation(Translator& t, Cpu& c, Block* b)
+    : t_(t), b_(b), paced_(c.pacer != nullptr), tlb_(offsetof(Cpu, tlbs) + (b->mode & kModeUser ? sizeof(Tlb) : 0)) {
   at = t.write_ + t.used_;
   delta = intptr_t(t.code_) - intptr_t(t.write_);
 }
 
 size_t Translation::Run() {
   uint8_t* const start = at;
-  early_ = flags_dead(0);
+  // Whether the block is entered is then decided last, with the flags in their place.
+  early_ = !paced_ && flags_dead(0);
   entries();
   for (k_ = 0; k_ < b_->count; k_++) {
     i_ = &b_->insns[k_];
@@ -229,7 +230,15 @@ void Translation::entries() {
   alu_imm(4, 7, mem(hAX), 0);
   exit_[exits_++] = jcc(ccNE);
   if (count) bind8(count);
-  alu_imm(8, 0, cpu_field(offsetof(Cpu, icount)), b_->count);
+  if (paced_) {
+    load(hAX, cpu_field(offsetof(Cpu, icount)));
+    alu_imm(8, 0, reg(hAX), b_->count);
+    ins(8, 0x3b, hAX, cpu_field(offsetof(Cpu, deadline)));
+    exit_[exits_++] = jcc(ccA);
+    store(cpu_field(offsetof(Cpu, icount)), hAX);
+  } else {
+    alu_imm(8, 0, cpu_field(offsetof(Cpu, icount)), b_->count);
+  }
   body_entry_ = at;
 }
 

@@ -90,6 +90,7 @@ class Translation : public Emit {
 
   Translator& t_;
   Block* const b_;
+  const bool paced_;           // deterministic mode
   unsigned k_ = 0;
   const Insn* i_ = nullptr;
   bool in_host_ = false, in_mem_ = true;

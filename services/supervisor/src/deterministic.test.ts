@@ -1,0 +1,52 @@
+/** A deterministic machine does the same again, to the last bit: twice translated, and once by the interpreter alone. */
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ImageStore } from '@nyx/image';
+import { Vm } from '@nyx/nyx';
+import { list } from '@nyx/nyx/rundir';
+import type { Fingerprint } from '@nyx/protocol/control';
+import { parseSpec } from '@nyx/protocol/spec';
+import { afterAll, describe, expect, test } from 'vitest';
+
+process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-deterministic-'));
+const image = await new ImageStore().build('debian').catch((e: Error) => {
+  console.warn(`left out, there is no image: ${e.message}`);
+  return undefined;
+});
+
+afterAll(async () => {
+  for (const vm of list()) if (vm.kind === 'alive') await Vm.connect(vm.name).stop(0);
+});
+
+// Time, entropy, files on the disk, processes.
+const command =
+  'date; cat /proc/sys/kernel/random/uuid; seq 1 3000 | sort -R | md5sum >/data/sums; sync; cat /data/sums; cat /proc/interrupts';
+
+const run = async (
+  name: string,
+  softCpu: 'translate' | 'interpret',
+): Promise<{ output: string; fingerprint: Fingerprint }> => {
+  const vm = await Vm.start({ name, image: 'debian', memory: '128M', deterministic: true, softCpu, command });
+  const { stdout, status } = await vm.exec(command, { timeout: 120 });
+  expect(status).toBe(0);
+  const { fingerprint } = await vm.launched!.ended;
+  vm.close();
+  return { output: stdout.toString(), fingerprint: fingerprint! };
+};
+
+describe.runIf(image)('deterministic mode', () => {
+  test('the same boot again is the same', { timeout: 240_000 }, async () => {
+    const first = await run('d1', 'translate');
+    expect(first.output).toMatch(/2025/);
+    expect(first.fingerprint.instructions).toBeGreaterThan(1e8);
+    expect(await run('d2', 'translate')).toEqual(first);
+    expect(await run('d3', 'interpret')).toEqual(first);
+  });
+});
+
+test('it has one vCPU', () => {
+  expect(() => parseSpec({ image: 'debian', deterministic: true, cpus: 2 })).toThrow(
+    expect.objectContaining({ expected: expect.stringMatching(/one vCPU/) }),
+  );
+});
