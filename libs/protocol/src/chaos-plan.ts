@@ -1,9 +1,9 @@
 /** A campaign of faults: a machine, a command in its guest, rules, and what must hold for every seed. */
-import { parse, YAMLParseError } from 'yaml';
 import * as z from 'zod/mini';
 import { NyxError } from './errors.ts';
 import { FaultEntry } from './fault-plan.ts';
 import { parseSpec, refuse, type VmSpec } from './spec.ts';
+import { parseYaml } from './spec-file.ts';
 
 const Expect = z.strictObject({
   /** Exit status of the command. */
@@ -50,14 +50,5 @@ export const parseChaosPlan = (value: unknown, from = 'the plan'): ChaosPlan => 
 };
 
 /** @param text YAML or JSON. @throws NyxError SPEC_SYNTAX, and as parseChaosPlan */
-export const parseChaosText = (text: string, from: string): ChaosPlan => {
-  let value: unknown;
-  try {
-    value = parse(text);
-  } catch (e) {
-    if (e instanceof YAMLParseError)
-      throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
-    throw e;
-  }
-  return parseChaosPlan(value, from);
-};
+export const parseChaosText = (text: string, from: string): ChaosPlan =>
+  parseChaosPlan(parseYaml(text, from), from);

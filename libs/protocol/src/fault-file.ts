@@ -1,8 +1,6 @@
-/** Fault plans from files and objects, with errors that a person understands. */
-import { parse, YAMLParseError } from 'yaml';
-import { NyxError } from './errors.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
 import { refuse } from './spec.ts';
+import { parseYaml } from './spec-file.ts';
 
 const keysAt = (where: readonly PropertyKey[]): string[] =>
   Object.keys(where[0] === 'rules' ? FaultEntry.shape : FaultPlan.shape);
@@ -15,12 +13,5 @@ export const parseFaultPlan = (value: unknown, from = 'the fault plan'): FaultPl
 };
 
 /** @param text YAML or JSON. @throws NyxError SPEC_SYNTAX, and as parseFaultPlan */
-export const parseFaultText = (text: string, from: string): FaultPlan => {
-  try {
-    return parseFaultPlan(parse(text), from);
-  } catch (e) {
-    if (e instanceof YAMLParseError)
-      throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
-    throw e;
-  }
-};
+export const parseFaultText = (text: string, from: string): FaultPlan =>
+  parseFaultPlan(parseYaml(text, from), from);

@@ -3,15 +3,16 @@ import { parse, YAMLParseError } from 'yaml';
 import { NyxError } from './errors.ts';
 import { parseSpec, type VmSpec } from './spec.ts';
 
-/** @throws NyxError SPEC_SYNTAX, and as parseSpec. */
-export const parseSpecText = (text: string, from: string): VmSpec => {
-  let value: unknown;
+/** @throws NyxError SPEC_SYNTAX */
+export const parseYaml = (text: string, from: string): unknown => {
   try {
-    value = parse(text);
+    return parse(text);
   } catch (e) {
     if (e instanceof YAMLParseError)
       throw new NyxError('SPEC_SYNTAX', { got: `${from}: ${e.message.split('\n')[0]}` });
     throw e;
   }
-  return parseSpec(value, from);
 };
+
+/** @throws NyxError SPEC_SYNTAX, and as parseSpec. */
+export const parseSpecText = (text: string, from: string): VmSpec => parseSpec(parseYaml(text, from), from);

@@ -20,8 +20,8 @@ describe('the machine file', () => {
     );
     expect(s).toMatchObject({ kernel: '/boot/vmlinuz', memory: 1536 * 2 ** 20, cpus: 1, accel: 'auto' });
     expect(s.disks).toEqual([
-      { path: 'a.img', readonly: false },
-      { path: 'b.img', readonly: true },
+      { path: 'a.img', readonly: false, bus: 'virtio' },
+      { path: 'b.img', readonly: true, bus: 'virtio' },
     ]);
     expect(s.recovery.budget).toBe(20);
   });

@@ -3,29 +3,16 @@ import { Memory, view } from '@nyx/layout';
 import { MachineHeader, VcpuError } from '@nyx/protocol';
 import { describeMachine } from '@nyx/protocol/describe';
 import { BlockHeader, ExitKind, MachineEvent, ProcessControl, StatusFlag, wire } from '@nyx/ring';
-import { afterEach, describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import * as a from './asm.ts';
-import { type Exit, hasSoft, Machine, Vcpu } from './rig.ts';
+import { booter, type Exit, event, hasSoft, Machine, Vcpu } from './rig.ts';
 
 const accel = hasSoft ? 'soft' : 'kvm';
-const event = (n: number): number => n << StatusFlag.eventShift;
 const done = a.code(a.out16(0x504, 1), a.jmpSelf);
 /** Reads port 0x508, tells it to the end with 0x504. */
 const ask = a.code(a.movDx(0x508), a.inAxDx, a.movDx(0x504), a.outDxAx, a.jmpSelf);
 
-let machine: Machine | undefined;
-let vcpu: Vcpu | undefined;
-afterEach(async () => {
-  await vcpu?.quit();
-  machine?.close();
-  vcpu = machine = undefined;
-});
-const boot = async (m: Machine): Promise<Vcpu> => {
-  machine = m;
-  vcpu = await m.start();
-  vcpu.send('start');
-  return vcpu;
-};
+const boot = booter();
 
 /** Deterministic noise (xorshift32). */
 const noise = (seed: number) => () => {
@@ -161,7 +148,7 @@ describe('a wrong description', () => {
 
   test('says what was expected and what came', async () => {
     const m = new Machine({ accel, rom: done });
-    machine = m;
+    onTestFinished(() => m.close());
     const good = describeMachine(m.description);
     const change = (write: (h: ReturnType<typeof view<typeof MachineHeader>>) => void) => {
       const copy = new Uint8Array(good.bytes);
@@ -222,7 +209,7 @@ describe('a wrong description', () => {
         routes: [{ device: 'dev', entry: 0, kind: 'msi' }],
       },
     });
-    machine = m;
+    onTestFinished(() => m.close());
     const good = describeMachine(m.description);
     const random = noise(12345);
     let ready = 0;

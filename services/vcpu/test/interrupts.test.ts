@@ -1,5 +1,3 @@
-/** Interrupts from words in the interrupt page to a guest's handler: PIC by LINT0, messages, lines of other processes. */
-import { existsSync } from 'node:fs';
 import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
 import {
   defaultBlockBytes,
@@ -11,34 +9,35 @@ import {
   MachineEvent,
   ringsBytes,
   Status,
-  StatusFlag,
 } from '@nyx/ring';
 import { afterEach, describe, expect, test } from 'vitest';
 import * as a from './asm.ts';
-import { type Exit, hasSoft, Machine, type Vcpu } from './rig.ts';
+import { booter, type Exit, enginesHere, event, hasSoft, Machine } from './rig.ts';
 
-const engines = (['kvm', 'soft'] as const).filter((engine) => {
-  const there = engine === 'kvm' ? existsSync('/dev/kvm') : hasSoft;
-  if (!there) console.warn(`skipped: interrupts under ${engine}, which is not here`);
-  return there;
-});
-const event = (n: number): number => n << StatusFlag.eventShift;
+const engines = enginesHere();
 
-let machine: Machine | undefined;
-let vcpu: Vcpu | undefined;
 const fds: number[] = [];
-afterEach(async () => {
-  await vcpu?.quit();
-  machine?.close();
+afterEach(() => {
   for (const fd of fds.splice(0)) close(fd);
-  vcpu = machine = undefined;
 });
-const boot = async (m: Machine): Promise<Vcpu> => {
-  machine = m;
-  vcpu = await m.start();
-  vcpu.send('start');
-  return vcpu;
-};
+const boot = booter();
+
+/** A second device process, this process too: its device `far` has `lines` lines, which go to `gsi`. */
+function farDevice(m: Machine, lines: number, gsi: number): IrqPage {
+  const ring = memfdCreate('ring2', ringsBytes(1));
+  const irqPage = memfdCreate('irq2', irqPageBytes(lines));
+  const state = memfdCreate('state2', defaultBlockBytes);
+  const [kick, irqEvent] = [eventfd(), eventfd()];
+  fds.push(ring, irqPage, state, kick, irqEvent);
+  formatRings(mmap(ring, ringsBytes(1)), 1);
+  const page = mmap(irqPage, irqPageBytes(lines));
+  formatIrqPage(page, lines);
+  const d = m.description;
+  d.processes.push({ name: 'other', ring, kick, irqPage, irqEvent });
+  d.devices.push({ name: 'far', process: 'other', index: 0, state, irqBase: 0, irqCount: lines });
+  for (let entry = 0; entry < lines; entry++) d.routes.push({ device: 'far', entry, kind: 'gsi', gsi });
+  return new IrqPage(page, irqEvent);
+}
 
 /**
  * Real mode, stack at 0x8000. Vector 0x20 points at F000:0200, which tells port 0x502 and returns; vector
@@ -209,32 +208,9 @@ describe.each(engines)('interrupts under %s', (accel) => {
 
 describe('the fabric', () => {
   test('tells the controllers of lines of other processes: the newest word, shared lines or-ed', async () => {
-    const extra = {
-      ring: memfdCreate('ring2', ringsBytes(1)),
-      kick: eventfd(),
-      irqPage: memfdCreate('irq2', irqPageBytes(2)),
-      irqEvent: eventfd(),
-      state: memfdCreate('state2', defaultBlockBytes),
-    };
-    fds.push(...Object.values(extra));
-    formatRings(mmap(extra.ring, ringsBytes(1)), 1);
-    const page = mmap(extra.irqPage, irqPageBytes(2));
-    formatIrqPage(page, 2);
-    const irq = new IrqPage(page, extra.irqEvent);
     const m = new Machine({ accel: hasSoft ? 'soft' : 'kvm', rom: a.code(a.jmpSelf) });
+    const irq = farDevice(m, 2, 16);
     const d = m.description;
-    d.processes.push({
-      name: 'other',
-      ring: extra.ring,
-      kick: extra.kick,
-      irqPage: extra.irqPage,
-      irqEvent: extra.irqEvent,
-    });
-    d.devices.push({ name: 'far', process: 'other', index: 0, state: extra.state, irqBase: 0, irqCount: 2 });
-    d.routes.push(
-      { device: 'far', entry: 0, kind: 'gsi', gsi: 16 },
-      { device: 'far', entry: 1, kind: 'gsi', gsi: 16 },
-    );
     // The controllers' own lines do not travel.
     d.routes.push({ device: 'dev', entry: 0, kind: 'gsi', gsi: 5 });
     d.pic = d.ioapic = 'dev';
@@ -269,29 +245,8 @@ describe('the fabric', () => {
 
   test('does not wait for controllers that are gone; the newest word comes when they are back', async () => {
     const m = new Machine({ accel: hasSoft ? 'soft' : 'kvm', rom: a.code(a.out16(0x500, 1), a.jmpSelf) });
-    const extra = {
-      ring: memfdCreate('ring2', ringsBytes(1)),
-      kick: eventfd(),
-      irqPage: memfdCreate('irq2', irqPageBytes(1)),
-      irqEvent: eventfd(),
-      state: memfdCreate('state2', defaultBlockBytes),
-    };
-    fds.push(...Object.values(extra));
-    formatRings(mmap(extra.ring, ringsBytes(1)), 1);
-    const page = mmap(extra.irqPage, irqPageBytes(1));
-    formatIrqPage(page, 1);
-    const irq = new IrqPage(page, extra.irqEvent);
-    const d = m.description;
-    d.processes.push({
-      name: 'other',
-      ring: extra.ring,
-      kick: extra.kick,
-      irqPage: extra.irqPage,
-      irqEvent: extra.irqEvent,
-    });
-    d.devices.push({ name: 'far', process: 'other', index: 0, state: extra.state, irqBase: 0, irqCount: 1 });
-    d.routes.push({ device: 'far', entry: 0, kind: 'gsi', gsi: 20 });
-    d.ioapic = 'dev';
+    const irq = farDevice(m, 1, 20);
+    m.description.ioapic = 'dev';
     const v = await boot(m);
     // More changes than a ring has slots.
     for (let n = 1; n <= 100; n++) {

@@ -1,33 +1,13 @@
-/** A real nyx-vcpu, on each engine, with small 16-bit guests; this process is its supervisor and its device. */
-import { existsSync } from 'node:fs';
 import { ExitKind, MachineEvent, Space, Status, StatusFlag } from '@nyx/ring';
-import { afterEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import * as a from './asm.ts';
-import { type Exit, hasSoft, Machine, testSpec, type Vcpu } from './rig.ts';
+import { booter, type Exit, enginesHere, event, Machine, testSpec } from './rig.ts';
 
-const engines = (['kvm', 'soft'] as const).filter((engine) => {
-  const there = engine === 'kvm' ? existsSync('/dev/kvm') : hasSoft;
-  if (!there) console.warn(`skipped: guests under ${engine}, which is not here`);
-  return there;
-});
+const engines = enginesHere();
 
-const event = (n: number): number => n << StatusFlag.eventShift;
 const done = a.code(a.out16(0x504, 1), a.jmpSelf);
 
-let machine: Machine | undefined;
-let vcpu: Vcpu | undefined;
-afterEach(async () => {
-  await vcpu?.quit();
-  machine?.close();
-  vcpu = machine = undefined;
-});
-
-const boot = async (m: Machine): Promise<Vcpu> => {
-  machine = m;
-  vcpu = await m.start();
-  vcpu.send('start');
-  return vcpu;
-};
+const boot = booter();
 
 /** Port 0x500 adds and tells the total; 0x502 reports a wrong total; 0x504 shuts down. */
 const adder = (seen: Exit[] = []) => {

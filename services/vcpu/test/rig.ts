@@ -33,9 +33,11 @@ import {
   Space,
   StateBlock,
   Status,
+  StatusFlag,
   VmPage,
   vmPageBytes,
 } from '@nyx/ring';
+import { afterEach } from 'vitest';
 // @ts-expect-error plain JavaScript
 import { build } from '../build.mjs';
 
@@ -276,5 +278,33 @@ export class Machine {
     for (const fd of Object.values(this.fds)) close(fd);
   }
 }
+
+/** Which of the engines are on this host; says which are not. */
+export const enginesHere = (): ('kvm' | 'soft')[] =>
+  (['kvm', 'soft'] as const).filter((engine) => {
+    const there = engine === 'kvm' ? existsSync('/dev/kvm') : hasSoft;
+    if (!there) console.warn(`skipped: guests under ${engine}, which is not here`);
+    return there;
+  });
+
+/** Status of a reply that is a machine event as well. */
+export const event = (n: number): number => n << StatusFlag.eventShift;
+
+/** Starts one machine at a time, which ends with its test. */
+export const booter = (): ((m: Machine) => Promise<Vcpu>) => {
+  let machine: Machine | undefined;
+  let vcpu: Vcpu | undefined;
+  afterEach(async () => {
+    await vcpu?.quit();
+    machine?.close();
+    vcpu = machine = undefined;
+  });
+  return async (m) => {
+    machine = m;
+    vcpu = await m.start();
+    vcpu.send('start');
+    return vcpu;
+  };
+};
 
 export type { Struct };
