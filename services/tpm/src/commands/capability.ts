@@ -216,6 +216,10 @@ function elements(tpm: Tpm, capability: number, property: number): [number, unkn
         return [[handle, { handle, hashAlg: h.policyAlg, digest: h.policy }]];
       });
     }
+    case CAP.ACT:
+      // There are none, but they have handles.
+      if (property < RH.ACT_0 || property > RH.ACT_F) badParam(RC.VALUE, 2);
+      return [];
     default:
       return [];
   }
@@ -223,6 +227,8 @@ function elements(tpm: Tpm, capability: number, property: number): [number, unkn
 
 export const capabilityCommands: Handlers = {
   GetCapability(tpm, { capability, property, propertyCount }) {
+    // The vendor has no properties.
+    if (capability === CAP.VENDOR_PROPERTY) badParam(RC.VALUE, 1);
     if (capability === CAP.PCRS) {
       if (property !== 0) badParam(RC.VALUE, 2);
       return { moreData: 0, capabilityData: { capability, data: { list: tpm.persistent.pcrAllocation } } };

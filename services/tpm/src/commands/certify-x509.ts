@@ -32,7 +32,8 @@ function extensionBits(list: readonly der.Element[], id: Buffer): number | undef
     if (!fields[0]?.whole.equals(id)) continue;
     const value = fields.find((f) => f.tag === 4);
     const bits = value && der.elements(value.content)?.[0];
-    if (bits?.tag !== 3 || bits.content.length < 1 || bits.content.length > 5) return null;
+    if (bits?.tag !== 3 || bits.content.length < 1 || bits.content.length > 5 || bits.content[0]! > 7)
+      return null;
     const out = Buffer.alloc(4);
     bits.content.copy(out, 0, 1);
     return out.readUInt32BE(0);
@@ -62,8 +63,7 @@ function checkExtensions(extensions: der.Element, a: number): void {
 /** What the caller brings: [signature algorithm], issuer, validity, subject, and extensions. */
 function parsePartial(partial: Buffer): { sequences: Buffer[]; extensions: der.Element } {
   const whole = der.elements(partial);
-  if (!whole) badParam(RC.VALUE, 3);
-  if (whole.length !== 1 || whole[0]!.tag !== SEQUENCE) badParam(RC.SIZE, 3);
+  if (whole?.length !== 1 || whole[0]!.tag !== SEQUENCE) badParam(RC.SIZE, 3);
   const parts = der.elements(whole[0]!.content);
   if (!parts) badParam(RC.VALUE, 3);
   const sequences = parts.filter((p) => p.tag === SEQUENCE).map((p) => p.whole);

@@ -7,11 +7,12 @@ import { Sequence } from '../core/sequence.ts';
 import { allocate, flushObject } from '../core/slots.ts';
 import { makeTicket, nullTicket } from '../core/ticket.ts';
 import type { Tpm } from '../core/tpm.ts';
+import { finishCmac, startCmac, updateCmac } from '../crypto/cmac.ts';
 import { hash, hmac } from '../crypto/hash.ts';
 import { ALG, GENERATED_VALUE, LIMIT, RC, RH, ST } from '../spec/constants.ts';
 import { badHandle } from '../spec/refusal.ts';
 import type { Ticket } from '../spec/types.ts';
-import { hmacKey } from './keyed.ts';
+import { macKey } from './keyed.ts';
 import { checkExtend, extendPcr } from './pcr.ts';
 
 /** Whether data may have been made by this TPM: then no ticket says that it was not. */
@@ -43,13 +44,17 @@ export const hashCommands: Handlers = {
     return { outHash, validation };
   },
 
-  HMAC(tpm, { handle, buffer, hashAlg }) {
-    const { key, alg } = hmacKey(tpm, handle, hashAlg);
-    return { outHMAC: hmac(alg, key, buffer) };
+  MAC(tpm, { handle, buffer, inScheme }) {
+    const { key, alg, cipher } = macKey(tpm, handle, inScheme);
+    if (!cipher) return { outMAC: hmac(alg, key, buffer) };
+    const s = startCmac(cipher.algorithm, cipher.keyBits, key);
+    updateCmac(s, buffer);
+    return { outMAC: finishCmac(s) };
   },
-  HMAC_Start(tpm, { handle, auth, hashAlg }) {
-    const { key, alg } = hmacKey(tpm, handle, hashAlg);
-    return { handle: allocate(tpm, Sequence.hmac(auth, alg, key)) };
+  MAC_Start(tpm, { handle, auth, inScheme }) {
+    const { key, alg, cipher } = macKey(tpm, handle, inScheme);
+    const s = cipher ? Sequence.cmac(auth, cipher, key) : Sequence.hmac(auth, alg, key);
+    return { handle: allocate(tpm, s) };
   },
   HashSequenceStart: (tpm, { auth, hashAlg }) => ({
     handle: allocate(tpm, hashAlg === ALG.NULL ? Sequence.event(auth) : Sequence.hash(auth, hashAlg)),

@@ -117,7 +117,7 @@ export const hierarchyCommands: Handlers = {
   },
   ClearControl(tpm, { auth, disable }) {
     // Lockout may forbid; only the platform may allow again.
-    if (auth === RH.LOCKOUT && !disable && tpm.persistent.disableClear) refuse(RC.AUTH_FAIL);
+    if (auth === RH.LOCKOUT && !disable) refuse(RC.AUTH_FAIL);
     tpm.persistent.disableClear = disable;
     tpm.touchPersistent();
   },

@@ -2,6 +2,7 @@
 
 import type { Handlers } from '../core/dispatch.ts';
 import { authValue, boundEntity, daExempt, isPublicOnly, objectOf } from '../core/entity.ts';
+import { isPin } from '../core/nv.ts';
 import { recoverSecret } from '../core/secret.ts';
 import { createSession } from '../core/session.ts';
 import { kdfa } from '../crypto/hash.ts';
@@ -16,11 +17,9 @@ export const sessionCommands: Handlers = {
     if (nonceCaller.length < 16 || nonceCaller.length > digestSize(authHash)) badParam(RC.SIZE, 1);
     if (tpmKey !== RH.NULL) {
       const key = asHandle(1, () => objectOf(tpm, tpmKey));
+      if (key.pub.type !== ALG.RSA && key.pub.type !== ALG.ECC) badHandle(RC.KEY, 1);
       if (encryptedSalt.length === 0) badParam(RC.VALUE, 2);
       if (isPublicOnly(key)) badHandle(RC.HANDLE, 1);
-      if (key.pub.type !== ALG.RSA && key.pub.type !== ALG.ECC) {
-        if (key.pub.objectAttributes & OA.restricted) badHandle(RC.ATTRIBUTES, 1);
-      }
       if (!(key.pub.objectAttributes & OA.decrypt)) badHandle(RC.ATTRIBUTES, 1);
       salt = Buffer.from(asParam(2, () => recoverSecret(key, 'SECRET', encryptedSalt, nonceCaller)));
     } else if (encryptedSalt.length !== 0) badParam(RC.VALUE, 2);
@@ -30,6 +29,8 @@ export const sessionCommands: Handlers = {
         if (isPublicOnly(objectOf(tpm, bind))) refuse(RC.HANDLE);
       });
     }
+    // Its count would change with the session.
+    if (handleType(bind) === HT.NV_INDEX && isPin(tpm.nv.get(bind)!.pub.attributes)) badHandle(RC.HANDLE, 2);
     if (symmetric.algorithm !== ALG.NULL && symmetric.algorithm !== ALG.XOR && symmetric.mode !== ALG.CFB) {
       badParam(RC.MODE, 4);
     }

@@ -2,9 +2,10 @@
 
 import { attestSigned, clockInfoOf, firmwareVersion, signer } from '../core/attest.ts';
 import type { Handlers } from '../core/dispatch.ts';
-import { objectOf } from '../core/entity.ts';
+import { findObject, objectOf } from '../core/entity.ts';
 import { rsaPrivate, rsaPublic } from '../core/keys.ts';
 import { publicPoint } from '../core/secret.ts';
+import { Sequence } from '../core/sequence.ts';
 import { signDigest, signingScheme, signs, verify } from '../core/signing.ts';
 import type { LoadedObject } from '../core/state.ts';
 import { makeTicket, nullTicket, ticketHolds } from '../core/ticket.ts';
@@ -35,8 +36,8 @@ function rsaScheme(key: LoadedObject, wanted: Scheme): Scheme | undefined {
 const badLabel = (label: Buffer) => label.length > 0 && label[label.length - 1] !== 0;
 
 function eccKey(tpm: Tpm, handle: number): { key: LoadedObject; c: Curve } {
-  const key = asHandle(1, () => objectOf(tpm, handle));
-  if (key.pub.type !== ALG.ECC) badHandle(RC.KEY, 1);
+  const key = findObject(tpm, handle);
+  if (!key || key instanceof Sequence || key.pub.type !== ALG.ECC) badHandle(RC.KEY, 1);
   return { key, c: curveOf(key.pub.parameters.curveID) };
 }
 
@@ -56,6 +57,7 @@ function symmetricCrypt(
   if (!(a & (decrypt ? OA.decrypt : OA.sign))) badHandle(RC.ATTRIBUTES, 1);
   const sym = key.pub.parameters.symmetric;
   let m = sym.mode;
+  if (m === ALG.CMAC) badParam(RC.MODE, n.mode);
   if (m === ALG.NULL) {
     m = mode;
     if (m === ALG.NULL) badParam(RC.MODE, n.mode);
@@ -105,13 +107,14 @@ export const keyCommands: Handlers = {
   },
   CertifyCreation(tpm, { signHandle, objectHandle, qualifyingData, creationHash, inScheme, creationTicket }) {
     const o = asHandle(2, () => objectOf(tpm, objectHandle));
-    if (!ticketHolds(tpm, creationTicket, o.name, creationHash)) badParam(RC.TICKET, 4);
     const s = signer(tpm, signHandle, 1, inScheme, 3);
+    if (!ticketHolds(tpm, creationTicket, o.name, creationHash)) badParam(RC.TICKET, 4);
     return attestSigned(tpm, s, ST.ATTEST_CREATION, qualifyingData, { objectName: o.name, creationHash });
   },
   Quote(tpm, { signHandle, qualifyingData, inScheme, PCRselect }) {
     const s = signer(tpm, signHandle, 1, inScheme, 2);
-    const alg = s.key ? s.scheme.hashAlg : inScheme.hashAlg;
+    // Without a key there is no hash to make the digest with.
+    const alg = s.key ? s.scheme.hashAlg : ALG.NULL;
     if (digestSize(alg) === 0) badParam(RC.SCHEME, 2);
     const pcrSelect = tpm.pcrs.filter(PCRselect);
     return attestSigned(tpm, s, ST.ATTEST_QUOTE, qualifyingData, {
@@ -128,8 +131,8 @@ export const keyCommands: Handlers = {
   },
   GetSessionAuditDigest(tpm, { signHandle, sessionHandle, qualifyingData, inScheme }) {
     const session = tpm.sessions.get(sessionHandle & 0xffffff)!;
-    if (!session.isAudit) badHandle(RC.TYPE, 3);
     const s = signer(tpm, signHandle, 2, inScheme, 2);
+    if (!session.isAudit) badHandle(RC.TYPE, 3);
     return attestSigned(tpm, s, ST.ATTEST_SESSION_AUDIT, qualifyingData, {
       exclusiveSession: tpm.exclusiveAudit === sessionHandle ? 1 : 0,
       sessionDigest: session.auditDigest,
@@ -153,7 +156,7 @@ export const keyCommands: Handlers = {
 
   RSA_Encrypt(tpm, { keyHandle, message, inScheme, label }) {
     const key = asHandle(1, () => objectOf(tpm, keyHandle));
-    if (key.pub.type !== ALG.RSA) badHandle(RC.TYPE, 1);
+    if (key.pub.type !== ALG.RSA) badHandle(RC.KEY, 1);
     if (!(key.pub.objectAttributes & OA.decrypt)) badHandle(RC.ATTRIBUTES, 1);
     if (badLabel(label)) badParam(RC.VALUE, 3);
     const scheme = rsaScheme(key, inScheme);
@@ -171,7 +174,7 @@ export const keyCommands: Handlers = {
   },
   RSA_Decrypt(tpm, { keyHandle, cipherText, inScheme, label }) {
     const key = asHandle(1, () => objectOf(tpm, keyHandle));
-    if (key.pub.type !== ALG.RSA) badHandle(RC.TYPE, 1);
+    if (key.pub.type !== ALG.RSA) badHandle(RC.KEY, 1);
     const a = key.pub.objectAttributes;
     if (a & OA.restricted || !(a & OA.decrypt)) badHandle(RC.ATTRIBUTES, 1);
     if (badLabel(label)) badParam(RC.VALUE, 3);
@@ -198,7 +201,7 @@ export const keyCommands: Handlers = {
   ECDH_ZGen(tpm, { keyHandle, inPoint }) {
     const { key, c } = eccKey(tpm, keyHandle);
     const a = key.pub.objectAttributes;
-    if (a & OA.restricted || !(a & OA.decrypt)) badHandle(RC.KEY, 1);
+    if (a & OA.restricted || !(a & OA.decrypt)) badHandle(RC.ATTRIBUTES, 1);
     const { scheme } = key.pub.parameters.scheme;
     if (scheme !== ALG.ECDH && scheme !== ALG.NULL) badHandle(RC.SCHEME, 1);
     const p = pointIn(inPoint);

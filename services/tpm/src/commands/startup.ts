@@ -6,6 +6,7 @@ import { pcrAttributes } from '../core/pcr.ts';
 import { ORDERLY } from '../core/state.ts';
 import type { Tpm } from '../core/tpm.ts';
 import { none } from '../crypto/hash.ts';
+import { algorithms } from '../spec/algorithms.ts';
 import { LIMIT, NT, NVA, RC, RH, SU } from '../spec/constants.ts';
 import { badParam, refuse } from '../spec/refusal.ts';
 
@@ -117,6 +118,9 @@ export const startupCommands: Handlers = {
   Shutdown: (tpm, { shutdownType }) => shutdown(tpm, shutdownType),
   SelfTest: () => {},
   // What is to be tested has been: node:crypto tests itself.
-  IncrementalSelfTest: () => ({ toDoList: [] }),
+  IncrementalSelfTest(_tpm, { toTest }) {
+    if (toTest.some((t) => !algorithms.some(([alg]) => alg === t))) badParam(RC.VALUE, 1);
+    return { toDoList: [] };
+  },
   GetTestResult: (tpm) => ({ outData: none, testResult: tpm.failed ? RC.FAILURE : RC.SUCCESS }),
 };

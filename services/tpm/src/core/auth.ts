@@ -5,7 +5,7 @@ import { Reader, type Writer } from '../spec/codec.ts';
 import type { CommandName, Role } from '../spec/commands.ts';
 import { ALG, HT, LIMIT, NT, NVA, OA, RC, RC_S, RH, SA } from '../spec/constants.ts';
 import { modify, Refusal, refuse } from '../spec/refusal.ts';
-import { auth, handleType, nonce } from '../spec/types.ts';
+import { auth, handleType, isSession, nonce } from '../spec/types.ts';
 import type { Call, SessionUse } from './call.ts';
 import {
   authPolicy,
@@ -49,8 +49,7 @@ export function parseSessions(call: Call, r: Reader, size: number): void {
     if (i === LIMIT.sessionsPerCommand) blame(RC.SIZE);
     try {
       const handle = area.u32();
-      const type = handleType(handle);
-      if (handle !== RH.PW && type !== HT.HMAC_SESSION && type !== HT.POLICY_SESSION) refuse(RC.VALUE);
+      if (handle !== RH.PW && !isSession(handle)) refuse(RC.VALUE);
       const nonceCaller = nonce.read(area, {});
       const attributes = area.u8();
       if (attributes & sessionReserved) refuse(RC.RESERVED_BITS);

@@ -44,6 +44,7 @@ export function checkLoaded(tpm: Tpm, handles: readonly number[]): void {
   handles.forEach((h, i) => {
     switch (handleType(h)) {
       case HT.PERMANENT:
+        if (h >= RH.AUTH_00 && h <= RH.AUTH_FF) badHandle(RC.VALUE, i + 1);
         if (!tpm.hierarchyEnabled(h)) badHandle(RC.HIERARCHY, i + 1);
         break;
       case HT.TRANSIENT:

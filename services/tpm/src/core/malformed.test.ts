@@ -139,7 +139,9 @@ test('codes of refusals are those of the specification', () => {
   expect(change(8, 0xff)).toBe(RC.COMMAND_CODE);
   // Handle 1 of the wrong kind, not loaded; too many octets; a parameter that is out of range.
   expect(c.rc('ReadPublic', { objectHandle: RH.OWNER })).toBe(RC.VALUE + 0x100);
-  expect(c.rc('ReadPublic', { objectHandle: HT.TRANSIENT * 2 ** 24 + 9 })).toBe(RC.REFERENCE_H0);
+  expect(c.rc('ReadPublic', { objectHandle: HT.TRANSIENT * 2 ** 24 + 2 })).toBe(RC.REFERENCE_H0);
+  // There is no such slot: no handle at all.
+  expect(c.rc('ReadPublic', { objectHandle: HT.TRANSIENT * 2 ** 24 + 3 })).toBe(RC.VALUE + 0x100);
   expect(c.rc('ReadPublic', { objectHandle: 0x81000001 })).toBe(RC.HANDLE + 0x100);
   const long = Buffer.concat([getRandom, Buffer.of(0)]);
   long.writeUInt32BE(long.length, 2);

@@ -55,9 +55,9 @@ export function unwrapOuter(p: Protector, name: Buffer, blob: Buffer, hasIv: boo
 }
 
 function readSensitive(bytes: Buffer): SensitiveArea {
-  const r = new Reader(bytes);
-  const s = sensitive2b.read(r, {});
-  if (!s || r.left > 0) refuse(RC.SIZE);
+  if (bytes.length < 2 || bytes.readUInt16BE(0) !== bytes.length - 2) refuse(RC.SIZE);
+  const s = sensitive2b.read(new Reader(bytes), {});
+  if (!s) refuse(RC.SIZE);
   return s;
 }
 

@@ -5,7 +5,7 @@ import { toBytes, toInt } from '../crypto/numbers.ts';
 import * as rsa from '../crypto/rsa.ts';
 import { blockSize, cfb } from '../crypto/symmetric.ts';
 import { digestSize } from '../spec/algorithms.ts';
-import { decode, encode } from '../spec/codec.ts';
+import { encode, Reader } from '../spec/codec.ts';
 import { ALG, OA, RC } from '../spec/constants.ts';
 import { refuse } from '../spec/refusal.ts';
 import { eccPoint } from '../spec/types.ts';
@@ -62,7 +62,7 @@ export function recoverSecret(key: LoadedObject, label: Label, secret: Buffer, n
     }
     case ALG.ECC: {
       const c = curveOf(pub.parameters.curveID);
-      const sent = decode(eccPoint, secret);
+      const sent = eccPoint.read(new Reader(secret), {});
       const point = { x: toInt(sent.x), y: toInt(sent.y) };
       if (!onCurve(c, point)) refuse(RC.ECC_POINT);
       const z = mul(c, toInt(key.sensitive!.sensitive), point);

@@ -102,14 +102,14 @@ export const OF = {
 export const loadedObject = struct({
   flags: u32,
   hierarchy: u32,
-  pub: t.public2b,
+  pub: t.publicOrNameless2b,
   sensitive: t.sensitive2b,
   name: t.name2b,
   qualifiedName: t.name2b,
 });
 export type LoadedObject = TypeOf<typeof loadedObject>;
 
-export const SEQ = { HASH: 1, HMAC: 2, EVENT: 3 } as const;
+export const SEQ = { HASH: 1, HMAC: 2, EVENT: 3, CMAC: 4 } as const;
 export const sequence = struct({
   kind: u8,
   auth: t.auth,
@@ -117,6 +117,8 @@ export const sequence = struct({
   started: flag,
   ticketSafe: flag,
   hmacKey: sized(128),
+  /** Of a MAC by a block cipher. */
+  cmac: list(struct({ algorithm: u16, keyBits: u16, key: sized(32), chain: sized(16), tail: sized(16) }), 1),
   states: list(struct({ alg: t.hashAlg, h: list(u32, 16), length: u64, tail: sized(128) }), 8),
 });
 

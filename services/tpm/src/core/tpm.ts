@@ -77,7 +77,8 @@ export class Tpm {
   readonly sessions = new Map<number, Session>();
   exclusiveAudit: number = RH.UNASSIGNED;
   locality = 0;
-  physicalPresence = true;
+  /** Nobody stands at a virtual machine, unless its platform says so. */
+  physicalPresence = false;
   /** The event sequence of the H-CRTM or DRTM that is under way. */
   drtm: Sequence | undefined;
   /** _TPM_Hash_Start came before Startup. */

@@ -36,6 +36,7 @@ export const algorithms: readonly (readonly [number, number])[] = [
   [ALG.ECC, A.asymmetric | A.object],
   [ALG.SYMCIPHER, A.object],
   [ALG.CAMELLIA, A.symmetric],
+  [ALG.CMAC, A.symmetric | A.signing],
   [ALG.CTR, A.symmetric | A.encrypting],
   [ALG.OFB, A.symmetric | A.encrypting],
   [ALG.CBC, A.symmetric | A.encrypting],

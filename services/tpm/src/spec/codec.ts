@@ -163,16 +163,11 @@ function wrap<T>(inner: Codec<T>, optional: boolean): Codec<T | undefined> {
         if (optional) return undefined;
         refuse(RC.SIZE);
       }
-      if (n > r.left) refuse(RC.INSUFFICIENT);
-      const end = r.end;
-      r.end = r.pos + n;
-      try {
-        const v = inner.read(r, within);
-        if (r.pos !== r.end) refuse(RC.SIZE);
-        return v;
-      } finally {
-        r.end = end;
-      }
+      // As part 4 does it: what is wrong inside comes first, then whether the size was right.
+      const start = r.pos;
+      const v = inner.read(r, within);
+      if (r.pos - start !== n) refuse(RC.SIZE);
+      return v;
     },
     write(w, v, within) {
       const at = w.pos;

@@ -25,17 +25,28 @@ const either =
   (...tests: ((h: number) => boolean)[]) =>
   (h: number) =>
     tests.some((f) => f(h));
-const isObject = (h: number) => type(h) === HT.TRANSIENT || type(h) === HT.PERSISTENT;
+const number = (h: number) => h & 0xffffff;
+const isTransient = (h: number) => type(h) === HT.TRANSIENT && number(h) < LIMIT.objects;
+const isObject = (h: number) => isTransient(h) || type(h) === HT.PERSISTENT;
 const isNv = (h: number) => type(h) === HT.NV_INDEX;
 const isPcr = (h: number) => h < LIMIT.pcrs;
-const isPolicy = (h: number) => type(h) === HT.POLICY_SESSION;
-const isHmac = (h: number) => type(h) === HT.HMAC_SESSION;
+const isPolicy = (h: number) => type(h) === HT.POLICY_SESSION && number(h) < LIMIT.activeSessions;
+const isHmac = (h: number) => type(h) === HT.HMAC_SESSION && number(h) < LIMIT.activeSessions;
 const hierarchies = anyOf(RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.NULL);
+const isEntity = either(
+  isObject,
+  isNv,
+  isPcr,
+  anyOf(RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.LOCKOUT),
+  // Of the vendor: there are none, but they are handles.
+  (h: number) => h >= RH.AUTH_00 && h <= RH.AUTH_FF,
+);
 const kinds = {
   object: isObject,
   objectOrNull: either(isObject, anyOf(RH.NULL)),
   persistent: (h: number) => type(h) === HT.PERSISTENT,
   hierarchy: hierarchies,
+  enabler: anyOf(RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM),
   parent: either(isObject, hierarchies),
   hierarchyAuth: anyOf(RH.LOCKOUT, RH.ENDORSEMENT, RH.OWNER, RH.PLATFORM),
   provision: anyOf(RH.OWNER, RH.PLATFORM),
@@ -47,16 +58,11 @@ const kinds = {
   nvAuth: either(isNv, anyOf(RH.OWNER, RH.PLATFORM)),
   pcr: isPcr,
   pcrOrNull: either(isPcr, anyOf(RH.NULL)),
-  entity: either(isObject, isNv, isPcr, anyOf(RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.LOCKOUT)),
-  entityOrNull: either(
-    isObject,
-    isNv,
-    isPcr,
-    anyOf(RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.LOCKOUT, RH.NULL),
-  ),
+  entity: isEntity,
+  entityOrNull: either(isEntity, anyOf(RH.NULL)),
   policySession: isPolicy,
   hmacSession: isHmac,
-  context: either(isPolicy, isHmac, (h: number) => type(h) === HT.TRANSIENT),
+  context: either(isPolicy, isHmac, isTransient),
 } as const;
 type Kind = keyof typeof kinds;
 
@@ -111,7 +117,8 @@ function creates<H extends Record<string, HandleSpec>, P extends Fields, O exten
 }
 
 const de = { decrypt: true, encrypt: true };
-const ccList = list(u32, 256);
+/** TPML_CC: as many as fit into a response. */
+const ccList = list(u32, (LIMIT.capBuffer - 8) / 4);
 const attested = { attest: t.attest2b, signature: t.signature };
 const signing = { qualifyingData: t.data2b, inScheme: t.sigScheme };
 const eo = checked(u16, (v) => v <= 11, RC.VALUE);
@@ -137,7 +144,7 @@ export const commands = {
   ),
   HierarchyControl: command(
     0x121,
-    { authHandle: user('hierarchy') },
+    { authHandle: user('enabler') },
     { enable: oneOf(u32, [RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.PLATFORM_NV], RC.VALUE), state: t.yesNo },
     {},
     { ...nvPp, extensive: true },
@@ -419,11 +426,11 @@ export const commands = {
     { outPoint: t.eccPoint2b },
     de,
   ),
-  HMAC: command(
+  MAC: command(
     0x155,
     { handle: user('object') },
-    { buffer: t.maxBuffer, hashAlg: hashAlgOrNull },
-    { outHMAC: t.digest },
+    { buffer: t.maxBuffer, inScheme: t.macScheme },
+    { outMAC: t.digest },
     de,
   ),
   Import: command(
@@ -460,10 +467,10 @@ export const commands = {
     { message: t.rsaKey },
     de,
   ),
-  HMAC_Start: creates(
+  MAC_Start: creates(
     0x15b,
     { handle: user('object') },
-    { auth: t.auth, hashAlg: hashAlgOrNull },
+    { auth: t.auth, inScheme: t.macScheme },
     {},
     { decrypt: true },
   ),
@@ -511,11 +518,17 @@ export const commands = {
     { outData: t.maxBuffer, ivOut: t.iv },
     { encrypt: true },
   ),
-  FlushContext: command(0x165, {}, { flushHandle: t.contextHandle }, {}, { noSessions: true }),
+  FlushContext: command(
+    0x165,
+    {},
+    { flushHandle: checked(u32, kinds.context, RC.VALUE) },
+    {},
+    { noSessions: true },
+  ),
   LoadExternal: creates(
     0x167,
     {},
-    { inPrivate: t.sensitive2b, inPublic: t.public2b, hierarchy: t.hierarchy },
+    { inPrivate: t.sensitive2b, inPublic: t.publicOrNameless2b, hierarchy: t.hierarchy },
     { name: t.name2b },
     de,
   ),
@@ -576,7 +589,7 @@ export const commands = {
     0x173,
     { objectHandle: none('object') },
     {},
-    { outPublic: t.public2b, name: t.name2b, qualifiedName: t.name2b },
+    { outPublic: t.publicOrNameless2b, name: t.name2b, qualifiedName: t.name2b },
     { encrypt: true },
   ),
   RSA_Encrypt: command(
@@ -610,7 +623,11 @@ export const commands = {
   GetCapability: command(
     0x17a,
     {},
-    { capability: checked(u32, (c) => c <= CAP.ACT, RC.VALUE), property: u32, propertyCount: u32 },
+    {
+      capability: checked(u32, (c) => c <= CAP.ACT || c === CAP.VENDOR_PROPERTY, RC.VALUE),
+      property: u32,
+      propertyCount: u32,
+    },
     { moreData: t.yesNo, capabilityData: t.capabilityData },
   ),
   GetRandom: command(0x17b, {}, { bytesRequested: u16 }, { randomBytes: t.digest }, { encrypt: true }),

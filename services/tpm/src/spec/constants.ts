@@ -162,6 +162,10 @@ export const GENERATED_VALUE = 0xff544347;
 
 /** Permanent handles (part 2, 7.4). */
 export const RH = {
+  AUTH_00: 0x40000010,
+  AUTH_FF: 0x4000010f,
+  ACT_0: 0x40000110,
+  ACT_F: 0x4000011f,
   OWNER: 0x40000001,
   NULL: 0x40000007,
   UNASSIGNED: 0x40000008,
@@ -252,6 +256,7 @@ export const CAP = {
   ECC_CURVES: 8,
   AUTH_POLICIES: 9,
   ACT: 10,
+  VENDOR_PROPERTY: 0x100,
 } as const;
 
 /** TPM_EO, comparisons of PolicyNV and PolicyCounterTimer (part 2, 6.8). */

@@ -37,15 +37,25 @@ export const yesNo = oneOf(u8, [0, 1], RC.VALUE);
 export const hashAlg = oneOf(u16, hashAlgs, RC.HASH);
 export const hashAlgOrNull = oneOf(u16, [...hashAlgs, ALG.NULL], RC.HASH);
 export const curve = oneOf(u16, curveIds, RC.CURVE);
-export const cipherMode = oneOf(u16, [...Object.keys(cipherModes).map(Number), ALG.NULL], RC.MODE);
+const modes = [...Object.keys(cipherModes).map(Number), ALG.NULL];
+export const cipherMode = oneOf(u16, modes, RC.MODE);
+/** Of a symmetric key: also one that is for MACs. */
+const symMode = oneOf(u16, [...modes, ALG.CMAC], RC.MODE);
+export const macScheme = oneOf(u16, [...hashAlgs, ALG.CMAC, ALG.NULL], RC.SYMMETRIC);
 export const hierarchy = oneOf(u32, [RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.NULL], RC.VALUE);
 export const keyExchange = oneOf(u16, [ALG.ECDH], RC.SCHEME);
 export const objectAttributes = checked(u32, (v) => (v & ~OA_ALL) === 0, RC.RESERVED_BITS);
 export const nvAttributes = checked(u32, (v) => (v & NVA_RESERVED) === 0, RC.RESERVED_BITS);
 export const handleType = (h: number) => h >>> 24;
-export const contextHandle = checked(
+const number = (h: number) => h & 0xffffff;
+/** TPMI_SH_AUTH_SESSION, without the password. */
+export const isSession = (h: number): boolean =>
+  (handleType(h) === HT.HMAC_SESSION || handleType(h) === HT.POLICY_SESSION) &&
+  number(h) < LIMIT.activeSessions;
+/** TPMI_DH_SAVED: the number of a saved object says of which kind it is. */
+const savedHandle = checked(
   u32,
-  (h) => [HT.HMAC_SESSION, HT.POLICY_SESSION, HT.TRANSIENT].includes(handleType(h) as never),
+  (h) => isSession(h) || (handleType(h) === HT.TRANSIENT && number(h) <= 2),
   RC.VALUE,
 );
 
@@ -86,7 +96,7 @@ export const pcrSelection = struct({
     },
   } as Codec<Buffer>,
 });
-export const pcrSelections = list(pcrSelection, 16);
+export const pcrSelections = list(pcrSelection, hashes.length);
 export type PcrSelection = TypeOf<typeof pcrSelection>;
 
 /** TPMT_HA: a digest of the size of its algorithm. */
@@ -145,7 +155,7 @@ function sym(xor: boolean, none: boolean): Codec<SymDef> {
       const cipher = ciphers[algorithm] ?? refuse(RC.SYMMETRIC);
       const keyBits = r.u16();
       if (!cipher.bits.includes(keyBits)) refuse(RC.VALUE);
-      return { algorithm, keyBits, mode: cipherMode.read(r, within) };
+      return { algorithm, keyBits, mode: symMode.read(r, within) };
     },
     write(w, v) {
       w.u16(v.algorithm);
@@ -206,7 +216,9 @@ const publicHead = {
 };
 export const publicArea = struct({ ...publicHead, unique: publicId });
 export type PublicArea = TypeOf<typeof publicArea>;
-export const public2b = sizedOf(publicArea);
+/** TPM2B_PUBLIC+: an object without a Name may be meant. */
+export const publicOrNameless2b = sizedOf(publicArea);
+export const public2b = sizedOf(struct({ ...publicHead, nameAlg: hashAlg, unique: publicId }));
 /** A template of a derived object: label and context stand for the unique field (part 2, 11.1.8 and 12.2.6). */
 const derive = sized(32);
 export const derivedTemplate = struct({ ...publicHead, label: derive, context: derive });
@@ -314,7 +326,7 @@ export const nvPublic2b = sizedOf(nvPublic);
 // Contexts
 export const context = struct({
   sequence: u64,
-  savedHandle: contextHandle,
+  savedHandle,
   hierarchy,
   contextBlob: contextData,
 });

@@ -38,6 +38,17 @@ export function commandBytes<N extends CommandName>(name: N, input: In<N>, ...pa
 
 export const rcOf = (response: Buffer): number => response.readUInt32BE(6);
 
+/** The results in a response that tells of success. */
+export function parseResponse<N extends CommandName>(name: N, response: Buffer): Out<N> {
+  const c = commands[name] as unknown as Command;
+  const r = new Reader(response, 10);
+  const out: Record<string, unknown> = {};
+  if (c.handleOut) out.handle = r.u32();
+  if (response.readUInt16BE(0) === ST.SESSIONS) r.u32();
+  for (const [p, codec] of Object.entries(c.out)) out[p] = codec.read(r, out);
+  return out as Out<N>;
+}
+
 export class Client {
   tpm: Tpm;
   failure: unknown;
@@ -62,13 +73,7 @@ export class Client {
     const rc = rcOf(response);
     if (rc !== RC.SUCCESS)
       throw new Error(`${name}: response code 0x${rc.toString(16)} ${this.failure ?? ''}`);
-    const c = commands[name] as unknown as Command;
-    const r = new Reader(response, 10);
-    const out: Record<string, unknown> = {};
-    if (c.handleOut) out.handle = r.u32();
-    if (response.readUInt16BE(0) === ST.SESSIONS) r.u32();
-    for (const [p, codec] of Object.entries(c.out)) out[p] = codec.read(r, out);
-    return out as Out<N>;
+    return parseResponse(name, response);
   }
 
   /** A primary object of the owner. */
