@@ -102,6 +102,11 @@ export const errors = {
     text: 'The state of a TPM cannot be used',
     hint: 'nyx tpm init DIR makes a new one; --key FILE gives the key of one that is encrypted.',
   },
+  TPM_BACKEND: {
+    exit: unavailable,
+    text: 'The TPM of another program cannot be used',
+    hint: 'swtpm socket --tpm2 --tpmstate dir=DIR --ctrl type=unixio,path=SOCKET serves one machine at a time.',
+  },
   IMAGE_UNKNOWN: {
     exit: noInput,
     text: 'There is no such image',

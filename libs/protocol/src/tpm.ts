@@ -9,8 +9,9 @@ export const tpmWire = {
   bufferBytes: 4096,
   /** Of a measurement by hardware. */
   hashBytes: 64 * 1024,
-  /** Both of them, in the memory that outlives the process. */
-  bulkBytes: 4096 + 64 * 1024,
+  /** Where the memory that outlives the process has the response of a foreign TPM, behind both of them. */
+  slotAt: 4096 + 64 * 1024,
+  bulkBytes: 4096 + 64 * 1024 + 8192,
 } as const;
 
 /**

@@ -3,7 +3,7 @@
  * while commands run; firmware measures; a state directory outlives the machine.
  */
 
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -80,6 +80,25 @@ const createPrimary = hex(
 const pcr = async (vm: Vm, bank: string, n: number): Promise<string> =>
   (await run(vm, `cat /sys/class/tpm/tpm0/pcr-${bank}/${n}`)).trim().toLowerCase();
 
+/** PCR 16 is extended so many times while the TPM's process is killed again and again. */
+async function extendWhileKilled(vm: Vm, times: number): Promise<void> {
+  const restarts = async (): Promise<number> =>
+    (await vm.status()).processes.find((p) => p.name === 'tpm')!.restarts;
+  const before = await restarts();
+  const extending = run(vm, `set -e\n${transact(...Array.from({ length: times }, () => extend(16)))}`);
+  let over = false;
+  void extending.finally(() => (over = true)).catch(() => {});
+  for (let i = 0; i < 12 && !over; i++) {
+    await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
+    await vm.kill('tpm').catch(() => {});
+  }
+  const responses = (await extending).trim().split('\n');
+  expect(new Set(responses.map((r) => r.slice(12, 20)))).toEqual(new Set(['00000000']));
+  expect(responses).toHaveLength(times);
+  expect(await pcr(vm, 'sha256', 16)).toBe(extended(times));
+  expect((await restarts()) - before).toBeGreaterThan(1);
+}
+
 describe.runIf(image)('Linux with a TPM', () => {
   test.each(['tis', 'crb'] as const)(
     '%s: PCRs, event log, and every command once while its process is killed',
@@ -103,26 +122,12 @@ describe.runIf(image)('Linux with a TPM', () => {
           for (const [n, value] of values.get(alg)!)
             expect(await pcr(vm, name, n), `${name} ${n}`).toBe(value.toString('hex'));
 
-        const lines = transact(...Array.from({ length: 40 }, () => extend(16)));
-        const before = (await vm.status()).processes.find((p) => p.name === 'tpm')!.restarts;
-        const extending = run(vm, `set -e\n${lines}`);
-        let over = false;
-        void extending.finally(() => (over = true)).catch(() => {});
-        for (let i = 0; i < 12 && !over; i++) {
-          await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
-          await vm.kill('tpm').catch(() => {});
-        }
-        const responses = (await extending).trim().split('\n');
-        expect(new Set(responses.map((r) => r.slice(12, 20)))).toEqual(new Set(['00000000']));
-        expect(responses).toHaveLength(40);
-        expect(await pcr(vm, 'sha256', 16)).toBe(extended(40));
+        await extendWhileKilled(vm, 40);
 
         const making = run(vm, transact(createPrimary));
         await new Promise((r) => setTimeout(r, 300));
         await vm.kill('tpm').catch(() => {});
         expect((await making).slice(12, 20)).toBe('00000000');
-        const after = (await vm.status()).processes.find((p) => p.name === 'tpm')!;
-        expect(after.restarts).toBeGreaterThan(before + 2);
 
         await vm.reset();
         expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
@@ -175,6 +180,52 @@ describe.runIf(image)('Linux with a TPM', () => {
     expect(String(refused.got)).toContain('encrypted with another key');
   }, 180_000);
 });
+
+const swtpm = spawnSync('swtpm', ['--version']).error === undefined;
+if (!swtpm) console.warn('the test with swtpm is left out: swtpm is not installed');
+test.runIf(image && swtpm)(
+  'the TPM of swtpm, by its sockets: measured boot, and every command once while our process is killed',
+  async () => {
+    const state = mkdtempSync(join(dir, 'swtpm-'));
+    const socket = join(state, 'control');
+    const child = spawn('swtpm', [
+      ...['socket', '--tpm2', '--tpmstate', `dir=${state}`, '--ctrl', `type=unixio,path=${socket}`],
+    ]);
+    try {
+      for (let i = 0; i < 100 && !existsSync(socket); i++) await new Promise((r) => setTimeout(r, 50));
+      const vm = await Vm.start(guest('tpm-swtpm', { backend: `swtpm:${socket}` }));
+      try {
+        const log = decodeLog(
+          Buffer.from(
+            await run(
+              vm,
+              'mount -t securityfs s /sys/kernel/security; base64 /sys/kernel/security/tpm0/binary_bios_measurements',
+            ),
+            'base64',
+          ),
+        );
+        expect(await pcr(vm, 'sha256', 9)).toBe(replay(log).get(0xb)!.get(9)!.toString('hex'));
+        await extendWhileKilled(vm, 30);
+        // A machine reset is a power cycle of swtpm, too.
+        await vm.reset();
+        expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
+        expect(await pcr(vm, 'sha256', 9)).toBe(replay(log).get(0xb)!.get(9)!.toString('hex'));
+        // Without swtpm the guest is told, not left waiting.
+        child.kill();
+        expect((await run(vm, transact(extend(16)))).slice(12, 20)).toBe('00000101');
+      } finally {
+        await vm.stop(0);
+      }
+      const none = await Vm.start(guest('tpm-none', { backend: `swtpm:${join(state, 'nobody')}` })).catch(
+        (e) => e,
+      );
+      expect(none).toMatchObject({ code: 'TPM_BACKEND' });
+    } finally {
+      child.kill();
+    }
+  },
+  180_000,
+);
 
 const bios = '/usr/share/seabios/bios-256k.bin';
 if (!existsSync(bios)) console.warn(`the test of firmware with a TPM is left out: there is no ${bios}`);

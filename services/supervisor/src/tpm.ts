@@ -1,6 +1,7 @@
 /** The TPM of a machine: its line in the wiring, its state, and what direct boot measures into it. */
 import { randomInt } from 'node:crypto';
-import { closeSync, constants, mkdirSync, openSync, statSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   type BootFile,
@@ -11,10 +12,22 @@ import {
   measuringCommands,
   pc,
 } from '@nyx/boot';
-import { eventfdWrite, memfdCreate, ofdLock } from '@nyx/native';
+import {
+  acceptUnix,
+  close,
+  connectUnix,
+  dup,
+  eventfdWrite,
+  listenUnix,
+  memfdCreate,
+  ofdLock,
+  openFrameSocket,
+  receiveRights,
+} from '@nyx/native';
 import { packScript, tpmBoot, tpmWire } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
+import { swtpmSocket } from '@nyx/protocol/tpm-spec';
 import type { Resources, Shared } from './resources.ts';
 import type { DeviceLine, Route } from './wiring.ts';
 
@@ -30,8 +43,13 @@ const measures = (spec: VmSpec): boolean =>
 export function tpmLine(spec: VmSpec): DeviceLine[] {
   const { tpm } = spec;
   if (!tpm) return [];
-  const fds: Record<string, string> = { buffer: 'tpm.buffer', state: 'tpm.state' };
-  if (tpm.key !== undefined) fds.key = 'tpm.key';
+  const foreign = tpm.backend !== undefined;
+  const fds: Record<string, string> = { buffer: 'tpm.buffer' };
+  if (foreign) Object.assign(fds, { data: 'tpm.data', control: 'tpm.control' });
+  else {
+    fds.state = 'tpm.state';
+    if (tpm.key !== undefined) fds.key = 'tpm.key';
+  }
   if (measures(spec)) Object.assign(fds, { boot: 'tpm.boot', bootEvent: 'tpm.bootEvent' });
   return [
     {
@@ -42,13 +60,16 @@ export function tpmLine(spec: VmSpec): DeviceLine[] {
       mmio: [[pc.tpm, regionBytes, 0]],
       irqs: tpm.model === 'tis' ? Array.from({ length: vectors }, (_, v): Route => `line ${v}`) : [],
       // Requests are numbered from here on: a state that another machine has used does not know them.
-      config: { backend: 'own', first: randomInt(1, 2 ** 31) },
+      config: { backend: foreign ? 'swtpm' : 'own', first: randomInt(1, 2 ** 31) },
       fds,
     },
   ];
 }
 
 export interface TpmFiles {
+  /** Connections to swtpm. */
+  data?: number;
+  control?: number;
   state?: number;
   key?: number;
 }
@@ -84,9 +105,71 @@ function openState(path: string): number {
   });
 }
 
-/** @throws NyxError FILE_* */
+const CMD_SET_DATAFD = Uint8Array.of(0, 0, 0, 16);
+/** Milliseconds that swtpm has to answer. */
+const swtpmPatience = 2000;
+
+/** A connected pair of stream sockets. */
+function streamPair(): [ours: number, theirs: number] {
+  const folder = mkdtempSync(join(tmpdir(), 'nyx-tpm-'));
+  const path = join(folder, 's');
+  const listening = listenUnix(path);
+  try {
+    const ours = connectUnix(path);
+    return [ours, acceptUnix(listening)];
+  } finally {
+    close(listening);
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Connects to swtpm as QEMU does: its control socket, over which it is given its end of the data connection.
+ * @throws NyxError TPM_BACKEND
+ */
+function connectSwtpm(path: string): { data: number; control: number } {
+  const refuse = (got: string): NyxError =>
+    new NyxError('TPM_BACKEND', {
+      expected: 'swtpm with --ctrl type=unixio,path=... and without --server',
+      got: `${path}: ${got}`,
+    });
+  let control: number;
+  try {
+    control = connectUnix(path);
+  } catch (e) {
+    throw refuse((e as { code?: string }).code ?? (e as Error).message);
+  }
+  const [data, theirs] = streamPair();
+  const sender = openFrameSocket(dup(control), { headerBytes: 4, lengthAt: 0, onMessage() {}, onClose() {} });
+  let refused: string | undefined = 'no answer';
+  try {
+    sender.send(CMD_SET_DATAFD, [theirs]);
+    // Before a machine has started, nothing else is to be done.
+    const nap = new Int32Array(new SharedArrayBuffer(4));
+    for (let ms = 0; ms < swtpmPatience && refused === 'no answer'; ms++) {
+      const got = receiveRights(control, 4);
+      if (got === undefined) Atomics.wait(nap, 0, 0, 1);
+      else if (got.bytes.length < 4) refused = 'it closed the connection';
+      else if (got.bytes.some((b) => b !== 0)) refused = `result ${Buffer.from(got.bytes).readUInt32BE(0)}`;
+      else refused = undefined;
+    }
+  } catch (e) {
+    refused = (e as Error).message;
+  } finally {
+    sender.close();
+    close(theirs);
+  }
+  if (refused === undefined) return { data, control };
+  close(data);
+  close(control);
+  throw refuse(refused);
+}
+
+/** @throws NyxError FILE_*, TPM_BACKEND */
 export function openTpm(tpm: TpmSpec, open: (path: string, what: string) => { fd: number }): TpmFiles {
   const files: TpmFiles = {};
+  const socket = swtpmSocket(tpm);
+  if (socket !== undefined) return connectSwtpm(socket);
   if (tpm.key !== undefined) files.key = open(tpm.key, 'key of the TPM').fd;
   if (tpm.state !== undefined) files.state = openState(tpm.state);
   return files;
@@ -99,7 +182,10 @@ export class TpmHost {
 
   constructor(spec: VmSpec, files: TpmFiles, r: Resources) {
     r.adopt('tpm.buffer', memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
-    r.adopt('tpm.state', files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
+    if (files.data !== undefined && files.control !== undefined) {
+      r.adopt('tpm.data', files.data);
+      r.adopt('tpm.control', files.control);
+    } else r.adopt('tpm.state', files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
     if (files.key !== undefined) r.adopt('tpm.key', files.key);
     if (!measures(spec)) return;
     this.#boot = r.blob('tpm.boot', new Uint8Array(tpmBoot.bytes));

@@ -4,6 +4,7 @@ import type { Worker } from 'node:worker_threads';
 import { type AnyDeviceKind, type DeviceContext, serveDevices } from '@nyx/device';
 import { tpmCrb } from './crb/device.ts';
 import type { Engine, TpmConfig } from './engine.ts';
+import { SwtpmEngine } from './swtpm.ts';
 import { syscalls } from './syscalls.ts';
 import { startThread, ThreadEngine } from './thread.ts';
 import { tpmTis } from './tis/device.ts';
@@ -18,7 +19,11 @@ const nobody: Engine = { submit() {}, cancel() {} };
 const engineOf =
   (worker: Worker) =>
   (ctx: DeviceContext, config: Config): Engine =>
-    config.backend === 'own' ? new ThreadEngine(worker, ctx) : nobody;
+    config.backend === 'own'
+      ? new ThreadEngine(worker, ctx)
+      : config.backend === 'swtpm'
+        ? new SwtpmEngine(ctx)
+        : nobody;
 
 export const kindsOf = (worker: Worker): AnyDeviceKind[] => [
   tpmTis<Config>(engineOf(worker)),
