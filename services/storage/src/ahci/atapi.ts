@@ -160,11 +160,11 @@ export class CdDrive implements Drive {
       case Ata.readSectors:
         // 4.10: by this answer it is known what it is.
         sign(c, this.signature);
-        return failed(c, AtaError.abrt);
+        return this.#abort(c);
       case Ata.diagnostic:
         return diagnostic(c, this.signature);
       case Ata.setFeatures:
-        if ((c.features & 0xff) !== 0x03) return failed(c, AtaError.abrt);
+        if ((c.features & 0xff) !== 0x03) return this.#abort(c);
         s.transfer = c.count & 0xff;
         return good(c);
       case Ata.standbyImmediate:
@@ -175,8 +175,17 @@ export class CdDrive implements Drive {
         c.count = 0xff;
         return good(c);
       default:
-        return failed(c, AtaError.abrt);
+        return this.#abort(c);
     }
+  }
+
+  /** A command that it does not have; drivers ask for sense data after that, too. */
+  #abort(c: Command): number {
+    const { s } = this;
+    s.senseKey = Sense.opcode >>> 16;
+    s.asc = (Sense.opcode >>> 8) & 0xff;
+    s.ascq = 0;
+    return failed(c, AtaError.abrt);
   }
 
   // ---- packets ----
