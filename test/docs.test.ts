@@ -51,6 +51,28 @@ const commands: Record<string, [string[], RegExp] | string> = {
     /^Linux nyx .* x86_64/,
   ],
   'bin/nyx run --help': [['bin/nyx', 'run', '--help'], /--exec <command>/],
+  "bin/nyx run debian --tpm --exec 'cat /sys/class/tpm/tpm0/tpm_version_major'": [
+    ['bin/nyx', 'run', 'debian', '--tpm', '--exec', 'cat /sys/class/tpm/tpm0/tpm_version_major'],
+    /^2$/m,
+  ],
+  'bin/nyx tpm --help': [['bin/nyx', 'tpm', '--help'], /serve/],
+  ...Object.fromEntries(
+    [
+      'bin/nyx run debian --tpm model=tis,state=my-tpm',
+      'bin/nyx run debian --tpm backend=swtpm:/tmp/swtpm.sock',
+      'swtpm socket --tpm2 --tpmstate dir=/tmp/swtpm --ctrl type=unixio,path=/tmp/swtpm.sock --daemon',
+      'bin/nyx tpm pcrs debian',
+      'bin/nyx tpm log debian',
+      'bin/nyx tpm info debian',
+      'bin/nyx tpm init my-tpm',
+      'bin/nyx tpm clear my-tpm',
+      'bin/nyx tpm reset my-tpm --yes',
+    ].map((c) => [c, 'services/supervisor/src/tpm.test.ts does that']),
+  ),
+  'bin/nyx tpm serve --swtpm 2321 --startup-clear --not-need-init':
+    'services/tpm/src/testing/tools.test.ts runs tpm2-tools on such sockets',
+  'bin/nyx tpm serve --ctrl /run/user/1000/tpm.sock --state my-tpm':
+    'services/tpm/src/testing/qemu.test.ts runs QEMU on such a socket',
   'bin/nyx ps': [['bin/nyx', 'ps'], /./],
 };
 

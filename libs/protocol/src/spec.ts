@@ -232,6 +232,11 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
         expected: 'one vCPU and the software CPU in a deterministic machine',
         got: `${from} has cpus ${s.cpus}, accel ${s.accel}`,
       });
+    if (s.deterministic && s.tpm !== undefined)
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'no TPM in a deterministic machine: it makes random numbers',
+        got: `${from} has one`,
+      });
     return s;
   }
   return refuse(result.error, value, from, keysAt);
