@@ -25,14 +25,14 @@ const option = (name) => {
   return i < 0 ? undefined : args.splice(i, 2)[1];
 };
 const [only, table, logs] = ['--only', '--table', '--logs'].map(option);
-const [build] = args;
+const build = args[0] && resolve(args[0]);
 if (args.length !== 1 || !existsSync(join(build, 'test/integration'))) {
   process.stderr.write(
     args.length === 1 && !build.startsWith('-') ? `${build} has no test/integration\n` : usage,
   );
   process.exit(args.includes('--help') ? 0 : 2);
 }
-const ours = join(dirname(fileURLToPath(import.meta.url)), '../dist/tpm.cjs');
+const ours = process.env.TPM_BUNDLE ?? join(dirname(fileURLToPath(import.meta.url)), '../dist/tpm.cjs');
 const swtpm = spawnSync('which', ['swtpm']).status === 0;
 
 /** A port that is free, and the one above it. */
@@ -126,14 +126,14 @@ async function run(test, column) {
 
 const folder = resolve(build, 'test/integration');
 const tests = readdirSync(folder)
-  .filter((n) => n.endsWith('.int') && (!only || new RegExp(only).test(n)))
+  .filter((n) => /\.f?int$/.test(n) && (!only || new RegExp(only).test(n)))
   .sort();
 const names = Object.keys(columns);
 const rows = [];
 let bad = 0;
 if (logs) mkdirSync(logs, { recursive: true });
 for (const [i, test] of tests.entries()) {
-  const row = { name: basename(test, '.int') };
+  const row = { name: basename(test).replace(/\.f?int$/, '') };
   for (const column of names) {
     const { result, text } = await run(join(folder, test), column);
     row[column] = result;

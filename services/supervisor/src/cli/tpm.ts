@@ -218,6 +218,10 @@ const logJson = (log: EventLog): unknown => ({
 });
 
 const KEY = ['--key <file>', 'key file of the state: 32 octets, or 64 hexadecimal digits'] as const;
+const CA = [
+  '--ca <dir>',
+  'makes endorsement keys and their certificates, signed by the local CA in this directory, which is made if there is none',
+] as const;
 const BANK = ['--bank <name>', 'sha1, sha256, sha384 or sha512', 'sha256'] as const;
 const STATE = ['<dir>', 'state directory'] as const;
 const WHERE = ['[machine]', 'machine or state directory; not needed when one machine has a TPM'] as const;
@@ -233,7 +237,7 @@ export const make = (): Command => {
     .enablePositionalOptions()
     .addHelpText(
       'after',
-      '\nExamples:\n  nyx run debian --tpm state=my-tpm      a machine with a TPM that outlives it\n  nyx tpm pcrs debian\n  nyx tpm log debian\n  nyx tpm log /sys/kernel/security/tpm0/binary_bios_measurements\n  nyx tpm init my-tpm\n  nyx tpm serve --state my-tpm --swtpm 2321 --startup-clear --not-need-init',
+      '\nExamples:\n  nyx run debian --tpm state=my-tpm      a machine with a TPM that outlives it\n  nyx tpm pcrs debian\n  nyx tpm log debian\n  nyx tpm log /sys/kernel/security/tpm0/binary_bios_measurements\n  nyx tpm init my-tpm --ca my-ca\n  nyx tpm serve --state my-tpm --swtpm 2321 --startup-clear --not-need-init',
     );
   const onState = (command: 'init' | 'clear' | 'reset', description: string): Command =>
     tpm
@@ -244,19 +248,23 @@ export const make = (): Command => {
       .option('--json', 'as JSON');
   const act =
     (command: string) =>
-    async (dir: string, o: { key?: string; json?: boolean }): Promise<void> => {
+    async (dir: string, o: { key?: string; ca?: string; json?: boolean }): Promise<void> => {
       const key = o.key === undefined ? {} : { key: resolve(o.key) };
-      const i = await tool<Info>({ command, path: resolve(dir), ...key });
+      const ca = o.ca === undefined ? {} : { ca: resolve(o.ca) };
+      const i = await tool<Info>({ command, path: resolve(dir), ...key, ...ca });
       if (o.json) print(JSON.stringify(i, null, 2));
       else showInfo(i);
     };
-  onState('init', 'makes the state of a new TPM').action(act('init'));
+  onState('init', 'makes the state of a new TPM')
+    .option(...CA)
+    .action(act('init'));
   onState('clear', 'TPM2_Clear: keys, passwords and NV of the owner go; it stays the same TPM').action(
     act('clear'),
   );
   onState('reset', 'a new TPM in the place of the old one: all that it held or sealed is lost')
+    .option(...CA)
     .option('--yes', 'really')
-    .action(async (dir: string, o: { key?: string; json?: boolean; yes?: boolean }) => {
+    .action(async (dir: string, o: { key?: string; ca?: string; json?: boolean; yes?: boolean }) => {
       if (!o.yes)
         throw new NyxError('USAGE', { expected: '--yes: what the TPM protects is lost for ever', got: dir });
       await act('reset')(dir, o);

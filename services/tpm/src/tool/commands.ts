@@ -7,6 +7,8 @@ import { execute } from '../core/dispatch.ts';
 import { nvKind } from '../core/nv.ts';
 import { MemoryStore } from '../core/store.ts';
 import { Tpm } from '../core/tpm.ts';
+import { LocalCa } from '../manufacture/ca.ts';
+import { manufacture } from '../manufacture/manufacture.ts';
 import { hashes } from '../spec/algorithms.ts';
 import { ALG } from '../spec/constants.ts';
 import { FileStore, readKeyFile, StoreError } from '../store/file.ts';
@@ -16,6 +18,8 @@ export interface StateOptions {
   path: string;
   /** Key file. */
   key?: string;
+  /** Directory of the local CA that certifies a new TPM's endorsement keys. */
+  ca?: string;
 }
 
 const fileOf = (path: string): string =>
@@ -153,7 +157,8 @@ export function init(o: StateOptions): unknown {
 function make(o: StateOptions): unknown {
   const store = FileStore.open(o.path, keyOf(o));
   try {
-    new Tpm({ store });
+    if (o.ca === undefined) new Tpm({ store });
+    else manufacture(store, LocalCa.open(o.ca));
   } finally {
     store.close();
   }
