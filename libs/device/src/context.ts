@@ -26,7 +26,6 @@ export class HostedDevice implements DeviceContext<Struct> {
   /** What is to be watched once the state is ours. */
   readonly #unwatched: [fd: number, readable: () => void, drain: boolean][] = [];
   #attached = false;
-  #created = false;
   readonly #mapped = new Map<string, ArrayBuffer>();
   #notes = 0;
   #suppressed = 0;
@@ -163,16 +162,19 @@ export class HostedDevice implements DeviceContext<Struct> {
     else this.#unwatched.push([fd, readable, drain]);
   }
 
+  get created(): boolean {
+    return this.device !== undefined;
+  }
+
   /** Makes the device. */
   create(): void {
-    this.#created = true;
     this.device = this.kind.create(this, this.role.config);
   }
 
   /** The state is ours. */
   attach(): void {
     this.block.attach();
-    if (!this.#created) this.create();
+    if (!this.created) this.create();
     this.#attached = true;
     this.device.attach?.();
     for (const [fd, readable, drain] of this.#unwatched.splice(0)) this.watch(fd, readable, drain);

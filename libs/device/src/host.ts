@@ -80,7 +80,8 @@ export class DeviceHost {
   /** Faults on purpose; undefined until a rule is given. */
   injector: Injector | undefined;
   #transcript: Transcript | undefined;
-  #faultPage: (() => ArrayBuffer) | undefined;
+  #faultPage: ArrayBuffer | undefined;
+  #faults: Faults | undefined;
   #openTranscript: (() => Transcript) | undefined;
   #attached = false;
 
@@ -131,8 +132,8 @@ export class DeviceHost {
     for (const d of role.devices) this.#add(d, fds, kinds, map, memory(), faults?.transcript !== undefined);
     this.#timer = createTimer(() => this.#fired());
     if (faults !== undefined) {
-      const page = map(faults.page);
-      this.#faultPage = () => page;
+      this.#faultPage = map(faults.page);
+      this.#faults = new Faults(this.#faultPage);
       if (faults.transcript !== undefined) {
         const transcript = map(faults.transcript);
         this.#openTranscript = () => new Transcript(transcript, this.#server.view);
@@ -156,11 +157,10 @@ export class DeviceHost {
       if (d.device.line) this.#controllers.push(d);
     }
     const { faults } = this.role;
-    if (faults === undefined || this.#faultPage === undefined) return;
+    if (faults === undefined || this.#faults === undefined) return;
     this.#transcript = this.#openTranscript?.();
     // A process without rules goes on with what faults before did to interrupt words.
-    if (faults.rules.length > 0 || new Faults(this.#faultPage()).page.recorded > 0)
-      this.setFaults(faults.rules);
+    if (faults.rules.length > 0 || this.#faults.page.recorded > 0) this.setFaults(faults.rules);
   }
 
   /** Passes on what the supervisor has to say. False: there is no such device, or it has no ear. */
@@ -174,7 +174,7 @@ export class DeviceHost {
   /** These rules and no others. */
   setFaults(rules: readonly FaultRule[]): void {
     if (this.#faultPage === undefined) return;
-    this.injector ??= new Injector(this.#faultPage(), {
+    this.injector ??= new Injector(this.#faultPage, {
       words: this.#ctl,
       now: () => this.clock.now(),
       strike: () => this.#server.strike(),
@@ -215,6 +215,11 @@ export class DeviceHost {
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
     if (kind.early?.(role.config)) hosted.create();
+  }
+
+  /** All devices were made: what is left to do makes nothing new. */
+  get complete(): boolean {
+    return this.devices.every((d) => d.created);
   }
 
   /** Reads what attaching will read, so that this process's page tables know it. */

@@ -22,10 +22,14 @@ const exitCode = { usage: 64, software: 70 } as const;
 
 /** The log ring of the role; before there is one, and for what ends the process, lines of JSON go to stderr. */
 let ring: LogWriter | undefined;
+/** Memory of the log ring that is opened with the first record. */
+let unopened: ArrayBuffer | undefined;
 let guestNs = (): number => 0;
 
 /** A device process loads no logger. */
 const log = (level: string, device: string, message: string): void => {
+  if (unopened) ring = new LogWriter(unopened);
+  unopened = undefined;
   if (ring && isLevel(level)) {
     ring.write(level, device, message, Math.max(0, guestNs()));
     if (level !== 'error') return;
@@ -57,6 +61,7 @@ class Place {
   readonly #log: ArrayBuffer | undefined;
   readonly #done: (reply: RoleReply) => void;
   #serving = false;
+  #locked = false;
 
   /** @throws coded errors of DeviceHost */
   constructor(
@@ -82,6 +87,7 @@ class Place {
       return;
     }
     this.#host.touch();
+    if (this.#host.complete) this.#lockDown();
     const [predecessor, claim] = [fds[standby.predecessor]!, fds[standby.claim]!];
     const dead = watch(predecessor, () => {
       dead.close();
@@ -100,11 +106,11 @@ class Place {
     const start = monotonicNs();
     const { process: name } = this.#role;
     const host = this.#host;
+    unopened = this.#log;
     try {
-      if (this.#log) ring = new LogWriter(this.#log);
       host.attach();
       host.start();
-      this.#jail.serving();
+      this.#lockDown();
     } catch (error) {
       this.#done(failure(name, error));
       return;
@@ -112,17 +118,20 @@ class Place {
     const { epoch, republished, repaired, clock } = host;
     guestNs = () => clock.now();
     const attachNs = monotonicNs() - start;
-    this.#done({
-      type: 'serving',
-      process: name,
-      epoch,
-      attachNs,
-      republished,
-      repaired,
-      missing: this.#jail.missing,
-    });
-    log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
-    for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
+    const { missing } = this.#jail;
+    const tell = (): void => {
+      this.#done({ type: 'serving', process: name, epoch, attachNs, republished, repaired, missing });
+      log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
+      for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
+    };
+    // A guest that waits is answered before anybody is told: that is the event loop's next turn, we the one after it.
+    if (this.#role.standby) setImmediate(() => setImmediate(tell));
+    else tell();
+  }
+
+  #lockDown(): void {
+    if (!this.#locked) this.#jail.serving();
+    this.#locked = true;
   }
 
   /** What the supervisor says after the role. Anything else is not for this version. */

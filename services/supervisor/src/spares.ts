@@ -24,6 +24,9 @@ export interface Host {
   jail?: readonly string[] | false;
 }
 
+/** A vCPU waits for them: they are to run when they wake, also beside programs that never sleep. */
+const deviceSlice = 300_000;
+
 /** A device process, with or without a role. */
 export class DeviceChild {
   readonly child: Child;
@@ -40,7 +43,7 @@ export class DeviceChild {
     const read = host.jail === false ? undefined : [...bundleFiles(bundle), ...(host.jail ?? [addonPath()])];
     this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
       log: host.log,
-      ...(read ? { jail: { read, leaves: true, dataLimit: deviceDataLimit } } : {}),
+      ...(read ? { jail: { read, leaves: true, dataLimit: deviceDataLimit, slice: deviceSlice } } : {}),
       onMessage: (bytes) => this.#message(bytes),
       onDeath: (reason) => {
         this.#death = reason;

@@ -43,6 +43,7 @@ struct Options {
   std::vector<std::string> read;
   std::vector<std::string> limits;
   int leave = -1;
+  uint64_t slice = 0;  // ns; 0: the scheduler's own
   char** program = nullptr;
 };
 
@@ -77,6 +78,7 @@ Options Parse(char** argv) {
     else if (name == "--why") o.why = value;
     else if (name == "--read") o.read.push_back(value);
     else if (name == "--limit") o.limits.push_back(value);
+    else if (name == "--slice") o.slice = strtoull(value.c_str(), nullptr, 10);
     else if (name == "--leave") o.leave = atoi(value.c_str());
     else Die("unknown option " + name);
   }
@@ -152,6 +154,19 @@ bool BecomeNobody(const Options& o, std::string* why) {
   return false;
 }
 
+// The scheduler's time slice of the program and what it starts: short ones are run sooner when they wake, since they are
+// done sooner. Linux 6.12 and later; others do not look at it, and it costs nothing to ask.
+void SetSlice(uint64_t ns) {
+  struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } attributes{48, SCHED_OTHER, 0, getpriority(PRIO_PROCESS, 0), 0, ns, 0, 0};
+  syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
 bool SetLimits(const std::vector<std::string>& limits, std::string* why) {
   struct {
     const char* name;
@@ -218,6 +233,7 @@ int Main(char** argv) {
   if (geteuid() == 0 && o.mode != "user" && report.Step(BecomeNobody(o, &why), "nobody", why) && own)
     report.Errno(unshare(CLONE_NEWUSER) == 0, "user");
   report.Step(SetLimits(o.limits, &why), "limits", why);
+  if (o.slice != 0) SetSlice(o.slice);
   report.Errno(DropCapabilities(), "capabilities");
   report.Step(Landlock(o, &why), "landlock", why);
   report.Errno(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
