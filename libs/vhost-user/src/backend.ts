@@ -359,7 +359,8 @@ export class Backend {
       }
       case 'setBackendReqFd':
         this.#requests?.close();
-        this.#requests = connect(take(0), { message() {}, closed() {} });
+        this.#requests = connect(fds[0]!, { message() {}, closed() {} });
+        take(0);
         return undefined;
       case 'getConfig': {
         const c = configMessage(p);

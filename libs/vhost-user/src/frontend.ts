@@ -127,10 +127,15 @@ export class Frontend {
   }
 
   /** A request with an answer of its own, of at least `bytes` bytes. @throws VHOST_CLOSED, VHOST_MESSAGE */
-  async ask(name: RequestName, payload?: Uint8Array, bytes = 8): Promise<Message> {
+  async ask(
+    name: RequestName,
+    payload?: Uint8Array,
+    bytes = 8,
+    fds: readonly number[] = [],
+  ): Promise<Message> {
     if (this.#closed !== undefined) throw vhostError('VHOST_CLOSED', this.#closed);
     const answer = this.#wait(name);
-    this.#connection.send(Request[name], 0, payload);
+    this.#connection.send(Request[name], 0, payload, fds);
     const m = await answer;
     if (m.payload.byteLength < bytes)
       throw vhostError(

@@ -364,6 +364,7 @@ class MessageSocket : public LoopObject {
     on_message_.Clear();
     on_close_.Clear();
     on_drain_.Clear();
+    DropFds();
     close(fd_);
     fd_ = -1;
   }

@@ -116,5 +116,20 @@ export interface BlockOrder {
   name: string;
 }
 
+/** Bytes of guest memory, as of an Uint8Array; one of those spans 4 GiB at most, and guests are larger. */
+export class RamBytes {
+  constructor(readonly buffer: ArrayBuffer) {}
+
+  subarray(from: number, to: number): Uint8Array {
+    return new Uint8Array(this.buffer, from, to - from);
+  }
+  fill(value: number, from: number, to: number): void {
+    this.subarray(from, to).fill(value);
+  }
+  set(source: Uint8Array, at: number): void {
+    this.subarray(at, at + source.length).set(source);
+  }
+}
+
 /** How a disk controller gets its driver. `memory` is the whole guest RAM mapping. */
 export type OpenBlock = (memory: ArrayBuffer, completed: Completed) => BlockDriver;

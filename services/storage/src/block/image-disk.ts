@@ -2,7 +2,14 @@
  * What disks in images of any format have in common: requests become parts (reads and writes of files), wait when there is
  * no room for what they change, and are reported when all of their parts are over.
  */
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from './block.ts';
+import {
+  type BlockDriver,
+  BlockOp,
+  type BlockRequest,
+  BlockResult,
+  type Completed,
+  RamBytes,
+} from './block.ts';
 import { blockError, type HostIo } from './host.ts';
 import { type Op, Ops } from './ops.ts';
 
@@ -38,7 +45,7 @@ export abstract class ImageDisk implements BlockDriver {
       () => this.poll(),
       (op, result) => this.opDone(op, result),
     );
-    this.ops.memory = new Uint8Array(memory);
+    this.ops.memory = new RamBytes(memory);
   }
 
   /** Starts all parts of a read. @throws coded errors */

@@ -1,5 +1,12 @@
 /** A disk in private memory, for tests and benchmarks. */
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from './block.ts';
+import {
+  type BlockDriver,
+  BlockOp,
+  type BlockRequest,
+  BlockResult,
+  type Completed,
+  RamBytes,
+} from './block.ts';
 
 export interface MemoryDiskOptions {
   readOnly?: boolean;
@@ -14,7 +21,7 @@ export class MemoryDisk implements BlockDriver {
   readonly physicalBytes = 4096;
   readonly canDiscard = true;
   readonly readOnly: boolean;
-  readonly #memory: Uint8Array;
+  readonly #memory: RamBytes;
   readonly #pending: BlockRequest[] = [];
   #done: BlockRequest[] = [];
 
@@ -24,7 +31,7 @@ export class MemoryDisk implements BlockDriver {
     private readonly completed: Completed,
     private readonly options: MemoryDiskOptions = {},
   ) {
-    this.#memory = new Uint8Array(memory);
+    this.#memory = new RamBytes(memory);
     this.readOnly = options.readOnly ?? false;
   }
 

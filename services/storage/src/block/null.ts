@@ -1,10 +1,17 @@
 /** A disk that takes everything and gives zeroes, for measuring what is above it (QEMU's `null-co`). */
-import { type BlockDriver, BlockOp, type BlockRequest, BlockResult, type Completed } from './block.ts';
+import {
+  type BlockDriver,
+  BlockOp,
+  type BlockRequest,
+  BlockResult,
+  type Completed,
+  RamBytes,
+} from './block.ts';
 
 export class NullDisk implements BlockDriver {
   readonly physicalBytes = 4096;
   readonly canDiscard = true;
-  readonly #memory: Uint8Array;
+  readonly #memory: RamBytes;
   readonly #done: BlockRequest[] = [];
   #count = 0;
   #told = false;
@@ -15,7 +22,7 @@ export class NullDisk implements BlockDriver {
     memory: ArrayBuffer,
     private readonly completed: Completed,
   ) {
-    this.#memory = new Uint8Array(memory);
+    this.#memory = new RamBytes(memory);
   }
 
   submit(r: BlockRequest): void {

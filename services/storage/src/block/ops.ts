@@ -1,6 +1,6 @@
 /** Host I/O of a disk made of images: pooled operations on one queue, resumed when short, retried when interrupted. */
 import { type IoOps, ioOp } from '@nyx/native';
-import { type BlockRequest, BlockResult } from './block.ts';
+import { type BlockRequest, BlockResult, type RamBytes } from './block.ts';
 import type { HostIo, HostQueue } from './host.ts';
 
 const [EINTR, EAGAIN, ENOSPC, EDQUOT] = [4, 11, 28, 122];
@@ -152,7 +152,7 @@ export class Ops {
   }
 
   /** Fills what is left of a read with zeroes. */
-  #pad(op: Op, memory: Uint8Array, buffer: (i: number) => Uint8Array): void {
+  #pad(op: Op, memory: RamBytes, buffer: (i: number) => Uint8Array): void {
     const n = this.#segments(op);
     const { segments } = this.queue;
     for (let i = 0; i < n; i++) {
@@ -161,7 +161,7 @@ export class Ops {
     }
   }
   /** Set by the owner: the bytes of guest memory, and of a private buffer. */
-  memory!: Uint8Array;
+  memory!: RamBytes;
   buffer!: (index: number) => Uint8Array;
 
   #completed(id: number, result: number): void {

@@ -1,6 +1,6 @@
 /** Reading through a chain of images, and the pieces of requests that go to files as they are. */
 import { ioOp } from '@nyx/native';
-import type { BlockRequest } from './block.ts';
+import type { BlockRequest, RamBytes } from './block.ts';
 import type { Chain } from './chain.ts';
 import { Extent, Kind } from './extent.ts';
 import type { Ops } from './ops.ts';
@@ -13,7 +13,7 @@ export class Reader {
   constructor(
     readonly chain: Chain,
     readonly ops: Ops,
-    readonly memory: Uint8Array,
+    readonly memory: RamBytes,
     readonly tag: number,
   ) {}
 

@@ -1,0 +1,202 @@
+/**
+ * Disks over vhost-user: `nyx storage serve` beside qemu-storage-daemon, on the same file, one after the other, again and
+ * again in the same run. The client is a native driver of one virtqueue, once polling, once waiting for calls. CPU is
+ * that of the whole server process per request. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s by the environment.
+ */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Client, type Load } from '@nyx/vhost-user/testing';
+import { noise, quantile, sleep, spread } from './noise.ts';
+
+const rounds = Number(process.env.ROUNDS ?? 3);
+const seconds = Number(process.env.SECONDS ?? 0.4);
+const wanted = process.argv.slice(2).filter((a) => a === 'raw' || a === 'qcow2');
+const formats = wanted.length > 0 ? wanted : ['raw', 'qcow2'];
+const MiB = 2 ** 20;
+const span = 256 * MiB;
+
+const loads: { name: string; load: Omit<Load, 'count' | 'polling' | 'span'>; rate: number }[] = [
+  {
+    name: '4 KiB random read, depth 1',
+    load: { depth: 1, bytes: 4096, write: false, sequential: false },
+    rate: 50_000,
+  },
+  {
+    name: '4 KiB random read, depth 32',
+    load: { depth: 32, bytes: 4096, write: false, sequential: false },
+    rate: 150_000,
+  },
+  {
+    name: '4 KiB random write, depth 1',
+    load: { depth: 1, bytes: 4096, write: true, sequential: false },
+    rate: 30_000,
+  },
+  {
+    name: '4 KiB random write, depth 32',
+    load: { depth: 32, bytes: 4096, write: true, sequential: false },
+    rate: 100_000,
+  },
+  {
+    name: '128 KiB sequential read, depth 32',
+    load: { depth: 32, bytes: 131072, write: false, sequential: true },
+    rate: 30_000,
+  },
+  {
+    name: '128 KiB sequential write, depth 32',
+    load: { depth: 32, bytes: 131072, write: true, sequential: true },
+    rate: 15_000,
+  },
+];
+
+const folder = mkdtempSync(join(tmpdir(), 'nyx-storage-bench-'));
+const image = join(folder, 'disk');
+const socket = join(folder, 'socket');
+const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));
+
+interface Server {
+  name: string;
+  start(format: string): ChildProcess;
+  /** Process that serves. */
+  pid(child: ChildProcess): number;
+}
+
+const ours: Server = {
+  name: 'nyx',
+  start: (format) =>
+    spawn(nyx, ['storage', 'serve', '--socket', socket, '--format', format, '--num-queues', '1', image], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    }),
+  pid(child) {
+    const [pid] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim().split(' ');
+    // nyx-jail is the server's parent where it has a process namespace of its own.
+    const below = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+    return Number(below === '' ? pid : below.split(' ')[0]);
+  },
+};
+const qsd = (aio: string, thread: boolean): Server => ({
+  name: `qsd ${aio}${thread ? ', iothread' : ''}`,
+  start: (format) =>
+    spawn(
+      'qemu-storage-daemon',
+      [
+        ...(thread ? ['--object', 'iothread,id=io0'] : []),
+        ...['--blockdev', `driver=file,node-name=f,filename=${image},aio=${aio}`],
+        ...['--blockdev', `driver=${format},node-name=d,file=f`],
+        '--export',
+        `type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path=${socket},writable=on,num-queues=1${thread ? ',iothread=io0' : ''}`,
+      ],
+      { stdio: ['ignore', 'ignore', 'inherit'] },
+    ),
+  pid: (child) => child.pid!,
+});
+const servers = [ours, qsd('io_uring', false), qsd('io_uring', true), qsd('threads', true)];
+
+/** CPU time of all threads, ns. */
+const cpu = (pid: number): number => {
+  let ns = 0;
+  for (const task of readdirSync(`/proc/${pid}/task`))
+    try {
+      ns += Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0]);
+    } catch {
+      // It ended meanwhile.
+    }
+  return ns;
+};
+
+interface Row {
+  rate: number[];
+  median: number[];
+  cpu: number[];
+}
+const rows = new Map<string, Row>();
+const rowOf = (server: string, load: string, polling: boolean): Row => {
+  const key = `${server}|${load}|${polling}`;
+  const found = rows.get(key) ?? { rate: [], median: [], cpu: [] };
+  rows.set(key, found);
+  return found;
+};
+
+async function measure(server: Server, format: string): Promise<void> {
+  rmSync(socket, { force: true });
+  const child = server.start(format);
+  try {
+    for (let i = 0; i < 100 && !existsSync(socket); i++) await sleep(50);
+    await sleep(500);
+    const pid = server.pid(child);
+    const client = new Client();
+    await client.open(socket);
+    for (const { name, load, rate } of loads)
+      for (const polling of [true, false]) {
+        const count = Math.ceil(rate * seconds);
+        client.run({ ...load, span, polling, count: Math.ceil(count / 5) });
+        const before = cpu(pid);
+        const r = client.run({ ...load, span, polling, count });
+        const row = rowOf(server.name, name, polling);
+        row.cpu.push((cpu(pid) - before) / count);
+        row.rate.push(r.rate);
+        row.median.push(r.median);
+      }
+    client.close();
+  } finally {
+    const ended = new Promise((r) => child.once('exit', r));
+    child.kill('SIGTERM');
+    await ended;
+  }
+}
+
+function makeImage(format: string): void {
+  const run = (command: string, args: string[]): void => {
+    const r = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    if (r.status !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${r.status}`);
+  };
+  rmSync(image, { force: true });
+  run('dd', ['if=/dev/urandom', `of=${image}.raw`, 'bs=1M', `count=${span / MiB}`, 'status=none']);
+  if (format === 'raw') run('mv', [`${image}.raw`, image]);
+  else {
+    run('qemu-img', ['convert', '-f', 'raw', '-O', format, `${image}.raw`, image]);
+    rmSync(`${image}.raw`);
+  }
+  run('sync', [folder]);
+  // All of it in the page cache: what is compared is the servers, not the disk below.
+  run('dd', [`if=${image}`, 'of=/dev/null', 'bs=1M', 'status=none']);
+}
+
+try {
+  const without = spawnSync('qemu-storage-daemon', ['--version']).status !== 0;
+  if (without)
+    console.log('qemu-storage-daemon is not installed (Debian: qemu-system-common): nothing to compare with');
+  console.log(
+    `${await noise()}; file system type 0x${statfsSync(folder).type.toString(16)}, ${rounds} rounds`,
+  );
+  for (const format of formats) {
+    makeImage(format);
+    rows.clear();
+    for (let round = 0; round < rounds; round++)
+      for (const server of without ? [ours] : servers) await measure(server, format);
+    console.log(`\n${format}, ${span / MiB} MiB, cached. Medians of the rounds (least..most)`);
+    for (const { name } of loads)
+      for (const polling of [true, false]) {
+        console.log(`${name}, client ${polling ? 'polls' : 'waits'}`);
+        const mine = rowOf(ours.name, name, polling);
+        for (const { name: server } of without ? [ours] : servers) {
+          const r = rowOf(server, name, polling);
+          const k = r.rate.map((x) => x / 1000);
+          const times = quantile(mine.rate, 0.5) / quantile(r.rate, 0.5);
+          console.log(
+            `  ${server.padEnd(24)} ${spread(k, 1).padStart(22)} k/s   latency ${spread(
+              r.median.map((x) => x / 1000),
+              1,
+            ).padStart(22)} us   CPU ${spread(
+              r.cpu.map((x) => x / 1000),
+              1,
+            ).padStart(18)} us${server === ours.name ? '' : `   nyx: ${times.toFixed(2)} times the rate`}`,
+          );
+        }
+      }
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
