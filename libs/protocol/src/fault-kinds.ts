@@ -19,7 +19,6 @@ export const strategies = {
   },
   nmi: { doc: 'The guest gets a non-maskable interrupt.', words: ['inject-nmi'] },
   reset: { doc: 'The machine is reset; the guest boots anew.', words: ['reboot', 'rename-restart'] },
-  rollback: { doc: 'The machine goes on from its last checkpoint.', words: ['roll-back'] },
   pause: { doc: 'Guest time stands still until `nyx resume`.', words: ['stop', 'preserve'] },
   poweroff: { doc: 'The power button is pressed; the machine ends 30 s later in any case.', words: [] },
   shutdown: { doc: 'The machine ends, as if it had been powered off.', words: ['shut-down', 'destroy'] },
@@ -52,7 +51,7 @@ interface Kind {
   readonly by: 'nyx-vcpu' | 'supervisor' | 'device process';
 }
 
-const ends = ['reset', 'rollback', 'pause', 'shutdown', 'fail'] as const;
+const ends = ['reset', 'pause', 'shutdown', 'fail'] as const;
 /** The guest goes on by itself. */
 const minor = ['ignore', ...ends] as const;
 /** The engine stopped. */

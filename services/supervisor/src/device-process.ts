@@ -185,7 +185,7 @@ export class DeviceProcess {
    * @throws what `change` threw; NyxError VM_STATE, or why no successor serves
    */
   async replace(reason: string, change: () => Promise<void>): Promise<Recovered> {
-    if (this.#stopped || this.#replacing || this.state === 'starting')
+    if (this.#stopped || this.#replacing || this.#first)
       throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
     const since = monotonicNs();
     this.#standby.close();
@@ -440,7 +440,6 @@ export class DeviceProcess {
         return;
       case 'restart':
       case 'reset':
-      case 'rollback':
         this.#again(reason, since, verdict.wait);
         return;
       default:
@@ -492,7 +491,7 @@ export class DeviceProcess {
   #lost(device: string, what: string, e: NyxError): void {
     const { strategy } = this.events.corrupt(device, what);
     this.#corrupt = device;
-    if (this.#first || (strategy !== 'restart' && strategy !== 'reset' && strategy !== 'rollback')) {
+    if (this.#first || (strategy !== 'restart' && strategy !== 'reset')) {
       this.#giveUp(e);
       return;
     }

@@ -27,7 +27,6 @@ export interface Patient {
   go(): Promise<void>;
   nmi(): void;
   reset(): void;
-  rollback(): void;
   /** The machine's state becomes `paused`; vCPUs stand still already. */
   paused(): void;
   poweroff(): void;
@@ -166,9 +165,6 @@ export class FaultDesk {
         return;
       case 'reset':
         patient.reset();
-        return;
-      case 'rollback':
-        patient.rollback();
         return;
       case 'shutdown':
         if (fault.severity === 'info') patient.shutdown();

@@ -25,6 +25,9 @@ const behaviours = [
   'vcpu-dies',
   'vcpu-shutdown',
   'vcpu-error',
+  'vcpu-emulation',
+  'vcpu-entry',
+  'vcpu-exit',
 ];
 for (const b of behaviours) symlinkSync(double, join(dir, `${b}.cjs`));
 // nyx-vcpu is a program of its own.
@@ -134,6 +137,19 @@ describe('a machine', () => {
     expect(() => machine.kill('floppy')).toThrowError(expect.objectContaining({ code: 'DEVICE_UNKNOWN' }));
   });
 
+  test('one that the host could not give memory is another kind of fault, and replaced too', async () => {
+    const { machine, until, pids } = rig('good');
+    await machine.start();
+    process.kill(pids.get('platform')!, 'SIGBUS');
+    await until((x) => x.type === 'recovered');
+    expect(await until((x) => x.type === 'fault')).toMatchObject({
+      kind: 'memoryFault',
+      source: 'platform',
+      strategy: 'restart',
+      data: { what: 'killed by SIGBUS' },
+    });
+  });
+
   test('one that hangs is killed and replaced', async () => {
     const { machine, until } = rig('hang', 'vcpu', { recovery: { ...quick, startTimeout: 10 } });
     await machine.start();
@@ -166,13 +182,18 @@ describe('a machine', () => {
   });
 
   test.each([
-    ['vcpu-reject', 'VCPU_REJECTED', /devices overlap/],
-    ['vcpu-dies', 'VCPU_DIED', /exited 9/],
-    ['vcpu-error', 'VCPU_ERROR', /0f ff/],
-  ])('%s: %s', async (vcpu, code, text) => {
-    const { machine, ended } = rig('good', vcpu);
+    ['vcpu-reject', 'VCPU_REJECTED', /devices overlap/, undefined],
+    ['vcpu-dies', 'VCPU_DIED', /exited 9/, 'vcpuCrash'],
+    ['vcpu-error', 'VCPU_ERROR', /0f ff/, 'engineFailure'],
+    ['vcpu-emulation', 'VCPU_ERROR', /0f ff/, 'emulationFailure'],
+    ['vcpu-entry', 'VCPU_ERROR', /0f ff/, 'entryFailure'],
+    ['vcpu-exit', 'VCPU_ERROR', /0f ff/, 'unhandledExit'],
+  ])('%s: %s', async (vcpu, code, text, fault) => {
+    const { machine, ended, events } = rig('good', vcpu);
     await machine.start();
     const { error } = await ended;
+    const kind = events.flatMap((e) => (e.type === 'fault' ? [e.kind] : [])).at(-1);
+    expect(kind).toBe(fault);
     expect(error?.code).toBe(code);
     expect(error?.got).toMatch(text);
   });

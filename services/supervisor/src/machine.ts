@@ -520,7 +520,6 @@ export class Machine {
       go: async () => void (await this.#vcpu!.resume()),
       nmi: () => this.#vcpu!.nmi(0),
       reset: () => this.#guestReset(),
-      rollback: () => this.#guestReset(),
       paused: () => this.#life.go('paused'),
       poweroff: () => void this.stop(30),
       shutdown: (why) => {

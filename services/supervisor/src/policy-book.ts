@@ -108,7 +108,7 @@ export class PolicyBook {
 
   /** Whether another process is to serve the same after such a fault, unless the budget is spent. */
   restarts(kind: FaultKind, sources: readonly string[]): boolean {
-    return ['restart', 'reset', 'rollback'].includes(this.rule(kind, sources).action);
+    return ['restart', 'reset'].includes(this.rule(kind, sources).action);
   }
 
   /** The budget is full again: of one source, or of all device processes (a machine that resets itself again and again is not forgiven). */

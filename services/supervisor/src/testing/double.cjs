@@ -88,7 +88,13 @@ const vcpu = (socket) => ({
       e.writeUInt32LE(2, 8);
       setTimeout(() => socket().send(e), 20);
     }
-    if (behaviour === "vcpu-error" && op === 2) setTimeout(() => socket().send(event(10, "instruction 0f ff")), 20);
+    // ControlEvent.internalError; c is the EngineFault.
+    const engine = ["vcpu-error", "vcpu-emulation", "vcpu-entry", "vcpu-exit"].indexOf(behaviour);
+    if (engine >= 0 && op === 2) {
+      const e = event(10, "instruction 0f ff");
+      e.writeUInt32LE(engine, 24);
+      setTimeout(() => socket().send(e), 20);
+    }
   },
 });
 
