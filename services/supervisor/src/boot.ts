@@ -109,7 +109,7 @@ export class BootLoader {
         seed: spec.deterministic ? fixedSeed : randomBytes(32),
         protocol: spec.bootProtocol,
       });
-      this.tpm?.measure(this.#ram, { kernel, initrd, cmdline: this.cmdline });
+      this.tpm?.measure(this.#ram, { kernel: files.kernel, initrd: files.initrd, cmdline: this.cmdline });
       return { plan };
     } catch (e) {
       throw bootError(e, { KERNEL_INVALID: spec.kernel ?? spec.bios, INITRD_INVALID: spec.initrd });

@@ -1,11 +1,27 @@
 /** The TPM of a machine: its line in the wiring, its state, and what direct boot measures into it. */
 import { randomInt } from 'node:crypto';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
-  type BootFile,
+  type Digests,
+  descriptorFile,
+  digestsOf,
   type GuestRam,
+  hashes,
   logArea,
   logImage,
   measurements,
@@ -175,6 +191,47 @@ export function openTpm(tpm: TpmSpec, open: (path: string, what: string) => { fd
   return files;
 }
 
+/** Files of digests that are kept; then they are made anew. */
+const mostDigests = 200;
+
+/**
+ * The digests of a file. They take half a second for a kernel, so they are kept in the user's cache, under what the file
+ * system says of the file: what changes it, changes its time of change, which nobody can set.
+ */
+function fileDigests(fd: number): Digests {
+  const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(fd, { bigint: true });
+  const folder = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'nyx/digests');
+  const path = join(folder, [dev, ino, size, mtimeNs, ctimeNs].join('-'));
+  try {
+    const known = readFileSync(path);
+    if (known.length === hashes.reduce((n, h) => n + h.bytes, 0)) {
+      let at = 0;
+      return hashes.map(({ bytes }) => {
+        at += bytes;
+        return known.subarray(at - bytes, at);
+      });
+    }
+  } catch {}
+  const length = Number(size);
+  const file = descriptorFile(fd, length);
+  const digests = digestsOf(length, (at, into) => file.read(at, into));
+  // A file that changes while it is read, or has just changed, is not known by its times.
+  const after = fstatSync(fd, { bigint: true });
+  const isQuiet = BigInt(Date.now()) * 1_000_000n - ctimeNs > 2_000_000_000n;
+  if (after.ctimeNs === ctimeNs && isQuiet) {
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      const old = readdirSync(folder);
+      if (old.length > mostDigests) for (const name of old) rmSync(join(folder, name), { force: true });
+      writeFileSync(`${path}.${process.pid}`, Buffer.concat(digests), { mode: 0o600 });
+      renameSync(`${path}.${process.pid}`, path);
+    } catch {
+      // It is only slower.
+    }
+  }
+  return digests;
+}
+
 /** What the process of the TPM needs, as resources of the machine. */
 export class TpmHost {
   readonly #boot: Shared | undefined;
@@ -193,9 +250,11 @@ export class TpmHost {
   }
 
   /** At every boot by our loader: the log into guest memory, the same as commands to the TPM, which waits for them. */
-  measure(ram: GuestRam, what: { kernel: BootFile; initrd?: Uint8Array | undefined; cmdline: string }): void {
+  measure(ram: GuestRam, what: { kernel: number; initrd?: number | undefined; cmdline: string }): void {
     if (this.#boot === undefined || this.#event === undefined) return;
-    const events = measurements(what);
+    const kernel = fileDigests(what.kernel);
+    const initrd = what.initrd === undefined ? undefined : fileDigests(what.initrd);
+    const events = measurements({ kernel, initrd, cmdline: what.cmdline });
     ram.write(logArea.address, logImage(events));
     const script = packScript(measuringCommands(events));
     const v = new DataView(this.#boot.buffer);

@@ -5,15 +5,22 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { bytesFile } from '../file.ts';
-import { decodeLog, EventType, encodeLog, hashes, replay } from './event-log.ts';
+import { decodeLog, digestsOf, digestsOfBytes, EventType, encodeLog, hashes, replay } from './event-log.ts';
 import { logArea, logImage, measurements, measuringCommands } from './measured.ts';
 
 const kernel = Buffer.from('a kernel');
 const events = measurements({
-  kernel: bytesFile(kernel),
-  initrd: Buffer.from('an initrd'),
+  kernel: digestsOfBytes(kernel),
+  initrd: digestsOfBytes(Buffer.from('an initrd')),
   cmdline: 'quiet',
+});
+
+test('digests do not depend on the pieces', () => {
+  const bytes = Buffer.alloc(3_000_001, 'octets');
+  const digests = digestsOf(bytes.length, (at, into) => into.set(bytes.subarray(at, at + into.length)));
+  expect(digests.map((d) => Buffer.from(d).toString('hex'))).toEqual(
+    hashes.map(({ name }) => createHash(name).update(bytes).digest('hex')),
+  );
 });
 
 test('what is written is read again, and ends where it ends', () => {

@@ -65,21 +65,29 @@ export interface LogEvent {
 const signature03 = 'Spec ID Event03\0';
 const startupLocality = 'StartupLocality\0';
 
-/** An event for `measured`, in all banks; the log says `data` of it (what was measured itself, when not given). */
-export const measure = (
-  pcr: number,
-  type: number,
-  measured: readonly Uint8Array[],
-  data: Uint8Array = measured[0]!,
-): LogEvent => ({
+/** Of each algorithm, in the order of `hashes`. */
+export type Digests = readonly Uint8Array[];
+
+/** The digests of `length` octets, read piece by piece. */
+export function digestsOf(length: number, read: (at: number, into: Uint8Array) => void): Digests {
+  const hash = hashes.map(({ name }) => createHash(name));
+  const piece = new Uint8Array(Math.min(length, 1 << 20));
+  for (let at = 0; at < length; at += piece.length) {
+    const part = piece.subarray(0, Math.min(piece.length, length - at));
+    read(at, part);
+    for (const h of hash) h.update(part);
+  }
+  return hash.map((h) => h.digest());
+}
+export const digestsOfBytes = (bytes: Uint8Array): Digests =>
+  digestsOf(bytes.length, (at, into) => into.set(bytes.subarray(at, at + into.length)));
+
+/** An event in all banks. */
+export const event = (pcr: number, type: number, digests: Digests, data: Uint8Array): LogEvent => ({
   pcr,
   type,
   data,
-  digests: hashes.map(({ name, alg }) => {
-    const h = createHash(name);
-    for (const part of measured) h.update(part);
-    return { alg, digest: h.digest() };
-  }),
+  digests: hashes.map(({ alg }, i) => ({ alg, digest: digests[i]! })),
 });
 
 /** The whole log: the event that says which hashes it uses, then the others. */

@@ -7,8 +7,7 @@
  *   PCR 9     EV_IPL             the kernel file, then the initrd
  *   PCR 8     EV_IPL             the kernel command line
  */
-import { type BootFile, piece } from '../file.ts';
-import { EventType, encodeLog, type LogEvent, measure } from './event-log.ts';
+import { type Digests, digestsOfBytes, EventType, encodeLog, event, type LogEvent } from './event-log.ts';
 
 /** Where the log lies, and how large it may be; reserved in the memory map. */
 export const logArea = { address: 0xf_0000, bytes: 0x1_0000 } as const;
@@ -16,18 +15,20 @@ export const logArea = { address: 0xf_0000, bytes: 0x1_0000 } as const;
 const text = (s: string): Uint8Array => Buffer.from(`${s}\0`, 'utf8');
 
 export function measurements(what: {
-  kernel: BootFile;
-  initrd?: Uint8Array | undefined;
+  kernel: Digests;
+  initrd?: Digests | undefined;
   cmdline: string;
 }): LogEvent[] {
-  const events = [measure(0, EventType.EV_S_CRTM_VERSION, [text('Nyx loader')])];
-  for (let pcr = 0; pcr < 8; pcr++) events.push(measure(pcr, EventType.EV_SEPARATOR, [new Uint8Array(4)]));
+  const itself = (pcr: number, type: number, data: Uint8Array): LogEvent =>
+    event(pcr, type, digestsOfBytes(data), data);
+  const events = [itself(0, EventType.EV_S_CRTM_VERSION, text('Nyx loader'))];
+  for (let pcr = 0; pcr < 8; pcr++) events.push(itself(pcr, EventType.EV_SEPARATOR, new Uint8Array(4)));
   const { kernel, initrd, cmdline } = what;
-  events.push(measure(9, EventType.EV_IPL, [piece(kernel, 0, kernel.length)], text('kernel')));
-  if (initrd) events.push(measure(9, EventType.EV_IPL, [initrd], text('initrd')));
-  events.push(
-    measure(8, EventType.EV_IPL, [Buffer.from(cmdline, 'utf8')], text(`kernel_cmdline: ${cmdline}`)),
-  );
+  const ipl = (pcr: number, digests: Digests, name: string): void =>
+    void events.push(event(pcr, EventType.EV_IPL, digests, text(name)));
+  ipl(9, kernel, 'kernel');
+  if (initrd) ipl(9, initrd, 'initrd');
+  ipl(8, digestsOfBytes(Buffer.from(cmdline, 'utf8')), `kernel_cmdline: ${cmdline}`);
   return events;
 }
 
