@@ -13,6 +13,7 @@ import { connect, type Socket } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { FaultKind } from '@nyx/protocol';
 import { type PolicyRule, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import type { DiskFormat } from '@nyx/protocol/disk-formats';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { FaultPlanInput } from '@nyx/protocol/fault-plan';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
@@ -21,6 +22,9 @@ import { type ExecOptions, type ExecResult, execIn } from './exec.ts';
 import { resolveImage } from './image.ts';
 import { type Launched, launch } from './launch.ts';
 import { find, type ProcessId, type RunInfo, signal } from './rundir.ts';
+
+/** Copying a large disk takes long. */
+const diskJobSeconds = 24 * 3600;
 
 export interface StartOptions {
   /** Directory that relative paths count from (default: the current one). */
@@ -112,6 +116,42 @@ export class Vm {
   /** SIGKILL to the process of a device, by the device's or the process's name. */
   kill(target: string): Promise<{ process: string; pid: number }> {
     return this.#client.request('kill', { target });
+  }
+
+  /** Disks, and the files that each consists of. */
+  async disks(): Promise<Result<'diskList'>['disks']> {
+    return (await this.#client.request('diskList', {})).disks;
+  }
+  /** Another program, or other files with the same content, behind a disk. @throws NyxError FILE_*, DISK_INVALID, VM_STATE */
+  swapBackend(
+    name: string,
+    o: { path?: string; format?: DiskFormat; service?: string },
+  ): Promise<Result<'diskSwap'>> {
+    const paths = {
+      ...(o.path === undefined ? {} : { path: resolve(o.path) }),
+      ...(o.service === undefined ? {} : { service: resolve(o.service) }),
+    };
+    return this.#client.request('diskSwap', { name, ...o, ...paths }, diskJobSeconds);
+  }
+  /** A new image over a disk (`path`), or a snapshot inside its qcow2 image. @throws NyxError */
+  snapshotDisk(
+    name: string,
+    o: { path: string } | { create: string } | { remove: string },
+  ): Promise<Result<'diskSwap'>> {
+    const place = 'path' in o ? { path: resolve(o.path) } : o;
+    return this.#client.request('diskSnapshot', { name, ...place }, diskJobSeconds);
+  }
+  /** Makes a disk larger, to `size` bytes or by so many. @throws NyxError */
+  resizeDisk(name: string, size: number, relative = false): Promise<Result<'diskResize'>> {
+    return this.#client.request('diskResize', { name, size, relative }, diskJobSeconds);
+  }
+  /** Writes the topmost image of a disk into the one below, and goes on without it. @throws NyxError */
+  commitDisk(name: string): Promise<Result<'diskCommit'>> {
+    return this.#client.request('diskCommit', { name }, diskJobSeconds);
+  }
+  /** Copies a disk into a new image while the guest runs, and goes on with that. @throws NyxError */
+  mirrorDisk(name: string, path: string, format: DiskFormat): Promise<Result<'diskMirror'>> {
+    return this.#client.request('diskMirror', { name, path: resolve(path), format }, diskJobSeconds);
   }
 
   /** CD drives and their media. */

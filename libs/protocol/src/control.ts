@@ -9,6 +9,7 @@
  */
 import { Packr } from 'msgpackr';
 import * as z from 'zod/mini';
+import { diskFormats } from './disk-formats.ts';
 import { isErrorCode, NyxError, type WireError } from './errors.ts';
 import { type FaultKind, faultNames, type Strategy, severities, strategies } from './fault-kinds.ts';
 import { FaultEntry, FaultPlan } from './fault-plan.ts';
@@ -188,6 +189,11 @@ const FaultStatus = z.object({
 export type FaultStatus = z.output<typeof FaultStatus>;
 
 const Nothing = z.object({});
+const DiskName = z.string().check(z.maxLength(64));
+const FilePath = z.string().check(z.regex(/^\//, 'expected an absolute path'), z.maxLength(4096));
+const Format = z.enum(diskFormats);
+/** `downNs`: how long nobody answered for the disk. */
+const DiskDone = z.object({ name: z.string(), downNs: count });
 
 /** Every request: validators of its arguments and of its result. */
 export const requests = {
@@ -200,6 +206,42 @@ export const requests = {
     args: z.object({ timeout: z.number().check(z.gte(0), z.lte(3600)) }),
     result: z.object({ forced: z.boolean() }),
   },
+  /** Disks and what is under them; `chain`: files, the topmost first. */
+  diskList: {
+    args: Nothing,
+    result: z.object({
+      disks: z.array(
+        z.object({
+          name: z.string(),
+          path: z.string(),
+          format: z.string(),
+          readonly: z.boolean(),
+          chain: z.array(z.string()),
+        }),
+      ),
+    }),
+  },
+  /** Another backend program, or other files with the same content. Paths are absolute, here and below. */
+  diskSwap: {
+    args: z.object({ name: DiskName, path: z.optional(FilePath), format: z.optional(Format), service: z.optional(FilePath) }),
+    result: DiskDone,
+  },
+  /** An overlay at `path`, or a snapshot inside the image that is made or deleted. */
+  diskSnapshot: {
+    args: z.object({
+      name: DiskName,
+      path: z.optional(FilePath),
+      create: z.optional(z.string().check(z.minLength(1), z.maxLength(255))),
+      remove: z.optional(z.string().check(z.minLength(1), z.maxLength(255))),
+    }),
+    result: DiskDone,
+  },
+  diskResize: {
+    args: z.object({ name: DiskName, size: z.int().check(z.gte(0)), relative: z.boolean() }),
+    result: z.extend(DiskDone, { size: count }),
+  },
+  diskCommit: { args: z.object({ name: DiskName }), result: DiskDone },
+  diskMirror: { args: z.object({ name: DiskName, path: FilePath, format: Format }), result: DiskDone },
   /** CD drives and their media. */
   cdList: {
     args: Nothing,
@@ -308,6 +350,8 @@ export const VmEvent = z.discriminatedUnion('type', [
     bytes: count,
     reason: z.enum(['noSpace', 'io']),
   }),
+  /** How far a job on a disk is, 0..1. */
+  z.object({ type: z.literal('job'), at: count, device: z.string(), job: z.string(), fraction: z.number() }),
   z.object({ type: z.literal('agent'), at: count }),
   z.extend(FaultRecord, { type: z.literal('fault') }),
 ]);

@@ -11,7 +11,7 @@ import { spawnSync } from 'node:child_process';
 import { fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { memfdCreate } from '@nyx/native';
-import type { DiskFormat } from '@nyx/protocol/disk-options';
+import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage } from '@nyx/protocol/image-lock';
 import { built } from './paths.ts';
@@ -23,6 +23,8 @@ export interface DiskFile {
   bytes: number;
   /** 'null': a disk without content, the descriptor means nothing. */
   format: DiskFormat | 'null';
+  /** Absent for what is no file. */
+  path?: string;
 }
 
 type Open = (path: string, what: string, write?: boolean) => { fd: number; bytes: number };
@@ -122,7 +124,7 @@ export function openDisk(
     const { forceShare = false } = disk;
     for (const [i, f] of files.entries())
       lockImage(f.fd, paths[i]!, { write: i === 0 && !disk.readonly, forceShare });
-    return files;
+    return files.map((f, i) => ({ ...f, path: paths[i]! }));
   };
   if (format === 'raw') {
     if (top.bytes === 0 || top.bytes % 512 !== 0)
@@ -134,13 +136,13 @@ export function openDisk(
       );
     return lock();
   }
-  if (format === 'vhdx') {
-    for (const path of parentsOf(disk.path)) {
+  const addParents = (of: string): void => {
+    for (const path of parentsOf(of)) {
       paths.push(path);
-      files.push({ ...open(path, `parent of ${what}`), format });
+      files.push({ ...open(path, `parent of ${what}`), format: 'vhdx' });
     }
-    return lock();
-  }
+  };
+  if (format === 'vhdx') addParents(disk.path);
   const identity = (fd: number): string => {
     const { dev, ino } = fstatSync(fd);
     return `${dev}:${ino}`;
@@ -152,7 +154,7 @@ export function openDisk(
     const name = under.name.startsWith('file:') ? under.name.slice(5) : under.name;
     if (/^[a-z+]+:/i.test(name) || name.includes('\0'))
       throw invalid('a backing file on this host', `${path}: ${JSON.stringify(under.name)}`);
-    if (under.format !== 'raw' && under.format !== 'qcow2')
+    if (!isDiskFormat(under.format))
       throw invalid(
         'an image that says of its backing file whether it is raw or qcow2 (`qemu-img rebase -u -F FORMAT`)',
         `${path}: ${under.format === undefined ? 'it does not say' : `'${under.format}'`}`,
@@ -166,6 +168,7 @@ export function openDisk(
     if (seen.has(identity(file.fd)))
       throw invalid('a chain of backing files that ends', `${path} is in it twice`);
     seen.add(identity(file.fd));
+    if (under.format === 'vhdx') addParents(path);
   }
   return lock();
 }
@@ -193,6 +196,9 @@ export function openMedium(open: Open, what: string, path: string): DiskFile {
   return { fd, bytes, format: 'raw' };
 }
 
+/** Memory for the journal of an image. */
+export const newJournal = (name: string): number => memfdCreate(`nyx-${name}-journal`, journalBytes);
+
 /** What an image's journal needs (services/storage/src/block/qcow2/journal.ts). */
 const journalBytes = 256 * 1024;
 
@@ -203,5 +209,5 @@ const journalBytes = 256 * 1024;
 export function adoptDisk(r: Pick<Resources, 'adopt'>, name: string, files: readonly DiskFile[]): void {
   for (const [i, f] of files.entries()) r.adopt(i === 0 ? name : `${name}.${i}`, f.fd);
   if (files[0]?.format === 'qcow2' || files[0]?.format === 'vhdx')
-    r.adopt(`${name}.journal`, memfdCreate(`nyx-${name}-journal`, journalBytes));
+    r.adopt(`${name}.journal`, newJournal(name));
 }

@@ -1,11 +1,24 @@
 /**
- * The disks of a machine that runs: what their processes tell, and what may be changed under them. Every change is a change
- * of a role: the process is ended at whatever it does, and its successor begins with the files that it has then. Requests
- * that were under way are done again by the successor, as after any death.
+ * The disks of a machine that runs: what their processes tell, and what is changed under them. Every change is a change of a
+ * role: the process is ended at whatever it does (as any crash ends it), and its successor begins with the files that it has
+ * then. Requests that were under way are done again by the successor, so none is lost, and none is done twice as far as the
+ * guest can see. What takes long is done while the guest runs, on files that nobody writes:
+ *
+ *     mirror   overlay on the disk | copy all that is under it       | pause: copy what the overlay has, go on with the copy
+ *     commit   overlay on the disk | copy the top into what is below | pause: copy what the overlay has, go on without the top
  */
+import { unlinkSync } from 'node:fs';
+import { close, fileSize } from '@nyx/native';
 import type { DeviceEvent } from '@nyx/protocol';
-import type { VmEvent } from '@nyx/protocol/control';
+import type { Result, VmEvent } from '@nyx/protocol/control';
+import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
+import { NyxError } from '@nyx/protocol/errors';
+import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
+import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
+import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
+import { at, runTool } from './disk-tool.ts';
+import { openFile } from './preflight.ts';
 
 /** The machine, as far as disks need it. */
 export interface DiskOwner {
@@ -13,16 +26,57 @@ export interface DiskOwner {
   /** Guest time stands still; nothing to do when it does already. */
   pause(): void;
   emit(e: VmEvent): void;
+  /** The specification changed: whoever asks what a machine uses reads it. */
+  changed(): void;
+}
+
+interface Disk {
+  name: string;
+  index: number;
+  /** As in the specification, whose path and format follow what is done. */
+  spec: VmSpec['disks'][number];
+  files: DiskFile[];
+  journal: number | undefined;
 }
 
 const text = (v: unknown): string => (typeof v === 'string' ? v : '');
 const count = (v: unknown): number => (typeof v === 'number' && v >= 0 ? v : 0);
+/** A delta of so many bytes is copied while the guest waits; a larger one gets another round. */
+const SMALL = 32 * 2 ** 20;
+const ROUNDS = 4;
+
+export interface SwapOptions {
+  path?: string | undefined;
+  format?: DiskFormat | undefined;
+  service?: string | undefined;
+}
+export interface SnapshotOptions {
+  path?: string | undefined;
+  create?: string | undefined;
+  remove?: string | undefined;
+}
+
+export type Job = 'snapshot' | 'commit' | 'mirror' | 'resize' | 'swap';
 
 export class Disks {
   /** Why the machine stands still: by disk, what it could not do. */
   readonly #stopped = new Map<string, string>();
+  readonly #disks: Disk[];
+  #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(private readonly owner: DiskOwner) {}
+  constructor(
+    spec: Pick<VmSpec, 'disks'>,
+    files: readonly DiskFile[][],
+    journals: (name: string) => number | undefined,
+    private readonly owner: DiskOwner,
+  ) {
+    this.#disks = spec.disks.map((s, index) => {
+      const name = `disk${index}`;
+      return { name, index, spec: s, files: files[index]!, journal: journals(`${name}.journal`) };
+    });
+  }
+
+  // ---- what processes tell ----
 
   /** A disk holds a request that its backend failed; guest time must not pass until somebody says what is to be. */
   told({ device, event, detail }: DeviceEvent): void {
@@ -49,4 +103,372 @@ export class Disks {
           p.tell({ type: 'order', device, order: { name: 'retry' } });
     this.#stopped.clear();
   }
+
+  // ---- what is done to disks ----
+
+  list(): Result<'diskList'> {
+    return {
+      disks: this.#disks.map((d) => ({
+        name: d.name,
+        path: d.spec.path,
+        format: d.files[0]!.format,
+        readonly: d.spec.readonly,
+        chain: d.files.flatMap((f) => (f.path === undefined ? [] : [f.path])),
+      })),
+    };
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work, work);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  #find(name: string): Disk {
+    const d = this.#disks.find((x) => x.name === name);
+    if (!d)
+      throw new NyxError('DEVICE_UNKNOWN', {
+        expected: this.#disks.map((x) => x.name).join(', ') || 'a machine with disks',
+        got: `'${name}'`,
+      });
+    return d;
+  }
+
+  #process(d: Disk): DeviceProcess {
+    const p = this.owner.processes().find((x) => x.name === d.name);
+    if (!p || d.spec.standby !== undefined)
+      throw new NyxError('VM_STATE', {
+        expected: `${d.name} at a virtio controller, without a standby`,
+        got: d.spec.bus,
+      });
+    return p;
+  }
+
+  /** What may be changed: not what a guest only reads. */
+  #writable(d: Disk): void {
+    if (d.spec.readonly)
+      throw new NyxError('VM_STATE', { expected: 'a disk that is written', got: `${d.name} is read-only` });
+  }
+
+  /** The role of the process says these files from now on. */
+  #rewire(d: Disk, files: DiskFile[], journal: number | undefined, old?: number): void {
+    const p = this.#process(d);
+    const device = p.plan.role.devices.find((r) => r.name === d.name)!;
+    const wanted = new Map<string, number>(files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
+    if (journal !== undefined && files[0]!.format !== 'raw') wanted.set('journal', journal);
+    if (old !== undefined) wanted.set('journal1', old);
+    const fds: Record<string, number> = {};
+    for (const [name, fd] of wanted) {
+      const slot = device.fds[name];
+      if (slot === undefined) fds[name] = p.plan.fds.push(fd) - 1;
+      else {
+        p.plan.fds[slot] = fd;
+        fds[name] = slot;
+      }
+    }
+    // A place that is not named any more: any descriptor that exists fills it.
+    for (const [name, slot] of Object.entries(device.fds))
+      if (!wanted.has(name)) p.plan.fds[slot] = p.plan.fds[p.plan.role.ring]!;
+    device.fds = fds;
+    const [top] = files;
+    device.config = {
+      ...device.config,
+      ...(top!.format === 'raw'
+        ? { size: top!.bytes, layers: undefined }
+        : { size: undefined, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }),
+    };
+  }
+
+  /** Files that are not those of the disk any more. */
+  #release(files: readonly DiskFile[]): void {
+    for (const f of files) {
+      try {
+        unlockImage(f.fd);
+      } catch {}
+      close(f.fd);
+    }
+  }
+
+  /** Takes over what is under the disk now. */
+  #now(d: Disk, files: DiskFile[], journal: number | undefined): void {
+    d.files = files;
+    d.journal = journal;
+    const [top] = files;
+    if (top?.path !== undefined) d.spec.path = top.path;
+    if (isDiskFormat(top?.format)) d.spec.format = top.format;
+    this.owner.changed();
+  }
+
+  #progress(d: Disk, job: Job, from = 0, share = 1): (fraction: number) => void {
+    let last = -1;
+    return (fraction) => {
+      const whole = Math.floor((from + share * fraction) * 100);
+      if (whole === last) return;
+      last = whole;
+      this.owner.emit({ type: 'job', at: Date.now(), device: d.name, job, fraction: whole / 100 });
+    };
+  }
+
+  /** Another program, or other files with the same content. @throws NyxError */
+  swap(name: string, o: SwapOptions): Promise<Result<'diskSwap'>> {
+    return this.#inTurn(async () => {
+      const d = this.#find(name);
+      const p = this.#process(d);
+      const old = d.files;
+      let files = old;
+      if (o.path !== undefined) {
+        const { format, ...spec } = d.spec;
+        const wanted = {
+          ...spec,
+          path: o.path,
+          ...(o.format ? { format: o.format } : format ? { format } : {}),
+        };
+        files = openDisk(openFile, name, wanted);
+        const [is, want] = [await this.#size(files), await this.#size(old)];
+        if (is !== want) {
+          this.#release(files);
+          throw new NyxError('DISK_INVALID', {
+            expected: `a disk of ${want} bytes`,
+            got: `${o.path}: ${is} bytes`,
+          });
+        }
+      }
+      const { journal } = d;
+      const fresh = files === old ? journal : newJournal(name);
+      const r = await p.replace('swap', async () => {
+        // Whoever opens the old image next finds all of it there.
+        if (files !== old) await this.#settle(d);
+        if (o.service !== undefined) p.plan.service = o.service;
+        if (files !== old) {
+          if (o.format !== undefined) d.spec.format = o.format;
+          this.#rewire(d, files, fresh);
+        }
+      });
+      if (files !== old) {
+        this.#now(d, files, fresh);
+        this.#release(old);
+        if (journal !== undefined) close(journal);
+      }
+      return { name, downNs: r.ns };
+    });
+  }
+
+  async #settle(d: Disk): Promise<void> {
+    if (d.journal === undefined || d.spec.readonly) return;
+    const [top] = d.files;
+    await runTool({ command: 'settled', path: top!.path, fd: at(0), journalFd: at(1) }, [top!.fd, d.journal]);
+  }
+
+  async #size(files: readonly DiskFile[]): Promise<number> {
+    const [top] = files;
+    if (top!.format === 'raw' || top!.format === 'null') return top!.bytes;
+    const i = await runTool<Record<string, number>>({ command: 'info', path: top!.path, fd: at(0) }, [
+      top!.fd,
+    ]);
+    return i['virtual-size']!;
+  }
+
+  /**
+   * Puts a new image over the disk; what was the disk is only read from now on.
+   * @returns the new files and journal, which are in force. @throws NyxError; the disk is as before
+   */
+  async #overlay(d: Disk, path: string, reason: Job): Promise<{ ns: number }> {
+    const p = this.#process(d);
+    const [top] = d.files;
+    if (top?.path === undefined)
+      throw new NyxError('VM_STATE', {
+        expected: 'a disk that is a file',
+        got: `${d.name} is ${d.spec.path}`,
+      });
+    const size = await this.#size(d.files);
+    await runTool({
+      command: 'create',
+      path,
+      format: 'qcow2',
+      size,
+      backing: top.path,
+      backingFormat: top.format,
+    });
+    let file: DiskFile;
+    try {
+      const opened = openFile(path, `overlay of ${d.name}`, true);
+      lockImage(opened.fd, path, { write: true });
+      file = { ...opened, format: 'qcow2', path };
+    } catch (e) {
+      unlinkSync(path);
+      throw e;
+    }
+    const old = d.journal;
+    const journal = newJournal(d.name);
+    const files = [file, ...d.files];
+    const r = await p.replace(reason, async () => {
+      unlockImage(top.fd);
+      lockImage(top.fd, top.path!, { write: false });
+      d.spec.format = 'qcow2';
+      // What the old journal has, the successor writes out before it reads.
+      this.#rewire(d, files, journal, old);
+    });
+    this.#now(d, files, journal);
+    this.#journals.push(...(old === undefined ? [] : [old]));
+    return r;
+  }
+  /** Of former topmost images: their successor may still have to read them. Closed with the machine. */
+  readonly #journals: number[] = [];
+
+  /** An image over the disk (`path`), or a snapshot inside of it. @throws NyxError */
+  snapshot(name: string, o: SnapshotOptions): Promise<Result<'diskSwap'>> {
+    return this.#inTurn(async () => {
+      const d = this.#find(name);
+      const p = this.#process(d);
+      this.#writable(d);
+      if (o.path !== undefined) return { name, downNs: (await this.#overlay(d, o.path, 'snapshot')).ns };
+      const [top] = d.files;
+      if (top!.format !== 'qcow2')
+        throw new NyxError('VM_STATE', { expected: 'a qcow2 image', got: `${name} is ${top!.format}` });
+      const [action, snapshot] = o.create === undefined ? ['delete', o.remove] : ['create', o.create];
+      const image = { path: top!.path, fd: at(0) };
+      const fds = [top!.fd, d.journal!];
+      const r = await p.replace('snapshot', async () => {
+        try {
+          await runTool({ command: 'snapshot', ...image, journalFd: at(1), action, name: snapshot }, fds);
+        } catch (e) {
+          // Half of it may be done: counts that are too high, flags that are wrong.
+          await runTool({ command: 'check', ...image, journalFd: at(1), repair: 'all' }, fds).catch(() => {});
+          throw e;
+        }
+      });
+      return { name, downNs: r.ns };
+    });
+  }
+
+  /** Makes the disk larger; the guest is told. @throws NyxError */
+  resize(name: string, o: { size: number; relative: boolean }): Promise<Result<'diskResize'>> {
+    return this.#inTurn(async () => {
+      const d = this.#find(name);
+      const p = this.#process(d);
+      this.#writable(d);
+      const [top] = d.files;
+      let size = 0;
+      const r = await p.replace('resize', async () => {
+        const image = { path: top!.path ?? d.spec.path, fd: at(0), format: top!.format };
+        const journal = d.journal === undefined ? {} : { journalFd: at(1) };
+        const fds = [top!.fd, ...(d.journal === undefined ? [] : [d.journal])];
+        ({ size } = await runTool<{ size: number }>({ command: 'resize', ...image, ...journal, ...o }, fds));
+        if (top!.format === 'raw') top!.bytes = size;
+        this.#rewire(d, d.files, d.journal);
+      });
+      return { name, downNs: r.ns, size };
+    });
+  }
+
+  /** Copies the top image into the one below it and goes on without it. @throws NyxError */
+  commit(name: string): Promise<Result<'diskSwap'>> {
+    return this.#inTurn(async () => {
+      const d = this.#find(name);
+      this.#writable(d);
+      const [top, below] = d.files;
+      if (top?.format !== 'qcow2' || below?.path === undefined || below.format === 'vhdx')
+        throw new NyxError('VM_STATE', {
+          expected: 'a qcow2 image over a raw or qcow2 file',
+          got: d.files.map((f) => f.format).join(' over '),
+        });
+      // To write it: another machine that reads it is in the way.
+      unlockImage(below.fd);
+      let target: DiskFile;
+      try {
+        const opened = openFile(below.path, `backing file of ${name}`, true);
+        lockImage(opened.fd, below.path, { write: true });
+        target = { ...opened, format: below.format, path: below.path };
+      } catch (e) {
+        lockImage(below.fd, below.path, { write: false });
+        throw e;
+      }
+      return this.#pivot(d, 'commit', [target, ...d.files.slice(2)], 1, false);
+    });
+  }
+
+  /** Copies the disk into a new file and goes on with that. @throws NyxError */
+  mirror(name: string, o: { path: string; format: DiskFormat }): Promise<Result<'diskSwap'>> {
+    return this.#inTurn(async () => {
+      const d = this.#find(name);
+      this.#writable(d);
+      const size = await this.#size(d.files);
+      await runTool({ command: 'create', path: o.path, format: o.format, size });
+      const opened = openFile(o.path, `mirror of ${name}`, true);
+      lockImage(opened.fd, o.path, { write: true });
+      return this.#pivot(d, 'mirror', [{ ...opened, format: o.format, path: o.path }], d.files.length, true);
+    });
+  }
+
+  /**
+   * Copies what the topmost `layers` files have into `to[0]` while the guest goes on over an overlay, then what the overlay
+   * has, and goes on with `to`. @throws NyxError: the disk goes on as it is then, with its overlay
+   */
+  async #pivot(
+    d: Disk,
+    job: Job,
+    to: DiskFile[],
+    layers: number,
+    fresh: boolean,
+  ): Promise<Result<'diskSwap'>> {
+    const p = this.#process(d);
+    const [target] = to as [DiskFile, ...DiskFile[]];
+    const before = d.files;
+    const deltas: DiskFile[] = [];
+    const copy = (
+      files: readonly DiskFile[],
+      n: number,
+      isFresh: boolean,
+      progress?: (fraction: number) => void,
+    ): Promise<{ copied: number }> => {
+      const layer = (f: DiskFile, i: number) => ({ fd: at(i), format: f.format });
+      const request = {
+        command: 'copy',
+        layers: files.map(layer),
+        count: n,
+        target: [{ fd: at(files.length), format: target.format }, ...this.#under(to, files)],
+        fresh: isFresh,
+      };
+      return runTool(request, [...files.map((f) => f.fd), target.fd], progress);
+    };
+    let down = 0;
+    try {
+      const overlay = async (): Promise<void> => {
+        const path = `${before[0]!.path ?? target.path}.${job}${deltas.length}`;
+        down += (await this.#overlay(d, path, job)).ns;
+        deltas.push(d.files[0]!);
+      };
+      await overlay();
+      let { copied } = await copy(d.files.slice(1), layers, fresh, this.#progress(d, job, 0, 0.9));
+      for (let round = 1; round < ROUNDS && copied > SMALL; round++) {
+        await overlay();
+        ({ copied } = await copy(d.files.slice(1), 1, false, this.#progress(d, job, 0.9, 0.05)));
+      }
+      const journal = target.format === 'raw' ? undefined : newJournal(d.name);
+      const r = await p.replace(job, async () => {
+        await this.#settle(d);
+        await copy(d.files, 1, false);
+        if (isDiskFormat(target.format)) d.spec.format = target.format;
+        target.bytes = openBytes(target);
+        this.#rewire(d, to, journal);
+      });
+      down += r.ns;
+      const old = d.files;
+      this.#now(d, to, journal);
+      this.#release(old.filter((f) => !to.includes(f)));
+      for (const f of deltas) unlinkSync(f.path!);
+      this.#progress(d, job)(1);
+      return { name: d.name, downNs: down };
+    } catch (e) {
+      if (!d.files.includes(target)) this.#release([target]);
+      throw e;
+    }
+  }
+
+  /** Files under the target of a commit, as the tool sees them: they are among the source's. */
+  #under(to: readonly DiskFile[], files: readonly DiskFile[]): { fd: number; format: string }[] {
+    return to.slice(1).map((f) => ({ fd: at(files.indexOf(f)), format: f.format }));
+  }
 }
+
+const openBytes = (f: DiskFile): number => (f.format === 'raw' ? fileSize(f.fd) : f.bytes);

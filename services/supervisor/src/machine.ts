@@ -6,6 +6,8 @@ import { createHash } from 'node:crypto';
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
+import { files as runFiles } from '@nyx/nyx/files';
+import { writeJson } from '@nyx/nyx/rundir';
 import { ControlEvent, EngineFault, type FaultKind, VcpuError } from '@nyx/protocol';
 import { type Fingerprint, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
@@ -148,10 +150,11 @@ export class Machine {
     const r = this.#resources;
     for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
-    this.disks = new Disks({
+    this.disks = new Disks(spec, files.disks, (name) => r.named.get(name), {
       processes: () => this.#processes,
       pause: () => void this.pause().catch(() => {}),
       emit: (e) => this.#emit(e),
+      changed: () => writeJson(join(o.dir, runFiles.spec), { ...spec, name: o.name }),
     });
     this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
       this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),

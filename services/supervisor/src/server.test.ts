@@ -43,6 +43,12 @@ describe('the control plane over its sockets', async () => {
       return { forced: false };
     },
     kill: ({ target }) => ({ process: target, pid: 7 }),
+    diskList: () => ({ disks: [] }),
+    diskSwap: ({ name }) => ({ name, downNs: 1 }),
+    diskSnapshot: ({ name }) => ({ name, downNs: 1 }),
+    diskResize: ({ name, size }) => ({ name, downNs: 1, size }),
+    diskCommit: ({ name }) => ({ name, downNs: 1 }),
+    diskMirror: ({ name }) => ({ name, downNs: 1 }),
     cdList: () => ({ drives: [] }),
     cdEject: () => ({ name: 'cd0', ejected: true }),
     cdInsert: () => ({ name: 'cd0' }),

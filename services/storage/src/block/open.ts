@@ -7,7 +7,10 @@ import { Qcow2Disk } from './qcow2/disk.ts';
 import { Journal as Qcow2Journal } from './qcow2/journal.ts';
 import { Tables as Qcow2Tables } from './qcow2/tables.ts';
 import { RawDisk } from './raw.ts';
-import { VhdxDisk } from './vhdx/disk.ts';
+import { checkChain, VhdxDisk } from './vhdx/disk.ts';
+import { VhdxImage } from './vhdx/image.ts';
+import { Journal as VhdxJournal } from './vhdx/journal.ts';
+import { Tables as VhdxTables } from './vhdx/tables.ts';
 
 /** One file of a disk. */
 export interface DiskLayer {
@@ -77,10 +80,18 @@ export const openDisk =
       const left = new Qcow2Journal(source.bulk('journal1'));
       if (!left.empty) new Qcow2Tables(hostIo, fds[1]!, left);
     }
+    // A VHDX image under an overlay, with its own parents.
+    const vhdx = layers!.findIndex((l) => l.format === 'vhdx');
+    if (vhdx > 0 && source.has('journal1') && vhdx === 1) {
+      const left = new VhdxJournal(source.bulk('journal1'));
+      if (!left.empty) new VhdxTables(hostIo, fds[1]!, left).close();
+    }
     const files = layers!.map((l, i) => ({
       fd: fds[i]!,
       qcow2: l.format === 'qcow2',
+      ...(l.format === 'vhdx' ? { layer: new VhdxImage(hostIo, fds[i]!) } : {}),
       ...(l.format === 'raw' ? { size: l.size } : {}),
     }));
+    checkChain(files.flatMap((f) => ('layer' in f && f.layer ? [f.layer] : [])));
     return new Qcow2Disk(hostIo, { files, readOnly, discard, ...journal }, memory, completed);
   };

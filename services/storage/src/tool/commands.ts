@@ -76,12 +76,12 @@ export function create(o: CreateRequest): { path: string; size: number } {
     if (o.format === 'raw') throw blockError('QCOW2_OPTION', 'a raw file has no backing file');
     if (o.backingFormat === undefined)
       throw blockError('QCOW2_OPTION', 'say the format of the backing file (-F raw, qcow2 or vhdx)');
-    if ((o.format === 'vhdx') !== (o.backingFormat === 'vhdx'))
-      throw blockError('QCOW2_OPTION', 'a VHDX image lies over VHDX images, and others do not');
+    if (o.format === 'vhdx' && o.backingFormat !== 'vhdx')
+      throw blockError('QCOW2_OPTION', 'under a VHDX image there is another one');
     if (size === undefined || o.format === 'vhdx') {
       // As it will be found: from the directory of the image.
       const path = resolvePath(dirname(o.path), o.backing);
-      const under = new Opened(path, o.backingFormat, false, 512, o.forceShare);
+      const under = new Opened({ path, format: o.backingFormat, forceShare: o.forceShare }, false, 512);
       size ??= under.disk.size;
       under.close();
       if (o.format === 'vhdx')
@@ -212,10 +212,10 @@ export function convert(
   o: { from: string; format?: Format; forceShare?: boolean; to: CreateRequest },
   progress: Progress,
 ): { size: number } {
-  const source = new Opened(o.from, o.format, false, CHUNK, o.forceShare);
+  const source = new Opened({ path: o.from, format: o.format, forceShare: o.forceShare }, false, CHUNK);
   const { size } = source.disk;
   create({ ...o.to, size });
-  const target = new Opened(o.to.path, o.to.format, true, CHUNK);
+  const target = new Opened({ path: o.to.path, format: o.to.format }, true, CHUNK);
   const [from, to] = [Buffer.from(source.buffer), Buffer.from(target.buffer)];
   const zero = Buffer.alloc(65536);
   for (let at = 0; at < size; at += CHUNK) {
@@ -245,3 +245,6 @@ export function convert(
 
 /** Files of a disk, the topmost first. */
 export const chain = (o: { path: string; format?: Format }): unknown => chainOf(o.path, o.format);
+
+/** Makes an image whole: what its journal has is in its tables afterwards. */
+export const settled = (o: Target): unknown => withFile(o, true, () => ({}));

@@ -2,7 +2,8 @@
  * The tool behind `nyx disk`: one request as JSON in the argument, JSON lines out: `{"progress": 0..1}`, then
  * `{"result": ...}` or `{"error": {"code", "message"}}`.
  */
-import { chain, checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+import { chain, checkImage, convert, create, info, resize, settled, snapshot } from './commands.ts';
+import { copy } from './copy.ts';
 
 const say = (line: unknown): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -18,6 +19,8 @@ try {
   const commands: Record<string, (o: never, p: typeof progress) => unknown> = {
     create,
     chain,
+    copy,
+    settled,
     info,
     check: checkImage,
     snapshot,

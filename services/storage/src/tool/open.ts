@@ -2,9 +2,9 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fileSize } from '@nyx/native';
-import type { DiskFormat } from '@nyx/protocol/disk-formats';
+import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
-import { type BlockDriver, BlockRequest, type Completed } from '../block/block.ts';
+import { type BlockDriver, BlockOp, BlockRequest, type Completed } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
 import { type DiskSource, openDisk } from '../block/open.ts';
 import { qcow2Magic, readHeader } from '../block/qcow2/header.ts';
@@ -55,7 +55,7 @@ export function chainOf(path: string, format?: Format): { path: string; format: 
         continue;
       }
       const { backing, backingFormat } = readHeader(hostIo, fd);
-      if (backingFormat !== undefined && backingFormat !== 'raw' && backingFormat !== 'qcow2')
+      if (backingFormat !== undefined && !isDiskFormat(backingFormat))
         throw blockError('QCOW2_UNSUPPORTED', `${next}: a backing file of format '${backingFormat}'`);
       known = backingFormat as Format | undefined;
       next = backing === undefined ? undefined : resolve(dirname(next), backing.replace(/^file:/, ''));
@@ -77,19 +77,45 @@ function parentOf(path: string, fd: number): string | undefined {
   return found;
 }
 
+/** A file of a disk that is open. */
+export interface Layer {
+  fd: number;
+  format: Format;
+}
+
 /** A disk and one request at a time on it. */
 export class Opened {
   readonly buffer: ArrayBuffer;
   readonly disk!: BlockDriver;
   readonly #fds: number[] = [];
+  #own = true;
   readonly #request = new BlockRequest(0);
   #finished = 0;
 
-  constructor(path: string, format: Format | undefined, write: boolean, bytes: number, forceShare = false) {
+  /**
+   * @param what a path, with everything under it; or open files, which stay the caller's
+   * @param bytes of the buffer
+   */
+  constructor(
+    what:
+      | { path: string; format?: Format | undefined; forceShare?: boolean | undefined }
+      | { layers: readonly Layer[] },
+    write: boolean,
+    bytes: number,
+  ) {
     this.buffer = new ArrayBuffer(bytes);
     const done: Completed = () => void this.#finished++;
-    const chain = chainOf(path, format);
-    for (const [i, l] of chain.entries()) this.#fds.push(openLocked(l.path, write && i === 0, forceShare));
+    let chain: readonly { format: Format }[];
+    if ('layers' in what) {
+      chain = what.layers;
+      this.#own = false;
+      this.#fds.push(...what.layers.map((l) => l.fd));
+    } else {
+      const found = chainOf(what.path, what.format);
+      chain = found;
+      for (const [i, l] of found.entries())
+        this.#fds.push(openLocked(l.path, write && i === 0, what.forceShare));
+    }
     const source: DiskSource = {
       fd: (name) => this.#fds[name === 'file' ? 0 : Number(name.slice('layer'.length))]!,
       has: () => false,
@@ -109,7 +135,7 @@ export class Opened {
   do(op: number, position: number, bytes: number): void {
     const r = this.#request;
     r.start(op, position, bytes);
-    r.add(0, bytes);
+    if (op === BlockOp.read || op === BlockOp.write) r.add(0, bytes);
     this.#finished = 0;
     this.disk.submit(r);
     if (!this.disk.drain(60_000) || this.#finished !== 1 || r.result !== 0)
@@ -121,7 +147,7 @@ export class Opened {
 
   close(): void {
     this.disk?.close();
-    for (const fd of this.#fds.splice(0)) {
+    for (const fd of this.#own ? this.#fds.splice(0) : []) {
       // The kernel may hold the file a moment longer than we do.
       unlockImage(fd);
       closeSync(fd);

@@ -20,7 +20,7 @@ const img = (...args: string[]): string => execFileSync('qemu-img', args, { cwd:
 
 /** Writes one value over a range of an image. */
 function fill(name: string, value: number, position: number, bytes: number): void {
-  const d = new Opened(at(name), 'qcow2', true, bytes);
+  const d = new Opened({ path: at(name), format: 'qcow2' }, true, bytes);
   new Uint8Array(d.buffer).fill(value);
   d.do(1, position, bytes);
   d.close();
@@ -122,7 +122,7 @@ describe('nyx disk', () => {
 describe('an image that somebody has open', () => {
   it('is not changed, and read only on purpose', () => {
     create({ path: at('open'), format: 'qcow2', size: 1 << 20 });
-    const d = new Opened(at('open'), 'qcow2', true, 512);
+    const d = new Opened({ path: at('open'), format: 'qcow2' }, true, 512);
     const inUse = expect.objectContaining({ code: 'FILE_IN_USE' });
     try {
       expect(() => create({ path: at('open'), format: 'raw', size: 512 })).toThrow(inUse);

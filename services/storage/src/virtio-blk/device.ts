@@ -70,6 +70,8 @@ class VirtioBlk implements VirtioDevice {
   readonly #requests: BlkRequests;
   /** transient: of the call under way. */
   #depth = 0;
+  /** transient: a successor looks again. */
+  #looked = false;
 
   constructor(ctx: DeviceContext<typeof BlkState>, config: BlkConfig, open: OpenBlock) {
     checkConfig(ctx.name, config);
@@ -116,7 +118,28 @@ class VirtioBlk implements VirtioDevice {
     this.#requests.take(slot, chain);
   }
 
+  /** A disk that has another size than its predecessor's had: the driver is told once (5.2.4), whoever dies in between. */
+  #resized(): void {
+    const { state } = this.#ctx;
+    const [lo, hi] = this.#sectors;
+    if (state.capacityLo === lo && state.capacityHi === hi) return;
+    this.#ctx.event(() => {
+      state.capacityLo = lo;
+      state.capacityHi = hi;
+      this.pci.configChanged();
+    });
+  }
+
+  get #sectors(): [lo: number, hi: number] {
+    const sectors = this.#requests.disk.size / 512;
+    return [sectors >>> 0, Math.floor(sectors / 4294967296)];
+  }
+
   submit(): void {
+    if (!this.#looked) {
+      this.#looked = true;
+      this.#resized();
+    }
     if (!this.#requests.submit()) return;
     // What the page cache answered is there already. Its event settles and may come back here: not without end.
     if (this.#depth >= MOST_POLLS) return;
@@ -130,7 +153,9 @@ class VirtioBlk implements VirtioDevice {
   }
 
   reset(): void {
-    this.#ctx.state.writeback = 1;
+    const { state } = this.#ctx;
+    state.writeback = 1;
+    [state.capacityLo, state.capacityHi] = this.#sectors;
   }
 
   drain(): boolean {
@@ -150,7 +175,7 @@ export const virtioBlk = (
 ): DeviceKind<typeof BlkState, BlkConfig> =>
   defineDevice({
     kind: 'virtio-blk',
-    stateVersion: 1,
+    stateVersion: 2,
     state: BlkState,
     keep: virtioKeep,
     regions: [

@@ -1,6 +1,6 @@
 /** The block device of VIRTIO 1.2, section 5.2, as data. */
 import { virtioFields } from '@nyx/device';
-import { pad, registers, struct, u8 } from '@nyx/layout';
+import { pad, registers, struct, u32, u8 } from '@nyx/layout';
 
 /** Feature bits, 5.2.3 (numbers of bits). */
 export const BlkFeature = {
@@ -68,6 +68,8 @@ export const BlkState = struct(
     ...virtioFields(BlkLimit.queues, BlkLimit.queues + 1, BlkLimit.slots),
     writeback: u8('as the driver set it', { reset: 1, max: 1 }),
     pad0: pad(3),
+    capacityLo: u32('sectors that the driver was told of'),
+    capacityHi: u32(''),
   },
   { doc: 'virtio-blk' },
 );

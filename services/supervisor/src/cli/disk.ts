@@ -1,15 +1,16 @@
 /** `nyx disk`: images of disks. Names and options follow qemu-img; the work is done by the storage service's tool. */
 import { spawn } from 'node:child_process';
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { Vm } from '@nyx/nyx';
 import { files, list } from '@nyx/nyx/rundir';
-import { diskFormats, isDiskFormat } from '@nyx/protocol/disk-formats';
+import { type DiskFormat, diskFormats, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { parseSize } from '@nyx/protocol/spec';
 import { Command } from 'commander';
 import { built } from '../paths.ts';
-import { bytes, columns, dim, print, progress } from './text.ts';
+import { bytes, columns, dim, duration, print, progress } from './text.ts';
 
 interface Check {
   leaks: number;
@@ -158,6 +159,7 @@ const OPTIONS = [
   'qcow2: cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation; vhdx: subformat, block_size, log_size',
 ] as const;
 
+const VM = ['--vm <name>', 'running machine; not needed when only one runs'] as const;
 const SHARE = [
   '-U, --force-share',
   'read although a machine writes it; what is told may be half of a change',
@@ -289,14 +291,32 @@ export const make = (): Command => {
     );
   disk
     .command('snapshot')
-    .description('lists (-l), takes (-c), deletes (-d) or applies (-a) a snapshot inside a qcow2 image')
-    .argument('<file>')
+    .description(
+      'lists (-l), takes (-c), deletes (-d) or applies (-a) a snapshot inside a qcow2 image; of a disk of a running machine: takes (-c), deletes (-d), or puts a new image over it (--overlay)',
+    )
+    .argument('<file>', 'an image, or a disk of a running machine like disk0')
+    .option('--overlay <file>', 'of a running machine: new qcow2 image over the disk')
+    .option(...VM)
     .option('-l', 'list')
     .option('-c <name>', 'take')
     .option('-d <name>', 'delete')
     .option('-a <name>', 'apply: the disk becomes as it was')
     .option(...SHARE)
-    .action(async (file: string, o: { c?: string; d?: string; a?: string; forceShare?: boolean }) => {
+    .action(async (file: string, o: SnapshotFlags) => {
+      if (isRunning(file))
+        return hot(o.vm, async (vm) => {
+          const what =
+            o.overlay !== undefined
+              ? { path: o.overlay }
+              : o.c !== undefined
+                ? { create: o.c }
+                : o.d !== undefined
+                  ? { remove: o.d }
+                  : undefined;
+          if (what === undefined)
+            throw wrong('--overlay FILE, -c NAME or -d NAME for a disk of a running machine', file);
+          return vm.snapshotDisk(file, what);
+        });
       const [action, name] =
         o.c !== undefined
           ? ['create', o.c]
@@ -323,11 +343,14 @@ export const make = (): Command => {
   disk
     .command('resize')
     .description('makes a disk larger')
-    .argument('<file>')
+    .argument('<file>', 'an image, or a disk of a running machine like disk0')
+    .option(...VM)
     .argument('<size>', 'such as 30G, or +10G')
     .option('-f <format>', 'raw, qcow2 or vhdx', 'qcow2')
-    .action(async (file: string, size: string, o: { f: string }) => {
+    .action(async (file: string, size: string, o: { f: string; vm?: string }) => {
       const relative = size.startsWith('+');
+      if (isRunning(file))
+        return hot(o.vm, (vm) => vm.resizeDisk(file, sizeOf(relative ? size.slice(1) : size), relative));
       const r = await tool<{ size: number }>({
         command: 'resize',
         path: resolve(file),
@@ -337,5 +360,56 @@ export const make = (): Command => {
       });
       print(`${file}: ${bytes(r.size)}`);
     });
+  disk
+    .command('commit')
+    .description(
+      'writes the topmost image of a disk of a running machine into the one below, and goes on without it',
+    )
+    .argument('<disk>', 'like disk0')
+    .option(...VM)
+    .action((name: string, o: { vm?: string }) => hot(o.vm, (vm) => vm.commitDisk(name)));
+  disk
+    .command('mirror')
+    .description(
+      'copies a disk of a running machine into a new image while the guest goes on, then goes on with the copy',
+    )
+    .argument('<disk>', 'like disk0')
+    .argument('<file>')
+    .option('-O <format>', 'of the new image', 'qcow2')
+    .option(...VM)
+    .action((name: string, file: string, o: { O: string; vm?: string }) =>
+      hot(o.vm, (vm) => vm.mirrorDisk(name, file, formatOf(o.O) as DiskFormat)),
+    );
   return disk;
 };
+
+interface SnapshotFlags {
+  c?: string;
+  d?: string;
+  a?: string;
+  overlay?: string;
+  vm?: string;
+  forceShare?: boolean;
+}
+
+/** A disk of a machine, not a file. */
+const isRunning = (name: string): boolean => /^disk\d+$/.test(name) && !existsSync(name);
+
+/** Does something to a disk of a running machine, and shows how far it is. */
+async function hot(
+  name: string | undefined,
+  work: (vm: Vm) => Promise<{ name: string; downNs: number }>,
+): Promise<void> {
+  const vm = Vm.connect(name);
+  const live = vm.events();
+  void (async () => {
+    for await (const e of live) if (e.type === 'job') progress(`${e.job} of ${e.device}`, e.fraction);
+  })().catch(() => {});
+  try {
+    const r = await work(vm);
+    print(`${r.name}: done; it was away for ${duration(r.downNs)}.`);
+  } finally {
+    await live.return?.(undefined);
+    vm.close();
+  }
+}

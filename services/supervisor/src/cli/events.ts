@@ -23,6 +23,8 @@ const words = (e: VmEvent): string => {
       return red(
         `${e.device} holds a ${e.op} of ${e.bytes} bytes at ${e.position}: ${e.reason === 'noSpace' ? 'no room' : 'the backend failed'}; nyx resume tries again`,
       );
+    case 'job':
+      return `${e.job} of ${e.device}: ${Math.round(e.fraction * 100)} %`;
     case 'agent':
       return 'the guest takes commands';
     case 'fault': {

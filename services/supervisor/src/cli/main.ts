@@ -30,6 +30,7 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   image: ['list, build and remove guest images', () => import('./image.ts')],
   cd: ['change the medium of a CD drive', () => import('./cd.ts')],
   tpm: ['TPMs: state, PCRs, event logs; a TPM on sockets', () => import('./tpm.ts')],
+  backend: ['what stands behind the disks of a machine', () => import('./backend.ts')],
   disk: ['make, check, convert and snapshot disk images', () => import('./disk.ts')],
   storage: ['serve a disk image to other programs (vhost-user)', () => import('./storage.ts')],
   demo: ['boot Debian, kill its devices, see it go on', () => import('./demo.ts')],

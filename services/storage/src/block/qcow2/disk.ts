@@ -29,7 +29,7 @@ const Tag = { part: 0, cowRead: 1, cowWrite: 2, dataSync: 3, tableSync: 4 } as c
 
 export interface Qcow2Options {
   /** The image, then what lies under it. Only the first is written. */
-  files: readonly { fd: number; qcow2: boolean; size?: number }[];
+  files: readonly { fd: number; qcow2: boolean; size?: number; layer?: Layer }[];
   readOnly?: boolean;
   discard?: boolean;
   depth?: number;
@@ -65,7 +65,8 @@ export class Qcow2Disk extends ImageDisk {
       this.image = this.#tables.image;
     }
     const lower = rest.map(
-      (f): Layer => (f.qcow2 ? new Qcow2Image(io, f.fd) : { fd: f.fd, size: f.size ?? io.size(f.fd) }),
+      (f): Layer =>
+        f.layer ?? (f.qcow2 ? new Qcow2Image(io, f.fd) : { fd: f.fd, size: f.size ?? io.size(f.fd) }),
     );
     this.size = Math.floor(this.image.size / 512) * 512;
     this.physicalBytes = Math.max(4096, Math.min(65536, this.image.granule));

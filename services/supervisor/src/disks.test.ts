@@ -1,0 +1,163 @@
+/**
+ * What is done to the disk of a guest that writes all the time, with SIGKILL to the process of the disk at random moments of
+ * each change: no write that was acknowledged is lost or comes back, and the guest sees no error. Needs the default image,
+ * as guest.test.ts.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Image, ImageStore } from '@nyx/image';
+import type { VmEvent } from '@nyx/protocol/control';
+import { TestVm } from '@nyx/testkit';
+import { afterAll, describe, expect, test } from 'vitest';
+import { runTool } from './disk-tool.ts';
+
+process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-hot-'));
+const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nyx-hot-'));
+const at = (name: string): string => join(folder, name);
+const image: Image | undefined = await new ImageStore().build('debian').catch((e: Error) => {
+  console.warn(`tests of running disks are left out, there is no image: ${e.message}`);
+  return undefined;
+});
+const qemu = spawnSync('qemu-img', ['--version']).status === 0;
+if (!qemu) console.warn('skipped: disks are not checked by qemu-img, which is not installed');
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const boot = (disks: object[]): Promise<TestVm> =>
+  TestVm.boot({
+    kernel: image!.vmlinux,
+    initrd: image!.initrd,
+    append: image!.cmdline,
+    memory: '256M',
+    accel: 'soft',
+    disks: disks as never,
+  });
+
+/** Writes blocks that say which they are, flushed, until /tmp/stop; what was acknowledged is in /tmp/log. */
+const LOAD = `
+rm -f /tmp/stop /tmp/err; : > /tmp/log
+yes 'the quick brown fox' | head -c 32000 > /tmp/pad
+( i=0; while [ ! -e /tmp/stop ]; do
+    i=$((i+1)); s=$((i*7%61))
+    { echo "block $i of slot $s"; cat /tmp/pad; } | dd of=/dev/vda bs=64k seek=$s conv=notrunc,fsync 2>/dev/null || echo "write $i" >> /tmp/err
+    echo "$s $i" >> /tmp/log
+  done; echo done > /tmp/ended ) > /dev/null 2>&1 &
+`;
+/** Reads all slots past the page cache. Says nothing when all is as the log says. */
+const VERIFY = `
+touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.1; done; rm -f /tmp/ended
+echo 3 > /proc/sys/vm/drop_caches
+awk '{last[$1]=$2} END {for (s in last) print s, last[s]}' /tmp/log | while read s i; do
+  { echo "block $i of slot $s"; cat /tmp/pad; } > /tmp/want
+  dd if=/dev/vda bs=64k skip=$s count=1 2>/dev/null | head -c $(wc -c < /tmp/want) | cmp -s - /tmp/want || echo "slot $s: not block $i but $(dd if=/dev/vda bs=64k skip=$s count=1 2>/dev/null | head -n 1)"
+done
+cat /tmp/err 2>/dev/null; dmesg | grep -i 'i/o error'; wc -l < /tmp/log
+`;
+
+describe.runIf(image)('the disk of a guest that writes', () => {
+  test('every change, with deaths in the middle', { timeout: 400_000 }, async () => {
+    await runTool({ command: 'create', path: at('a.qcow2'), format: 'qcow2', size: 16 << 20 });
+    const vm = await boot([{ path: at('a.qcow2'), format: 'qcow2' }]);
+    try {
+      let writes = 0;
+      /** Does it under load; kills the process now and then meanwhile. */
+      const during = async (what: string, work: () => Promise<unknown>): Promise<void> => {
+        await vm.run(LOAD);
+        await new Promise((r) => setTimeout(r, 300));
+        let over = false;
+        let kills = 0;
+        const killer = (async () => {
+          for (let n = 1; !over; n++) {
+            await new Promise((r) => setTimeout(r, 40 + ((n * 137) % 300)));
+            // Nobody may be there just now.
+            if (!over)
+              await vm.vm.kill('disk0').then(
+                () => kills++,
+                () => {},
+              );
+          }
+        })();
+        try {
+          await work();
+          // The successor dies as well.
+          await new Promise((r) => setTimeout(r, 400));
+        } finally {
+          over = true;
+          await killer;
+        }
+        const { stdout } = await vm.run(VERIFY, 120);
+        const lines = stdout.trim().split('\n');
+        expect(lines.slice(0, -1), what).toEqual([]);
+        writes += Number(lines.at(-1));
+        expect(kills, what).toBeGreaterThan(0);
+      };
+      const now = async () => (await vm.vm.disks())[0]!;
+
+      await during('swap', async () => {
+        await vm.vm.swapBackend('disk0', {});
+        await new Promise((r) => setTimeout(r, 500));
+      });
+      await during('overlay', () => vm.vm.snapshotDisk('disk0', { path: at('b.qcow2') }));
+      expect((await now()).chain).toEqual([at('b.qcow2'), at('a.qcow2')]);
+      await during('snapshot', async () => {
+        await vm.vm.snapshotDisk('disk0', { create: 'one' });
+        await vm.vm.snapshotDisk('disk0', { create: 'two' });
+        await vm.vm.snapshotDisk('disk0', { remove: 'one' });
+      });
+      await during('resize', () => vm.vm.resizeDisk('disk0', 8 << 20, true));
+      expect((await vm.run('cat /sys/block/vda/size')).stdout.trim()).toBe(String((24 << 20) / 512));
+      await during('mirror to vhdx', () => vm.vm.mirrorDisk('disk0', at('c.vhdx'), 'vhdx'));
+      expect(await now()).toMatchObject({ format: 'vhdx', chain: [at('c.vhdx')] });
+      await during('overlay on vhdx', () => vm.vm.snapshotDisk('disk0', { path: at('d.qcow2') }));
+      await during('mirror to raw', () => vm.vm.mirrorDisk('disk0', at('e.raw'), 'raw'));
+      await during('overlay on raw', () => vm.vm.snapshotDisk('disk0', { path: at('f.qcow2') }));
+      await during('commit', () => vm.vm.commitDisk('disk0'));
+      expect(await now()).toMatchObject({ format: 'raw', chain: [at('e.raw')] });
+      await during('resize of a raw file', () => vm.vm.resizeDisk('disk0', 32 << 20));
+      expect((await vm.run('cat /sys/block/vda/size')).stdout.trim()).toBe(String((32 << 20) / 512));
+      await during('mirror to qcow2', async () => {
+        await vm.vm.mirrorDisk('disk0', at('g.qcow2'), 'qcow2');
+      });
+      expect(writes).toBeGreaterThan(100);
+      console.log(`${writes} acknowledged writes verified`);
+      // Overlays of jobs do not stay.
+      expect(readdirSync(folder).filter((f) => /mirror|commit/.test(f))).toEqual([]);
+    } finally {
+      await vm.close();
+    }
+    expect(statSync(at('e.raw')).size).toBe(32 << 20);
+    if (!qemu) return;
+    for (const f of ['a.qcow2', 'b.qcow2', 'd.qcow2', 'g.qcow2'])
+      execFileSync('qemu-img', ['check', '-q', at(f)]);
+    execFileSync('qemu-img', ['check', '-q', '-f', 'vhdx', at('c.vhdx')]);
+  });
+
+  test('no room: the machine stands still, and resume tries again', { timeout: 120_000 }, async () => {
+    await runTool({ command: 'create', path: at('w.raw'), format: 'raw', size: 4 << 20 });
+    const vm = await boot([{ path: at('w.raw'), format: 'raw' }]);
+    try {
+      const events: VmEvent[] = [];
+      void (async () => {
+        for await (const e of vm.vm.events()) events.push(e);
+      })().catch(() => {});
+      await vm.inject({ point: 'io', verb: 'error', device: 'disk0', mask: 28, type: 'write', count: 1 });
+      const write = vm.run('echo written | dd of=/dev/vda bs=512 conv=sync,fsync && echo good', 60);
+      write.catch(() => {});
+      for (let i = 0; i < 100 && (await vm.vm.status()).state !== 'paused'; i++)
+        await new Promise((r) => setTimeout(r, 50));
+      expect((await vm.vm.status()).state).toBe('paused');
+      await vm.vm.resume();
+      expect((await write).stdout).toMatch(/good/);
+      expect(events.filter((e) => e.type === 'disk')).toMatchObject([
+        { device: 'disk0', op: 'write', reason: 'noSpace' },
+      ]);
+      expect((await vm.run('head -c 7 /dev/vda')).stdout).toBe('written');
+      // An error that is no lack of room is the guest's.
+      await vm.inject({ point: 'io', verb: 'error', device: 'disk0', type: 'write', count: 1 });
+      expect((await vm.run('echo x | dd of=/dev/vda bs=512 conv=sync,fsync')).status).not.toBe(0);
+    } finally {
+      await vm.close();
+    }
+  });
+});
