@@ -16,7 +16,7 @@ import {
   socketpair,
   type TestProducer,
 } from '@nyx/native';
-import type { Role, RoleReply } from '@nyx/protocol';
+import type { FaultRule, Role, RoleReply } from '@nyx/protocol';
 import {
   defaultBlockBytes,
   formatIrqPage,
@@ -30,6 +30,7 @@ import {
   vmPageBytes,
   wire,
 } from '@nyx/ring';
+import { faultPageBytes } from './faults/page.ts';
 
 export interface ServedDevice {
   name: string;
@@ -113,6 +114,12 @@ export class Served {
     };
     this.cpu = createTestProducer(buffer, 0, this.kick);
     this.fabric = createTestProducer(buffer, 1, this.kick);
+  }
+
+  /** Fault rules from its start on. */
+  faults(rules: readonly FaultRule[]): void {
+    const page = this.#fds.push(memfdCreate('faults', faultPageBytes)) - 1;
+    this.role.faults = { page, rules: [...rules] };
   }
 
   /** Starts a process and gives it the role; resolves with its answer. */
