@@ -115,6 +115,8 @@ export class Bench {
   }
   startPort(p: number): void {
     this.setPort(p, 'clb', LISTS + p * 0x1000);
+    this.setPort(p, 'clbu', 0);
+    this.setPort(p, 'fbu', 0);
     this.setPort(p, 'fb', LISTS + p * 0x1000 + 0x400);
     this.setPort(p, 'cmd', PortCmd.fre);
     this.setPort(p, 'serr', 0xffff_ffff);
