@@ -73,6 +73,19 @@ const commands: Record<string, [string[], RegExp] | string> = {
     'services/tpm/src/testing/tools.test.ts runs tpm2-tools on such sockets',
   'bin/nyx tpm serve --ctrl /run/user/1000/tpm.sock --state my-tpm':
     'services/tpm/src/testing/qemu.test.ts runs QEMU on such a socket',
+  'bin/nyx run debian --action panic=pause,reboot=shutdown': 'test/recovery.test.ts starts machines so',
+  ...Object.fromEntries(
+    [
+      'bin/nyx policy get',
+      'bin/nyx policy set guestPanic pause',
+      'bin/nyx policy set deviceCrash restart budget=3 window=60 escalate=pause --device disk0',
+      'bin/nyx policy reset',
+      'bin/nyx events --faults',
+      'bin/nyx report',
+      'bin/nyx heal disk0',
+      'bin/nyx report debian --back 1',
+    ].map((c) => [c, 'test/recovery.test.ts runs these commands']),
+  ),
   'bin/nyx ps': [['bin/nyx', 'ps'], /./],
 };
 

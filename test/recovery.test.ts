@@ -23,6 +23,8 @@ const imageOf = (name: string) =>
     return undefined;
   });
 const image = await imageOf('debian');
+/** Its kernel knows the watchdog. */
+const generic = image && (await imageOf('debian-generic'));
 
 const test = vmTest(
   {
@@ -155,6 +157,13 @@ describe.runIf(image)(
       });
       expect(report(vm.vm)).toMatch(/idtr base \w+ limit 0000\n.*cpl 0, shut down/);
       expect(report(vm.vm)).toMatch(/the budget of what is usually done was spent/);
+      expect(nyx('report', vm.vm.name, '--back', '1')).toMatch(/done +reset: The machine is reset/);
+      expect(nyx('policy', 'set', 'guestPanic', 'pause', '--vm', vm.vm.name)).toMatch(/^guestPanic: pause/);
+      expect(nyx('policy', 'get', '--vm', vm.vm.name)).toMatch(
+        /tripleFault +- +reset +1 in 60 s, then pause +1/,
+      );
+      expect(nyx('policy', 'reset', '--vm', vm.vm.name)).toBe('As it was.\n');
+      expect(nyx('policy', 'get', '--vm', vm.vm.name)).toMatch(/guestPanic +- +fail/);
     });
 
     test('cli; hlt in the kernel is a hang, and the machine boots anew', async ({ boot }) => {
@@ -215,18 +224,22 @@ describe.runIf(image)(
     test('pvpanic tells more than panics: a crash kernel is let run, and may power off', async () => {
       // mov al, 2; mov dx, 0x505; out dx, al; mov al, 4; out dx, al; cli; hlt
       const code = [0xb0, 2, 0xba, 5, 5, 0xee, 0xb0, 4, 0xee, 0xfa, 0xf4];
-      const vm = await Vm.start({
-        bios: bios('pvpanic.bin', code),
-        memory: '16M',
-        accel: 'soft',
-        policy: { guestShutdown: 'pause' },
-      });
+      const small = ['--memory', '16M', '--accel', 'soft', '--detach'];
+      const name = nyx(
+        'run',
+        '--bios',
+        bios('pvpanic.bin', code),
+        ...small,
+        '--action',
+        'shutdown=pause',
+      ).trim();
+      const vm = Vm.connect(name);
       await state(vm, 'paused');
       expect(await fault(vm, 'guestCrashLoaded')).toMatchObject({ strategy: 'ignore' });
       expect(await fault(vm, 'guestShutdown')).toMatchObject({ strategy: 'pause', severity: 'info' });
       await vm.stop(0);
-      await vm.launched!.ended;
       vm.close();
+      await until(async () => (list().some((i) => i.name === name) ? undefined : true));
     });
 
     test('a reset has a policy as well; accesses to nowhere are told', async ({ boot }) => {
@@ -407,6 +420,37 @@ describe.runIf(image)(
       expect(nyx('policy', 'get', 'deviceCrash', '--device', 'disk0', '--vm', vm.vm.name)).toMatch(
         /deviceCrash +disk0 +restart +1 in 30 s, then pause +1/,
       );
+    });
+  },
+  120_000,
+);
+
+describe.runIf(generic)(
+  'a watchdog',
+  () => {
+    test("Linux's i6300esb feeds it; when nobody does, the machine is reset, and the guest can see why", async ({
+      boot,
+    }) => {
+      const vm = await boot({
+        kernel: generic!.vmlinux,
+        initrd: generic!.initrd,
+        append: generic!.cmdline,
+        watchdog: 'i6300esb',
+      });
+      const sys = '/sys/class/watchdog/watchdog0';
+      expect((await vm.run(`cat ${sys}/identity ${sys}/bootstatus`)).stdout).toBe('i6300ESB timer\n0\n');
+      expect((await vm.run(`watchdog -T 3 /dev/watchdog; sleep 5; cat ${sys}/state`)).stdout).toBe(
+        'active\n',
+      );
+      // The device outlives its process, as every device does.
+      await vm.kill('watchdog');
+      await vm.run('sleep 4');
+      expect(await faultsOf(vm.vm, 'watchdogExpired')).toEqual([]);
+      await vm.run('killall -9 watchdog');
+      expect(await fault(vm.vm, 'watchdogExpired')).toMatchObject({ strategy: 'reset', data: { count: 1 } });
+      await until(async () => ((await vm.vm.status()).resets === 1 ? true : undefined));
+      // WDIOF_CARDRESET
+      expect((await vm.run(`cat ${sys}/bootstatus`, 60)).stdout).toBe('32\n');
     });
   },
   120_000,

@@ -1,7 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { faultKinds, faultNames, strategies } from '@nyx/protocol';
 import type { NyxError } from '@nyx/protocol/errors';
 import { parseActions, parseRule } from '@nyx/protocol/policy';
 import { parseSpec } from '@nyx/protocol/spec';
+import { parseSpecText } from '@nyx/protocol/spec-file';
 import { describe, expect, test } from 'vitest';
 import { PolicyBook } from './policy-book.ts';
 
@@ -27,6 +29,21 @@ describe('kinds of faults', () => {
       expect(k.allowed).toContain(k.strategy);
       if ('escalate' in k) expect(k.allowed).toContain(k.escalate);
     }
+  });
+  test('docs/recovery.md has them all, as they are', () => {
+    const doc = readFileSync(new URL('../../../docs/recovery.md', import.meta.url), 'utf8');
+    for (const name of faultNames) {
+      const k = faultKinds[name];
+      expect(doc).toContain(`| \`${name}\` | ${k.severity} | ${k.by} | \`${k.strategy}\` | ${k.doc} |`);
+    }
+    for (const [name, s] of Object.entries(strategies))
+      expect(doc).toContain(`| \`${name}\` | ${s.words.map((w) => `\`${w}\``).join(', ')} | ${s.doc} |`);
+  });
+  test('its examples are legal', () => {
+    const doc = readFileSync(new URL('../../../docs/recovery.md', import.meta.url), 'utf8');
+    const examples = [...doc.matchAll(/^```yaml\n([\s\S]*?)^```$/gm)].map((m) => m[1]!);
+    expect(examples.length).toBeGreaterThan(1);
+    for (const text of examples) parseSpecText(`bios: seabios\n${text}`, 'docs/recovery.md');
   });
   test('a word of QEMU or Xen means one strategy', () => {
     const all = Object.values(strategies).flatMap((s) => [...s.words]);
