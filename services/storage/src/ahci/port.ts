@@ -118,7 +118,7 @@ export class Port {
     s.halt = Halt.no;
     if (s.active) {
       s.active = 0;
-      s.tfd &= ~(Status.bsy | Status.drq);
+      s.tfd = Status.ready;
     }
     s.cmd &= ~(PortCmd.cr | PortCmd.ccs);
     // Software was early: it set ST again without waiting for CR.
@@ -263,7 +263,7 @@ export class Port {
       if (queued) this.#accept(slot);
       else {
         s.active = slot + 1;
-        s.tfd = (s.tfd & 0xff00) | Status.bsy;
+        s.tfd = Status.bsy;
       }
     } else if (queued && c.status & Status.err) this.#failQueued(slot, c.error);
     else this.#finish(slot);
