@@ -26,6 +26,8 @@ export interface CrashRigOptions<S extends Struct, C> {
   kind: DeviceKind<S, C>;
   config: C;
   memoryBytes?: number;
+  /** Bulk memory of the role, by name; it outlives the process. */
+  bulks?: Readonly<Record<string, ArrayBuffer>>;
   /** The process died: backends decide what becomes of their I/O. */
   died?(): void;
 }
@@ -130,12 +132,14 @@ export class CrashRig<S extends Struct, C> {
       checkpoint() {
         rig.#commit();
       },
-      has: () => false,
+      has: (name) => rig.options.bulks?.[name] !== undefined,
       fd() {
         throw new Error('no descriptors here');
       },
-      bulk() {
-        throw new Error('no bulk memory here');
+      bulk(name) {
+        const buffer = rig.options.bulks?.[name];
+        if (buffer === undefined) throw new Error(`no bulk memory '${name}' here`);
+        return buffer;
       },
       signal: () => rig.step(),
       watch: () => {},
