@@ -232,7 +232,8 @@ class Driver {
     this.bench.packet([0, 0, 0, 0]);
     for (let round = 0; this.done < total; round++) {
       if (round > 200 * total) throw new Error(`${this.done} done, ${this.inFlight} in flight: no progress`);
-      if (this.inFlight < 6 && submitted < total) submitted += this.submit(Math.min(1 + this.#rand(4), total - submitted));
+      if (this.inFlight < 6 && submitted < total)
+        submitted += this.submit(Math.min(1 + this.#rand(4), total - submitted));
       if (stopAt >= 0 && submitted >= stopAt) {
         stopAt = -1;
         submitted -= this.#flight[0]!.size;

@@ -9,8 +9,8 @@ import {
   rangesOf,
 } from '@nyx/device';
 import { cdPage } from '@nyx/device/cd-page';
-import type { DeviceOrder } from '@nyx/protocol';
 import { viewAt } from '@nyx/layout';
+import type { DeviceOrder } from '@nyx/protocol';
 import type { BlockDriver, BlockRequest, OpenBlock } from '../block/block.ts';
 import { badLayers, type DiskLayer } from '../block/open.ts';
 import { type LayerConfig, layered } from '../block/stack.ts';
@@ -295,8 +295,8 @@ class Ahci implements Device {
       if (port.isWaiting) waiting = true;
       const page = this.#pages[i];
       if (!page) continue;
-      page.ejects = port.s.ejects;
       page.generation = port.s.medium;
+      page.ejects = port.s.ejects;
       page.locked = port.s.locked;
       page.trayOpen = port.s.trayOpen;
     }

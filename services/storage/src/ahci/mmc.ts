@@ -22,7 +22,7 @@ export const Profile = { none: 0, cd: 0x08, dvd: 0x10 } as const;
 export const profileOf = (m: Medium): number =>
   m.sectors === 0 ? Profile.none : m.sectors > mostCdSectors ? Profile.dvd : Profile.cd;
 
-/** Appends big-endian numbers. */
+/** Appends big-endian numbers. transient: lives as long as one answer is made. */
 class Answer {
   readonly bytes: number[] = [];
   put(...values: number[]): this {

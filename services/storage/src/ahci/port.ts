@@ -10,13 +10,15 @@
  * there any more.
  *
  * A stop, a reset and an error let no I/O go on behind them: they are told when nothing is under way.
+ *
+ * Longer than other files: every stop and reset touches registers, commands and requests together, in an order that matters.
  */
 import { BlockOp, BlockResult } from '../block/block.ts';
 import { Command, Protocol, SlotRequest, Verdict } from './command.ts';
 import { type Drive, type DriveContext, failed, sign } from './drive.ts';
+import { Fises } from './fis.ts';
 import {
   AtaError,
-  Fis,
   Halt,
   Header,
   noTaskFile,
@@ -25,7 +27,6 @@ import {
   PortSerr,
   PortSsts,
   type PortView,
-  Received,
   Signature,
   Status,
   slots,
@@ -41,6 +42,7 @@ const bit = (n: number): number => (1 << n) >>> 0;
 
 export class Port {
   readonly #c = new Command();
+  readonly #fises: Fises;
   readonly #requests: readonly SlotRequest[];
   /** By slot: 1 while this process has a request of it at the disk. transient: a successor has none. */
   readonly #begun = new Uint8Array(slots);
@@ -64,6 +66,7 @@ export class Port {
     /** Undefined: nothing is plugged in. */
     readonly drive: Drive | undefined,
   ) {
+    this.#fises = new Fises(s, ctx.memory, this.#c);
     this.#requests = Array.from({ length: drive ? slots : 0 }, (_, slot) => new SlotRequest(slot));
   }
 
@@ -180,7 +183,7 @@ export class Port {
     sign(c, drive.signature);
     c.status = drive.signature === Signature.disk ? Status.ready : 0;
     c.error = 1;
-    this.#postRegister(false);
+    this.#fises.register(false);
   }
 
   writeActive(value: number): void {
@@ -277,7 +280,7 @@ export class Port {
     const c = this.#c;
     c.status = Status.ready;
     c.error = 0;
-    this.#postRegister(false);
+    this.#fises.register(false);
   }
 
   /** A write of the control register: SRST resets the device when it falls (SATA 10.3.4, ATA8-ACS 4.18). */
@@ -315,13 +318,13 @@ export class Port {
     if (c.moved > 0 && c.table.wantsInterrupt(view, c.moved)) s.is |= PortIs.dps;
     if (c.status & Status.err) {
       this.counters.errors++;
-      this.#postRegister(true);
+      this.#fises.register(true);
       this.#halt(Halt.taskFile);
       return;
     }
     // 5.6.2: data that came by PIO ends with it; everything else with a register FIS.
-    if (c.protocol === Protocol.pioIn) this.#postPioSetup();
-    else this.#postRegister(true);
+    if (c.protocol === Protocol.pioIn) this.#fises.pioSetup();
+    else this.#fises.register(true);
     s.ci = (s.ci & ~bit(slot)) >>> 0;
   }
 
@@ -354,8 +357,8 @@ export class Port {
       const c = this.#c;
       c.status = s.errorStatus;
       c.error = s.errorCode;
-      this.#postRegister(true);
-    } else this.#postDeviceBits(0, s.errorStatus, s.errorCode);
+      this.#fises.register(true);
+    } else this.#fises.deviceBits(0, s.errorStatus, s.errorCode);
     this.#halt(Halt.taskFile);
   }
 
@@ -374,73 +377,7 @@ export class Port {
     if (why === Halt.taskFile) s.is |= PortIs.tfes;
   }
 
-  // ---- FISes to the host ----
-
-  /** Place of the received FIS area in the RAM mapping; -1: nothing is to be posted. */
-  #received(at: number, bytes: number): number {
-    const { s, ctx } = this;
-    if (!(s.cmd & PortCmd.fr)) return -1;
-    const place = ctx.memory.offset(s.fbu * 4294967296 + s.fb, Received.bytes);
-    if (place < 0) {
-      s.is |= PortIs.hbfs;
-      s.halt = Halt.fatal;
-      return -1;
-    }
-    ctx.memory.dirty(place + at, bytes);
-    return place + at;
-  }
-
-  /** Device to host register FIS of what is in the command. */
-  #postRegister(interrupt: boolean): void {
-    const { s, ctx } = this;
-    const c = this.#c;
-    s.tfd = (c.error << 8) | c.status;
-    if (interrupt) s.is |= PortIs.dhrs;
-    const at = this.#received(Received.register, 20);
-    if (at < 0) return;
-    const { view } = ctx.memory;
-    const type = Fis.deviceToHost | (interrupt ? 0x4000 : 0);
-    view.setUint32(at, (type | (c.status << 16) | (c.error << 24)) >>> 0, true);
-    this.#registers(view, at);
-    view.setUint32(at + 16, 0, true);
-  }
-
-  #registers(view: DataView, at: number): void {
-    const c = this.#c;
-    view.setUint32(at + 4, (c.lbaLo | (c.device << 24)) >>> 0, true);
-    view.setUint32(at + 8, c.lbaHi, true);
-    view.setUint32(at + 12, c.count, true);
-  }
-
-  /** The last block of data that came by PIO; PxTFD gets what the status is behind it. */
-  #postPioSetup(): void {
-    const { s, ctx } = this;
-    const c = this.#c;
-    s.tfd = (c.error << 8) | c.status;
-    s.is |= PortIs.pss;
-    const at = this.#received(Received.pioSetup, 20);
-    if (at < 0) return;
-    const { view } = ctx.memory;
-    const before = c.status | Status.drq;
-    view.setUint32(at, (Fis.pioSetup | 0x6000 | (before << 16) | (c.error << 24)) >>> 0, true);
-    this.#registers(view, at);
-    view.setUint32(at + 12, (c.count | (c.status << 24)) >>> 0, true);
-    view.setUint32(at + 16, Math.min(c.moved, 512), true);
-  }
-
-  /** Set device bits: queued commands that are done. */
-  #postDeviceBits(done: number, status: number, error: number): void {
-    const { s, ctx } = this;
-    // 3.3.8: bits 7 and 3 of the status are not this FIS's.
-    s.tfd = (error << 8) | (s.tfd & 0x88) | (status & 0x77);
-    s.sact = (s.sact & ~done) >>> 0;
-    s.is |= PortIs.sdbs;
-    const at = this.#received(Received.deviceBits, 8);
-    if (at < 0) return;
-    const { view } = ctx.memory;
-    view.setUint32(at, (Fis.deviceBits | 0x4000 | ((status & 0x77) << 16) | (error << 24)) >>> 0, true);
-    view.setUint32(at + 4, done, true);
-  }
+  // ---- interrupts ----
 
   /** Bits of PxIS that say what PxSERR holds (3.3.5). In a handler, after all else. */
   mirror(): void {
@@ -499,7 +436,7 @@ export class Port {
         this.#finish(slot);
       }
     }
-    if (tags !== 0) this.#postDeviceBits(tags >>> 0, Status.ready, 0);
+    if (tags !== 0) this.#fises.deviceBits(tags >>> 0, Status.ready, 0);
     this.#settled();
   }
 
