@@ -24,6 +24,7 @@ test('builds a specification', () => {
     .withLogging('trace')
     .withErrorHandling({ budget: 3 })
     .withMetrics()
+    .withTpm({ model: 'tis', state: 'tpm' })
     .build();
   expect(spec).toMatchObject({
     memory: 2 ** 32,
@@ -33,6 +34,7 @@ test('builds a specification', () => {
     name: 'web',
     logLevel: 'trace',
     recovery: { budget: 3, window: 30 },
+    tpm: { model: 'tis', state: 'tpm', measure: true },
   });
   expect(spec.disks.map((d) => [d.path, d.readonly])).toEqual([
     ['a.img', false],
@@ -52,7 +54,6 @@ test('features that are not there say so at once', () => {
     () => b().ahci(),
     () => b().nic('e1000'),
     () => b().gpu(),
-    () => b().withTpm(),
     () => b().withPciHotplug(),
     () => b().withLiveMigration(),
     () => b().withPerformanceTracing(),

@@ -105,6 +105,12 @@ export class ProductionVMBuilder {
     return this;
   }
 
+  /** A TPM 2.0 (docs/tpm.md); in memory unless `state` names a directory. */
+  withTpm(tpm: NonNullable<VmSpecInput['tpm']> = true): this {
+    this.#spec.tpm = tpm;
+    return this;
+  }
+
   uefi(_path?: string): this {
     return notYet('UEFI firmware');
   }
@@ -116,9 +122,6 @@ export class ProductionVMBuilder {
   }
   gpu(_on = true): this {
     return notYet('a display');
-  }
-  withTpm(): this {
-    return notYet('a TPM');
   }
   withPciHotplug(): this {
     return notYet('PCI hotplug');

@@ -84,3 +84,24 @@ test('sizes', () => {
 });
 
 test('nearest', () => expect(nearest('memroy', ['name', 'memory', 'kernel'])).toBe('memory'));
+
+test('a TPM: by a word, in full, on the command line', async () => {
+  const { parseTpmOption } = await import('./tpm-spec.ts');
+  const tpm = (t: unknown) => parseSpec({ image: 'debian', tpm: t }).tpm;
+  expect(tpm(true)).toEqual({ model: 'crb', measure: true });
+  expect(tpm(false)).toBeUndefined();
+  expect(tpm({ model: 'tis', state: 'd' })).toEqual({ model: 'tis', state: 'd', measure: true });
+  expect(tpm(parseTpmOption('model=tis,backend=swtpm:/run/s,measure=no'))).toEqual({
+    model: 'tis',
+    backend: 'swtpm:/run/s',
+    measure: false,
+  });
+  const refusal = (f: () => unknown): string => error(f).pretty();
+  expect(refusal(() => tpm({ modle: 'tis' }))).toMatch(/Did you mean 'model'/);
+  expect(refusal(() => tpm({ backend: 'simulator' }))).toMatch(/swtpm:SOCKET/);
+  expect(refusal(() => parseTpmOption('stat=x'))).toMatch(/Did you mean 'state=\.\.\.'/);
+  expect(refusal(() => parseTpmOption('tis'))).toMatch(/USAGE/);
+  expect(refusal(() => parseSpec({ image: 'debian', deterministic: true, tpm: true }))).toMatch(
+    /deterministic/,
+  );
+});
