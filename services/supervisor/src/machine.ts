@@ -33,7 +33,7 @@ import { reportText, writeReport } from './report.ts';
 import { Resources } from './resources.ts';
 import { adoptCds } from './sata.ts';
 import type { Spares } from './spares.ts';
-import { emptyBlock, failOver, saveBlocks } from './state-files.ts';
+import { emptyBlock, failOver, hasStandby, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
@@ -206,7 +206,10 @@ export class Machine {
             const verdict = this.desk.reported(sourcesOf(plan), report);
             if (verdict) this.#treatDevice(this.#processes[plan.index]!, verdict, report.kind);
           },
-          told: (event) => this.disks.told(event),
+          told: (event) => {
+            // What a disk with another backend holds is done again by the next process: no reason to stop the machine.
+            if (event.event !== 'stopped' || !hasStandby(plan, event.device)) this.disks.told(event);
+          },
           corrupt: (device, what) => {
             const saved = saveBlocks(o.dir, plan, this.#corrupt++);
             o.log('error', 'state corrupt', { process: plan.name, text: what, saved });

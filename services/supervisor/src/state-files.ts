@@ -43,6 +43,9 @@ export const emptyBlock = (plan: ProcessPlan, device: string): void => {
   });
 };
 
+export const hasStandby = (plan: ProcessPlan, device: string): boolean =>
+  plan.role.devices.some((d) => d.name === device && d.fds.standby !== undefined);
+
 /** Devices with two backends go on with the other one, from the next process on. False: there is none. */
 export const failOver = (plan: ProcessPlan): boolean => {
   let any = false;
