@@ -41,6 +41,8 @@ export interface BzImage {
   readonly file: Uint8Array;
   /** Boot protocol, e.g. 0x20f. */
   readonly version: number;
+  /** It has a 64-bit entry point; else it is entered in 32-bit protected mode. */
+  readonly is64: boolean;
   /** "6.1.0-56-cloud-amd64 (...)" or ''. */
   readonly release: string;
   /** End of the setup header in the file. */
@@ -70,7 +72,7 @@ export const isBzImage = (file: Uint8Array): boolean =>
 
 /**
  * Checks and reads the setup header.
- * @throws BootError KERNEL_NOT_BZIMAGE, KERNEL_TRUNCATED, KERNEL_TOO_OLD, KERNEL_NOT_64BIT
+ * @throws BootError KERNEL_NOT_BZIMAGE, KERNEL_TRUNCATED, KERNEL_TOO_OLD
  */
 export function parseBzImage(file: Uint8Array): BzImage {
   if (!isBzImage(file))
@@ -98,12 +100,12 @@ export function parseBzImage(file: Uint8Array): BzImage {
       'Use a newer kernel, or boot this one from a disk with firmware.',
     );
   const flags = v.getUint16(hdr.xloadflags, true);
-  if (!(flags & XLF_KERNEL_64) || !(v.getUint8(hdr.loadflags) & LOADED_HIGH))
+  if (!(v.getUint8(hdr.loadflags) & LOADED_HIGH))
     throw new BootError(
-      'KERNEL_NOT_64BIT',
-      'a 64-bit entry point (XLF_KERNEL_64)',
-      `xloadflags 0x${flags.toString(16)}`,
-      'Use an x86-64 kernel, or boot this one from a disk with firmware.',
+      'KERNEL_TOO_OLD',
+      'a kernel that is loaded above 1 MiB (LOADED_HIGH)',
+      'a zImage',
+      'Use a newer kernel, or boot this one from a disk with firmware.',
     );
   const codeAt = ((v.getUint8(hdr.setupSects) || 4) + 1) * 512;
   // In paragraphs, rounded up: the last one may be short (memtest86+). Signatures may follow.
@@ -122,6 +124,7 @@ export function parseBzImage(file: Uint8Array): BzImage {
   return {
     file,
     version,
+    is64: (flags & XLF_KERNEL_64) !== 0,
     release,
     headerEnd: Math.min(0x202 + v.getUint8(hdr.jump + 1), 0x290),
     codeAt,

@@ -7,7 +7,6 @@ export type BootErrorCode =
   | 'KERNEL_NOT_ELF'
   | 'KERNEL_TRUNCATED'
   | 'KERNEL_TOO_OLD'
-  | 'KERNEL_NOT_64BIT'
   | 'KERNEL_NO_PVH'
   | 'KERNEL_BAD_ADDRESS'
   | 'KERNEL_COMPRESSION'

@@ -189,6 +189,18 @@ describe('bzImage by the 64-bit boot protocol', () => {
     );
   });
 
+  it('enters a 32-bit kernel where its protected-mode code begins', () => {
+    const plan = loadKernel(ramOf(32), boot(bzImage((v) => v.setUint16(hdr.xloadflags, 0, true))));
+    const wide = loadKernel(ramOf(32), boot(bzImage()));
+    expect(plan).toMatchObject({
+      bootMode: 2,
+      rip: wide.rip - 0x200,
+      rsi: wide.rsi,
+      rbx: 0,
+      codeSelector: 0x10,
+    });
+  });
+
   it.each<[string, () => unknown]>([
     ['KERNEL_NOT_BZIMAGE', () => loadKernel(ramOf(32), boot(new Uint8Array(10)))],
     ['KERNEL_NOT_BZIMAGE', () => loadKernel(ramOf(32), boot(Buffer.from('#!/bin/sh\n'.repeat(1000))))],
@@ -197,10 +209,6 @@ describe('bzImage by the 64-bit boot protocol', () => {
     [
       'KERNEL_TOO_OLD',
       () => loadKernel(ramOf(32), boot(bzImage((v) => v.setUint16(hdr.version, 0x20a, true)))),
-    ],
-    [
-      'KERNEL_NOT_64BIT',
-      () => loadKernel(ramOf(32), boot(bzImage((v) => v.setUint16(hdr.xloadflags, 0, true)))),
     ],
     [
       'KERNEL_BAD_ADDRESS',

@@ -8,7 +8,7 @@ import { type Elf, isElf, loadSegments, parseElf } from './elf.ts';
 import { BootError } from './errors.ts';
 import { type BootFile, bytesFile, piece } from './file.ts';
 import { placeInitrd } from './initrd.ts';
-import { low, plan64 } from './lowmem.ts';
+import { low, plan32, plan64 } from './lowmem.ts';
 import { loadPvh } from './pvh.ts';
 import type { BootPlan, GuestRam } from './ram.ts';
 
@@ -96,7 +96,8 @@ function loadBzImage(ram: GuestRam, boot: DirectBoot, image: BzImage): BootPlan 
   ram.write(low.bootParams + hdr.setupSects, image.file.subarray(hdr.setupSects, image.headerEnd));
   finishParams(ram, boot, initrdAt);
   ram.write(address, image.file.subarray(image.codeAt, image.codeAt + image.codeBytes));
-  return plan64(ram, address + 0x200);
+  if (image.is64) return plan64(ram, address + 0x200);
+  return { ...plan32(ram, address, 0), rsi: low.bootParams };
 }
 
 function loadVmlinux(ram: GuestRam, boot: DirectBoot, elf: Elf): BootPlan {

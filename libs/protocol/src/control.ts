@@ -109,6 +109,16 @@ const VcpuStatus = z.object({
   interrupts: count,
   waitNs: count,
   maxWaitNs: count,
+  /** Nanoseconds that the software CPU spent in its parts: of processor time, `halted` and `waiting` of the clock. */
+  time: z.object({
+    translated: count,
+    interpreter: count,
+    translator: count,
+    mmu: count,
+    exits: count,
+    waiting: count,
+    halted: count,
+  }),
   waitsFor: z.optional(z.string()),
   lastRip: z.string(),
 });

@@ -26,6 +26,8 @@ export const wire = {
   maxClasses: 64,
   maxRanges: 8,
   irqEntriesAt: 0x1000,
+  /** Processor time between two looks at where a vCPU is (VcpuStats.in*). */
+  sampleNs: 4_000_000,
 } as const;
 
 /** What the guest did. */
@@ -279,7 +281,16 @@ export const VcpuStats = struct(
     unmappedPorts: u64('accesses to ports that no device answers'),
     unmappedMmio: u64('accesses to memory addresses that are neither RAM nor a device'),
     lastMmio: u64('the newest of unmappedMmio'),
-    pad1: pad(40),
+    inTranslated: u32(
+      'soft: looks that found it in translated code; each stands for wire.sampleNs of processor time',
+    ),
+    inInterpreter: u32('soft: in the interpreter'),
+    inTranslator: u32('soft: decoding and translating'),
+    inMmu: u32('soft: walking page tables'),
+    inExits: u32('soft: in accesses to devices'),
+    pad1: pad(4),
+    haltedNs: u64('soft: asleep in HLT'),
+    pad2: pad(8),
   },
   { bytes: 192 },
 );

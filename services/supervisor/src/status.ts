@@ -2,7 +2,7 @@
 import { Memory, type View, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
 import { type ProcessStatus, type VcpuStatus, vcpuStates } from '@nyx/protocol/control';
-import { GuestClock, VmPage } from '@nyx/ring';
+import { GuestClock, VmPage, wire } from '@nyx/ring';
 import type { DeviceProcess } from './device-process.ts';
 import type { VcpuVital } from './vitals.ts';
 
@@ -55,6 +55,15 @@ export class StatusReader {
         exitsPerSecond: this.#rates.of(`e${i}`, all),
         interrupts: v.interrupts,
         waitNs: v.waitNs,
+        time: {
+          translated: v.inTranslated * wire.sampleNs,
+          interpreter: v.inInterpreter * wire.sampleNs,
+          translator: v.inTranslator * wire.sampleNs,
+          mmu: v.inMmu * wire.sampleNs,
+          exits: v.inExits * wire.sampleNs,
+          waiting: v.waitNs,
+          halted: v.haltedNs,
+        },
         maxWaitNs: v.maxWaitNs,
         lastRip: `0x${v.lastRipHi.toString(16).padStart(8, '0')}${v.lastRipLo.toString(16).padStart(8, '0')}`,
         ...(waitsFor === undefined ? {} : { waitsFor }),

@@ -63,6 +63,11 @@ struct Board {
               (unsigned long long)v.icount, s, double(v.icount) / s / 1e6, (unsigned long long)v.stat_blocks,
               (unsigned long long)v.stat_tlb_misses, (unsigned long long)v.stat_interrupts, (unsigned long long)v.stat_halts,
               (unsigned long long)accel->vcpu(k).rip());
+      const wire::VcpuStats& w = *contexts[k].stats;
+      const double all = std::max(1.0, s * 1e9 / wire::kSampleNs);
+      fprintf(stderr, "cpu%u: %.1f %% translated, %.1f %% interpreter, %.1f %% translator, %.1f %% MMU, %.1f %% exits, %.1f %% halted\n", k,
+              100 * w.in_translated / all, 100 * w.in_interpreter / all, 100 * w.in_translator / all, 100 * w.in_mmu / all,
+              100 * w.in_exits / all, double(w.halted_ns) / s / 1e7);
     }
   }
   [[noreturn]] void Exit(int status) {

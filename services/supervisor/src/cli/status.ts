@@ -1,5 +1,5 @@
 import { Vm } from '@nyx/nyx';
-import type { ProcessStatus, Status } from '@nyx/protocol/control';
+import type { ProcessStatus, Status, VcpuStatus } from '@nyx/protocol/control';
 import { Command } from 'commander';
 import { describe } from '../fault-log.ts';
 import { bold, box, bytes, columns, dim, duration, green, print, red, short, yellow } from './text.ts';
@@ -40,8 +40,18 @@ const faultLines = (s: Status): string[] => {
   ];
 };
 
-/** What `nyx status` shows. */
-export const draw = (s: Status): string => {
+/** Where the time of a software CPU goes: since the last look, or since its start. */
+const timeLine = (v: VcpuStatus, i: number, before: VcpuStatus | undefined): string => {
+  const parts = Object.entries(v.time).map(
+    ([name, ns]) => [name, ns - (before?.time[name as keyof typeof v.time] ?? 0)] as const,
+  );
+  const all = parts.reduce((n, [, ns]) => n + ns, 0);
+  const shown = parts.filter(([, ns]) => ns > 0);
+  return `time of ${i}  ${shown.map(([name, ns]) => `${name} ${((100 * ns) / all).toFixed(0)} %`).join(', ')}`;
+};
+
+/** What `nyx status` shows. @param before an earlier look, for shares of time */
+export const draw = (s: Status, before?: Status): string => {
   const head = [
     `${s.state === 'running' ? green(s.state) : yellow(s.state)}   ${s.accel || 'no engine yet'}, ${s.cpus} vCPU${s.cpus > 1 ? 's' : ''}, ${bytes(s.memory)}, guest time ${duration(s.guestNs)}, ${s.resets} resets`,
     ...(s.error ? [red(`${s.error.code}: ${s.error.got ?? ''}`)] : []),
@@ -80,6 +90,7 @@ export const draw = (s: Status): string => {
       ],
       [2, 3, 4, 5, 6, 7, 8, 9, 10],
     ).split('\n'),
+    ...(s.accel === 'soft' ? s.vcpus.map((v, i) => dim(timeLine(v, i, before?.vcpus[i]))) : []),
     '',
     ...columns(
       [
@@ -118,13 +129,17 @@ export const make = (): Command =>
     .action(async (machine: string | undefined, o: { json?: boolean; watch?: boolean }) => {
       const vm = Vm.connect(machine);
       await vm.status();
+      let last: Status | undefined;
       do {
         // Rates need two looks.
         await new Promise((r) => setTimeout(r, o.watch ? 1000 : 150));
         const s = await vm.status();
         print(
-          o.json ? JSON.stringify(s) : `${o.watch && process.stdout.isTTY ? '\x1b[H\x1b[2J' : ''}${draw(s)}`,
+          o.json
+            ? JSON.stringify(s)
+            : `${o.watch && process.stdout.isTTY ? '\x1b[H\x1b[2J' : ''}${draw(s, last)}`,
         );
+        last = o.watch ? s : undefined;
       } while (o.watch);
       vm.close();
     });

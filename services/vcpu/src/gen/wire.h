@@ -21,6 +21,7 @@ inline constexpr uint32_t kHalvesAt = 0x1000u;
 inline constexpr uint32_t kMaxClasses = 0x40u;
 inline constexpr uint32_t kMaxRanges = 0x8u;
 inline constexpr uint32_t kIrqEntriesAt = 0x1000u;
+inline constexpr uint32_t kSampleNs = 0x3d0900u;
 inline constexpr uint32_t kSlotPosted = 0x1u;
 
 struct ExitKind {
@@ -318,7 +319,14 @@ struct VcpuStats {
   uint64_t unmapped_ports;  // accesses to ports that no device answers
   uint64_t unmapped_mmio;  // accesses to memory addresses that are neither RAM nor a device
   uint64_t last_mmio;  // the newest of unmappedMmio
-  uint8_t pad1_[40];
+  uint32_t in_translated;  // soft: looks that found it in translated code; each stands for wire.sampleNs of processor time
+  uint32_t in_interpreter;  // soft: in the interpreter
+  uint32_t in_translator;  // soft: decoding and translating
+  uint32_t in_mmu;  // soft: walking page tables
+  uint32_t in_exits;  // soft: in accesses to devices
+  uint8_t pad1_[4];
+  uint64_t halted_ns;  // soft: asleep in HLT
+  uint8_t pad2_[8];
 };
 static_assert(sizeof(VcpuStats) == 192);
 static_assert(offsetof(VcpuStats, instructions) == 0);
@@ -342,7 +350,13 @@ static_assert(offsetof(VcpuStats, last_port) == 120);
 static_assert(offsetof(VcpuStats, unmapped_ports) == 128);
 static_assert(offsetof(VcpuStats, unmapped_mmio) == 136);
 static_assert(offsetof(VcpuStats, last_mmio) == 144);
-inline constexpr uint32_t VcpuStatsHash = 0xb480146bu;
+static_assert(offsetof(VcpuStats, in_translated) == 152);
+static_assert(offsetof(VcpuStats, in_interpreter) == 156);
+static_assert(offsetof(VcpuStats, in_translator) == 160);
+static_assert(offsetof(VcpuStats, in_mmu) == 164);
+static_assert(offsetof(VcpuStats, in_exits) == 168);
+static_assert(offsetof(VcpuStats, halted_ns) == 176);
+inline constexpr uint32_t VcpuStatsHash = 0xa507262cu;
 
 // The VM page.
 struct VmPage {
@@ -371,7 +385,7 @@ static_assert(offsetof(VmPage, tsc_khz) == 40);
 static_assert(offsetof(VmPage, accel) == 44);
 static_assert(offsetof(VmPage, virtual_time) == 48);
 static_assert(offsetof(VmPage, vcpu) == 64);
-inline constexpr uint32_t VmPageHash = 0x42ba8b42u;
+inline constexpr uint32_t VmPageHash = 0xea49004du;
 
 struct AttentionLine {
   uint32_t word;  // Attention bits of a vCPU

@@ -8,6 +8,7 @@
 #include "soft/decode.h"
 #include "soft/mmu.h"
 #include "soft/run.h"
+#include "soft/sampler.h"
 
 namespace nyx::soft {
 namespace {
@@ -253,6 +254,7 @@ Block* BlockCache::Find(Cpu& c, uint32_t mode) {
 }
 
 Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t phys) {
+  const In in(c, kInTranslator);
   if (used_blocks_ == max_blocks_ || used_insns_ + kMaxBlockInsns + 1 > max_insns_) {
     Flush(c);
     c.block = nullptr;

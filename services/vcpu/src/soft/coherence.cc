@@ -215,10 +215,12 @@ void unpark(Cpu& c) {
 }
 
 Outside::Outside(Cpu& c) : c_(c) {
+  c.where = kInExit;
   fp_leave(c);
   if (c.engine->cpus > 1) park(c);
 }
 Outside::~Outside() {
+  c_.where = kInGuestCode;
   if (c_.engine->cpus > 1) unpark(c_);
   if (c_.pacer) [[unlikely]] find_deadline(c_);
 }

@@ -102,6 +102,9 @@ struct Tlb {
   uint64_t large[kTlbEntries / 64];   // entries cut from a page larger than 4 KiB
 };
 
+// Where the engine is, when it is not executing guest code (sampler.h).
+enum Where : uint8_t { kInGuestCode, kInTranslator, kInMmu, kInExit };
+
 struct Block;
 struct Insn;
 struct JumpEntry;  // block.h
@@ -129,6 +132,7 @@ struct alignas(64) Cpu {
   Block* block;        // block that is being executed (invalidation must not free it)
   uint64_t map_gen;    // grows when any linear-to-physical mapping or the mode may have changed; guards block links
   uint8_t inhibit;     // Inhibit of the last STI or MOV SS (run.h: set_inhibit); counts only while icount == inhibit_at
+  volatile uint8_t where;  // Where; read by the sampler's signal
   bool trap_pending;   // run loop: single-step trap due after this instruction; software interrupts clear it
   uint64_t inhibit_at;
   class BlockCache* blocks;  // block.h

@@ -95,7 +95,9 @@ void sleep(Cpu& c) {
   s.state = c.wait_sipi ? 0 : 2;
   {
     Outside outside(c);
+    const uint64_t since = MonotonicNs();
     if (!c.pacer || (!pass_time(c) && c.attention->load() == 0)) c.lapic->Wait();
+    s.halted_ns += MonotonicNs() - since;
   }
   s.state = 1;
 }

@@ -2,6 +2,7 @@
 #include "soft/mmu.h"
 
 #include "soft/pace.h"
+#include "soft/sampler.h"
 
 #include "accel.h"
 #include "lapic.h"
@@ -27,6 +28,7 @@ TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned whic
   const uint64_t tag = a == Access::kWrite ? e.write : a == Access::kRead ? e.read : e.exec;
   if ((tag & ~0xfffull) == page && tag != kTlbInvalid) return e;
   c.stat_tlb_misses++;
+  const In in(c, kInMmu);
   Walk w;
   if (!walk(c, linear, a, which == 1, &w)) page_fault(c, i, linear, w.error);
   tlb_fill(c, which, page, w);

@@ -157,7 +157,9 @@ void run(Cpu& c) {
   constexpr uint32_t kAlways = 1u << 31;
   std::atomic<uint32_t> stepping{kAlways};
 
-  switch (setjmp(c.unwind)) {
+  const int why = setjmp(c.unwind);
+  c.where = kInGuestCode;
+  switch (why) {
     case kUnwindException:
       c.attention = attention;
       c.inhibit = kInhibitNone;

@@ -50,6 +50,7 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
 
 RunResult SoftVcpu::Run() {
   Cpu& c = *cpu_;
+  sampler_.Start(c, *context_.stats);
   unpark(c);
   context_.stats->state = c.halted ? 2 : c.wait_sipi ? 0 : 1;
   run(c);

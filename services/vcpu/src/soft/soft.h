@@ -8,6 +8,7 @@
 #include "soft/coherence.h"
 #include "soft/cpu.h"
 #include "soft/lockstep.h"
+#include "soft/sampler.h"
 
 namespace nyx::soft {
 
@@ -26,6 +27,7 @@ class SoftVcpu : public Vcpu {
   std::unique_ptr<Cpu> cpu_;
   BlockCache blocks_;
   std::unique_ptr<Lockstep> lockstep_;
+  Sampler sampler_;
 };
 
 class SoftAccel : public Accel {

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "soft/run.h"
+#include "soft/sampler.h"
 #include "soft/translation.h"
 
 namespace nyx::soft {
@@ -23,7 +24,8 @@ void enter_from_code(Cpu& c, Block* b) {
 // The end of a block whose link k is not connected.
 template <int K>
 void follow_edge(Cpu& c, const Insn* i) {
-  const uint64_t rip = K == 0 ? c.gpr[kRegBlock] + i->imm : next_rip(c, i);
+  uint64_t rip = K == 0 ? c.gpr[kRegBlock] + i->imm : next_rip(c, i);
+  if (!c.code64()) rip = uint32_t(rip);
   Block* const a = c.block;
   Block* const b = a->link[K];
   if (a->link_gen[K] == c.map_gen && b->valid) [[likely]] {
@@ -47,7 +49,11 @@ void translate_now(Cpu& c, const Insn* i) {
 
 }  // namespace
 
-bool translates(uint32_t mode) { return (mode & (kMode64 | kModeChecked | kModeStep)) == kMode64; }
+bool translates(uint32_t mode) {
+  if (mode & (kModeChecked | kModeStep)) return false;
+  constexpr uint32_t kFlat32 = kModePE | kModeD32 | kModeSs32 | kModeFlat;
+  return (mode & kMode64) || (mode & (kFlat32 | kModeVM86)) == kFlat32;
+}
 
 void count_heat(Cpu& c, const Insn* i) {
   if (++c.block->heat >= c.hot_count) [[unlikely]]
@@ -134,6 +140,7 @@ Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : writ
 }
 
 bool Translator::Translate(Cpu& c, Block* b) {
+  const In in(c, kInTranslator);
   if (bytes_ - used_ < kMaxCode) return false;
   Translation t(*this, c, b);
   used_ = (used_ + t.Run() + 15) & ~size_t{15};
@@ -144,7 +151,7 @@ bool Translator::Translate(Cpu& c, Block* b) {
 // ---- one block
 
 Translation::Translation(Translator& t, Cpu& c, Block* b)
-    : t_(t), b_(b), paced_(c.pacer != nullptr), tlb_(offsetof(Cpu, tlbs) + (b->mode & kModeUser ? sizeof(Tlb) : 0)) {
+    : t_(t), b_(b), paced_(c.pacer != nullptr), wide_(b->mode & kMode64), word_(wide_ ? 8 : 4), tlb_(offsetof(Cpu, tlbs) + (b->mode & kModeUser ? sizeof(Tlb) : 0)) {
   at = t.write_ + t.used_;
   delta = intptr_t(t.code_) - intptr_t(t.write_);
 }
@@ -243,7 +250,7 @@ void Translation::entries() {
 }
 
 void Translation::edge(int k) {
-  const uint64_t target = k == 0 ? b_->rip + i_->imm : rip_after();
+  const uint64_t target = k == 0 ? taken() : rip_after();
   edge_used_[k] = true;
   edge_pending_[k] = !in_mem_;
   // Within its page a block may go on while it runs itself; beyond, the mapping must be what it was.
@@ -323,7 +330,8 @@ void Translation::out_of_line() {
 bool Translation::one() {
   const OpName* const n = op_name(i_->fn);
   if (!n) return false;
-  if (i_->ea & ~(kEaSegBase | kEa32)) return false;
+  if (i_->ea & (wide_ ? ~(kEaSegBase | kEa32) : ~(kEa32 | kEaLegacy | kEaCheck))) return false;
+  if (i_->ea & kEaCheck && i_->seg != FS && i_->seg != GS) return false;
   return branch(*n) || stack(*n) || integer(*n) || simd(*n);
 }
 

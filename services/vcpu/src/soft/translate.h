@@ -25,6 +25,8 @@ class Translator {
   // Forgets all translations.
   void Reset() { used_ = start_; }
   size_t used() const { return used_; }
+  // Whether a host instruction is translated code.
+  bool holds(uint64_t rip) const { return rip - reinterpret_cast<uintptr_t>(code_) < bytes_; }
 
   // Entries that every block has before it is translated.
   const uint8_t* enter_thunk() const { return enter_; }

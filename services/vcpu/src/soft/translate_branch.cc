@@ -7,42 +7,42 @@ namespace nyx::soft {
 
 void Translation::push_check() {
   before_access();
-  lea(hAX, mem(kHost[RSP], -8));
-  translate_address(8, true);
+  lea(hAX, mem(kHost[RSP], -int(word_)), word_);
+  translate_address(word_, true);
 }
 
 bool Translation::stack(const OpName& n) {
   const Insn& i = *i_;
-  if (n.map != 0 || i.opsize != 8) return false;
-  const int sp = kHost[RSP];
+  if (n.map != 0 || i.opsize != word_) return false;
+  const int sp = kHost[RSP], w = int(word_);
   if ((n.opcode >= 0x50 && n.opcode < 0x58) || (n.opcode == 0xff && n.n == 6 && !n.memory)) {
     push_check();
-    store(mem(hAX), value(i.rm, 8, hCX));
-    lea(sp, mem(sp, -8));
+    store(mem(hAX), value(i.rm, word_, hCX), word_);
+    lea(sp, mem(sp, -w), word_);
     return true;
   }
   if (n.opcode == 0x68 || n.opcode == 0x6a) {
     push_check();
-    ins(8, 0xc7, 0, mem(hAX), 4);
+    ins(word_, 0xc7, 0, mem(hAX), 4);
     dword(uint32_t(i.imm));
-    lea(sp, mem(sp, -8));
+    lea(sp, mem(sp, -w), word_);
     return true;
   }
   if (n.opcode >= 0x58 && n.opcode < 0x60) {
     before_access();
     mov(hAX, sp);
-    translate_address(8, false);
-    load(hCX, mem(hAX));
-    lea(sp, mem(sp, 8));
-    set(i.rm, hCX, 8);
+    translate_address(word_, false);
+    load(hCX, mem(hAX), word_);
+    lea(sp, mem(sp, w), word_);
+    set(i.rm, hCX, word_);
     return true;
   }
   if (n.opcode == 0xc9) {  // LEAVE
     before_access();
     mov(hAX, kHost[RBP]);
-    translate_address(8, false);
-    lea(sp, mem(kHost[RBP], 8));
-    load(kHost[RBP], mem(hAX));
+    translate_address(word_, false);
+    lea(sp, mem(kHost[RBP], w), word_);
+    load(kHost[RBP], mem(hAX), word_);
     return true;
   }
   return false;
@@ -70,7 +70,7 @@ void Translation::lookup() {
 
 bool Translation::branch(const OpName& n) {
   const Insn& i = *i_;
-  const int sp = kHost[RSP];
+  const int sp = kHost[RSP], w = int(word_);
   const auto go = [&] {
     ins(4, 0xff, 4, mem(hCX, offsetof(Block, hot)));
     ended_ = true;
@@ -78,10 +78,11 @@ bool Translation::branch(const OpName& n) {
   };
   const bool jcc_short = n.map == 0 && (n.opcode & 0xf0) == 0x70, jcc_near = n.map == 1 && (n.opcode & 0xf0) == 0x80;
   if (jcc_short || jcc_near) {
+    if (i.opsize != word_) return false;
     const bool same_page = b_->phys2 == ~0ull && !interpreted_;
     // Edges to another page save the flags, and that before the jump, once.
-    const uint64_t taken = b_->rip + i.imm, falls = rip_after();
-    if (!in_mem_ && (!same_page || (b_->rip ^ taken) >> 12 || (b_->rip ^ falls) >> 12)) save_flags();
+    const uint64_t there = taken(), falls = rip_after();
+    if (!in_mem_ && (!same_page || (b_->rip ^ there) >> 12 || (b_->rip ^ falls) >> 12)) save_flags();
     const bool was_in_mem = in_mem_;
     const int cc = condition(n.opcode & 15);
     uint8_t* const jump = jcc(cc);
@@ -93,17 +94,17 @@ bool Translation::branch(const OpName& n) {
     return true;
   }
   if (n.map != 0) return false;
+  if (i.opsize != word_) return false;
   if (n.opcode == 0xe9 || n.opcode == 0xeb) {
     edge(0);
     ended_ = true;
     return true;
   }
-  if (i.opsize != 8) return false;
   const uint64_t back = rip_after();
   const auto put_return = [&] {
     imm(hCX, back);
-    store(mem(hAX), hCX);
-    lea(sp, mem(sp, -8));
+    store(mem(hAX), hCX, word_);
+    lea(sp, mem(sp, -w), word_);
   };
   if (n.opcode == 0xe8) {
     push_check();
@@ -115,19 +116,19 @@ bool Translation::branch(const OpName& n) {
   if (n.opcode == 0xc3 || n.opcode == 0xc2) {
     before_access();
     mov(hAX, sp);
-    translate_address(8, false);
-    load(hAX, mem(hAX));
+    translate_address(word_, false);
+    load(hAX, mem(hAX), word_);
     lookup();
-    lea(sp, mem(sp, 8 + int64_t(i.imm)));
+    lea(sp, mem(sp, w + int64_t(i.imm)), word_);
     return go();
   }
   if (n.opcode == 0xff && (n.n == 2 || n.n == 4)) {
     if (n.memory) {
-      memory_operand(8, false);
-      load(hAX, mem(hAX));
+      memory_operand(word_, false);
+      load(hAX, mem(hAX), word_);
     } else {
       before_access();
-      load(hAX, guest(i.rm, 8));
+      load(hAX, guest(i.rm, word_), word_);
     }
     lookup();
     if (n.n == 2) {

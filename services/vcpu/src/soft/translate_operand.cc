@@ -94,6 +94,17 @@ void Translation::address() {
     }
   }
   if (i.ea & kEa32) mov(hAX, hAX, 4);
+  if (i.ea & kEaCheck) {
+    // FS or GS outside 64-bit mode: a writable segment of 4 GiB, or the interpreter checks.
+    const auto field = [&](size_t at) { return cpu_field(offsetof(Cpu, seg) + i.seg * sizeof(Segment) + at); };
+    alu_imm(4, 7, field(offsetof(Segment, limit)), -1);
+    bail(jcc(ccNE));
+    ins(4, 0x0fb7, hCX, field(offsetof(Segment, attr)));
+    alu_imm(4, 4, reg(hCX), 0x9e);
+    alu_imm(4, 7, reg(hCX), 0x92);
+    bail(jcc(ccNE));
+    ins(4, 0x03, hAX, field(offsetof(Segment, base)));
+  }
   if (i.ea & kEaSegBase) ins(8, 0x03, hAX, cpu_field(offsetof(Cpu, seg) + i.seg * sizeof(Segment) + offsetof(Segment, base)));
 }
 

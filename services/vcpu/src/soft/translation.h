@@ -28,7 +28,9 @@ class Translation : public Emit {
   void out_of_line();          // behind it
   bool flags_dead(unsigned k) const;  // instructions from k on overwrite all flags before anything can look at them
   void edge(int k);            // goes on at link k
-  uint64_t rip_after() const { return b_->rip + i_->off + i_->len; }
+  uint64_t target(uint64_t rip) const { return wide_ ? rip : uint32_t(rip); }
+  uint64_t rip_after() const { return target(b_->rip + i_->off + i_->len); }
+  uint64_t taken() const { return target(b_->rip + i_->imm); }
 
   // ---- flags. They are in the host's flags, in Cpu::flags, or both.
   void save_flags();           // to Cpu::flags. Clobbers RAX; the host's flags stay
@@ -91,6 +93,8 @@ class Translation : public Emit {
   Translator& t_;
   Block* const b_;
   const bool paced_;           // deterministic mode
+  const bool wide_;            // 64-bit mode; else 32-bit, flat
+  const unsigned word_;        // bytes of a stack slot and of an address
   unsigned k_ = 0;
   const Insn* i_ = nullptr;
   bool in_host_ = false, in_mem_ = true;
@@ -104,7 +108,7 @@ class Translation : public Emit {
     uint8_t k;
   };
   unsigned slows_ = 0;
-  Slow slow_[kMaxBlockInsns * 6];
+  Slow slow_[kMaxBlockInsns * 8];
   // By instruction: where its code is, which flags it starts with, whether it has code of its own.
   uint8_t* body_[kMaxBlockInsns];
   bool host_flags_[kMaxBlockInsns], translated_[kMaxBlockInsns];
