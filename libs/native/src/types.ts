@@ -399,6 +399,15 @@ export interface Native {
    * nothing waits; no bytes and no descriptors: the peer has closed.
    */
   receiveRights(fd: number, maxBytes: number): { bytes: Uint8Array; fds: number[] } | undefined;
+  /** Bytes received from a socket into the buffer; 0: the peer has closed; -1: nothing waits. */
+  receive(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number): number;
+  /**
+   * Blocks until the descriptor is readable, so many milliseconds, or until the event loop has something to do: what is readable
+   * then. For who has just answered and expects the next request: the way through the event loop costs several times as much.
+   */
+  waitReadable(fd: number, milliseconds: number): boolean;
+  /** Bytes of the buffer that a socket has taken, maybe not all; -1: none now. EPIPE when the peer has closed. */
+  transmit(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number): number;
   openFrameSocket(fd: number, options: FrameSocketOptions): SeqSocket;
   /** SOCK_STREAM at a path that does not exist yet (EADDRINUSE). */
   listenUnix(path: string): number;

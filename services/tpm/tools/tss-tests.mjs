@@ -98,7 +98,7 @@ async function run(test, column) {
   const server = spawn(program, more, { stdio: ['ignore', 'ignore', 'pipe'] });
   const said = [];
   server.stderr.on('data', (b) => said.push(b));
-  for (let i = 0; i < 200 && !(await reachable(port + 1)); i++) await new Promise((r) => setTimeout(r, 20));
+  for (let i = 0; i < 1500 && !(await reachable(port + 1)); i++) await new Promise((r) => setTimeout(r, 20));
   const env = {
     ...process.env,
     TPM20TEST_TCTI: `${tcti}:host=127.0.0.1,port=${port}`,

@@ -1,8 +1,11 @@
-// Reading a unix stream socket whose protocol has no frames that MessageSocket could cut, together with its descriptors.
+// Unix stream sockets whose protocol has no frames that MessageSocket could cut: reading with descriptors, and reading and
+// writing without any cost but the system call's.
 #include "rights.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <uv.h>
 
 #include <cerrno>
 #include <cstring>
@@ -55,10 +58,43 @@ napi_value ReceiveRights(napi_env env, napi_callback_info info) {
   return out;
 }
 
+// (fd, buffer, offset, length): bytes, 0 at the end of the stream, -1 when it would block.
+template <bool kSend>
+napi_value Transfer(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  uint8_t* data;
+  size_t length;
+  if (!call.Fd(0, &fd) || !call.Range(1, "buffer", &data, &length)) return nullptr;
+  ssize_t n;
+  do n = kSend ? send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, data, length, MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0 && errno != EAGAIN) return ThrowErrno(env, kSend ? "send" : "recv", errno);
+  return FromInt(env, static_cast<int32_t>(n));
+}
+
+// (fd, milliseconds): whether it is readable. False as soon as the event loop has something to do.
+napi_value WaitReadable(napi_env env, napi_callback_info info) {
+  Call call(env, info);
+  int fd;
+  int64_t ms;
+  if (!call.Fd(0, &fd) || !call.Int(1, "milliseconds", 0, 1000, &ms)) return nullptr;
+  uv_loop_t* loop;
+  napi_get_uv_event_loop(env, &loop);
+  const int due = uv_backend_timeout(loop);
+  if (due >= 0 && due < ms) ms = due;
+  pollfd fds[] = {{fd, POLLIN, 0}, {uv_backend_fd(loop), POLLIN, 0}};
+  const int n = poll(fds, 2, static_cast<int>(ms));
+  return FromBool(env, n > 0 && fds[0].revents != 0);
+}
+
 }  // namespace
 
 void ExportRights(napi_env env, napi_value exports) {
   SetFunction(env, exports, "receiveRights", ReceiveRights);
+  SetFunction(env, exports, "receive", Transfer<false>);
+  SetFunction(env, exports, "transmit", Transfer<true>);
+  SetFunction(env, exports, "waitReadable", WaitReadable);
 }
 
 }  // namespace nyx

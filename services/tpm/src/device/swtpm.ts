@@ -27,6 +27,8 @@ const CMD = {
   SET_BUFFERSIZE: 17,
 } as const;
 const hashChunk = 4096;
+/** Octets of a reply that nobody asked for, at most. */
+const mostReply = 4096;
 /** TPM_RC_FAILURE: what a TPM says that cannot be reached any more. */
 const failure = Uint8Array.of(0x80, 1, 0, 0, 0, 10, 0, 0, 1, 1);
 
@@ -220,6 +222,10 @@ export class SwtpmEngine implements Engine {
       return;
     }
     this.#partial = Buffer.concat([this.#partial, chunk.subarray(0, n)]);
+    if (this.#partial.length > mostReply) {
+      this.#lost('it does not stop answering');
+      return;
+    }
     const reply = this.#reply;
     if (!reply?.enough(this.#partial)) return;
     this.#reply = undefined;

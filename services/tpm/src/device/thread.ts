@@ -30,6 +30,9 @@ export class ThreadEngine implements Engine {
     worker.on('error', (e) => {
       throw e;
     });
+    worker.on('exit', (code) => {
+      throw new Error(`the thread of the TPM ended with ${code}`);
+    });
     worker.on('message', (m: FromWorker) => {
       if (m.type === 'note') ctx.log('error', m.text);
       if (m.type !== 'response' || m.number !== this.#waiting?.number) return;

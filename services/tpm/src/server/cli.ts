@@ -9,6 +9,7 @@ import { rmSync } from 'node:fs';
 import type { Server } from 'node:net';
 import { MemoryStore } from '../core/store.ts';
 import { FileStore, readKeyFile } from '../store/file.ts';
+import { listenData } from './data.ts';
 import { TpmHost } from './host.ts';
 import { MssimServer } from './mssim.ts';
 import { SwtpmServer } from './swtpm.ts';
@@ -86,7 +87,11 @@ export async function serveCli(args: string[]): Promise<void> {
     if (ctrl !== undefined) {
       const startupClear = flags.has('--startup-clear');
       const swtpm = new SwtpmServer(host, { startupClear, onShutdown: () => setImmediate(stop) });
-      if (data !== undefined) await serve(swtpm.listen('data'), data);
+      if (data !== undefined && /^\d+$/.test(data)) await serve(swtpm.listen('data'), data);
+      else if (data !== undefined) {
+        closers.push(listenData(data, swtpm.execute));
+        closers.push(() => rmSync(data, { force: true }));
+      }
       await serveControl(swtpm, ctrl);
       if (flags.has('--not-need-init')) {
         host.init(true);

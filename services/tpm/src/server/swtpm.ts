@@ -2,12 +2,13 @@
  * The wire of swtpm: a data socket with plain commands and responses, and a control channel (its tpm_ioctl.h) with
  * 32-bit big-endian command codes. QEMU's `-tpmdev emulator` and the swtpm TCTI of tpm2-tss speak it.
  */
-import { createServer, type Server, Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { firmwareVersion } from '../core/attest.ts';
 import { errorResponse } from '../core/dispatch.ts';
 import { ciphers, rsaBits } from '../spec/algorithms.ts';
 import { ALG, LIMIT, RC } from '../spec/constants.ts';
 import { isSealed } from '../store/blobs.ts';
+import { serveDataFd } from './data.ts';
 import { Frames } from './frames.ts';
 import type { TpmHost } from './host.ts';
 
@@ -119,8 +120,8 @@ export class SwtpmServer {
   private readonly host: TpmHost;
   private readonly options: SwtpmOptions;
   private locality = 0;
-  /** The one that was handed over. */
-  private dataSocket: Socket | undefined;
+  /** One was handed over, and is in use. */
+  private dataOpen = false;
 
   constructor(host: TpmHost, options: SwtpmOptions = {}) {
     this.host = host;
@@ -148,16 +149,20 @@ export class SwtpmServer {
     return result === 'done' ? RES.SUCCESS : result === 'key' ? RES.DECRYPT_ERROR : RES.BAD_PARAMETER;
   }
 
+  /** A command at the locality that the control channel has set. Without power there is an answer, too: QEMU asks before CMD_INIT. */
+  readonly execute = (command: Buffer): Buffer =>
+    this.host.command(command, this.locality) ?? errorResponse(RC.FAILURE);
+
   /** The data socket that a peer of a unix control channel hands over. It is the server's to close. */
   private setData(fds: readonly number[]): number {
     if (fds.length !== 1) return RES.BAD_PARAMETER;
-    if (this.dataSocket && !this.dataSocket.destroyed) return RES.IOERROR;
+    if (this.dataOpen) return RES.IOERROR;
     try {
-      this.dataSocket = new Socket({ fd: fds[0]! });
+      serveDataFd(fds[0]!, this.execute, () => (this.dataOpen = false));
     } catch {
       return RES.BAD_PARAMETER;
     }
-    this.serveData(this.dataSocket);
+    this.dataOpen = true;
     return RES.SUCCESS;
   }
 
@@ -293,8 +298,7 @@ export class SwtpmServer {
     socket.on('data', (data: Buffer) => {
       for (const m of frames.push(data)) {
         if (m.length > LIMIT.command) return void socket.destroy();
-        // Without power there is an answer, too: QEMU asks before CMD_INIT which kind of TPM this is.
-        socket.write(this.host.command(Buffer.from(m), this.locality) ?? errorResponse(RC.FAILURE));
+        socket.write(this.execute(Buffer.from(m)));
       }
     });
     socket.on('error', () => socket.destroy());
