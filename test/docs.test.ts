@@ -86,6 +86,15 @@ const commands: Record<string, [string[], RegExp] | string> = {
       'bin/nyx report debian --back 1',
     ].map((c) => [c, 'test/recovery.test.ts runs these commands']),
   ),
+  ...Object.fromEntries(
+    [
+      'bin/nyx run --bios seabios --disk new.img,bus=ahci --cdrom install.iso',
+      'bin/nyx run debian-generic --disk data.img,bus=ahci --cdrom none',
+      'bin/nyx cd ls',
+      'bin/nyx cd eject',
+      'bin/nyx cd insert tools.iso',
+    ].map((c) => [c, 'test/ahci runs such machines and commands']),
+  ),
   'bin/nyx ps': [['bin/nyx', 'ps'], /./],
 };
 

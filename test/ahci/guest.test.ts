@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { openSync, readSync, statSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { list } from '@nyx/nyx/rundir';
 import { type TestVm, vmTest } from '@nyx/testkit';
 import { afterAll, describe, expect } from 'vitest';
@@ -30,6 +31,9 @@ const test = vmTest({
   disks: [{ path: disk, bus: 'ahci', serial: 'nyx-test' }],
   cdroms: [media.first],
 });
+
+const nyx = (...args: string[]): string =>
+  run(process.execPath, [fileURLToPath(new URL('../../bin/nyx', import.meta.url)), ...args]);
 
 /** Runs in the guest; its output. */
 const sh = async (vm: TestVm, command: string, timeout = 60): Promise<string> => {
@@ -127,10 +131,11 @@ describe.runIf(image)(
       expect(await vm.vm.ejectCd()).toBe(false);
       await expect(vm.vm.insertCd(media.second)).rejects.toMatchObject({ code: 'CD_LOCKED' });
       expect(await sh(vm, 'cat /cd/name.txt; umount /cd')).toBe('first');
-      expect(await vm.vm.ejectCd()).toBe(true);
+      expect(nyx('cd', 'eject', '--vm', vm.vm.name)).toBe('The tray is open and empty.\n');
       expect((await vm.vm.cds())[0]).toEqual({ name: 'cd0', locked: false, open: true });
       expect((await vm.run(mount)).status).not.toBe(0);
-      await vm.vm.insertCd(media.second);
+      nyx('cd', 'insert', media.second, '--vm', vm.vm.name);
+      expect(nyx('cd', 'ls', '--vm', vm.vm.name)).toMatch(/cd0 +closed +no +\S+second.iso/);
       expect(await sh(vm, `${mount}; cat /cd/name.txt; umount /cd`)).toBe('second');
       // Another medium at once: the guest must not read the old one out of its cache.
       await vm.vm.insertCd(media.first, 'cd0');

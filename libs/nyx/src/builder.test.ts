@@ -51,7 +51,6 @@ test('features that are not there say so at once', () => {
   const b = (): ProductionVMBuilder => new ProductionVMBuilder();
   const all: (() => unknown)[] = [
     () => b().uefi('OVMF.fd'),
-    () => b().ahci(),
     () => b().nic('e1000'),
     () => b().gpu(),
     () => b().withPciHotplug(),

@@ -42,6 +42,8 @@ export class BuiltVm {
 export class ProductionVMBuilder {
   readonly #spec: VmSpecInput = {};
   readonly #disks: NonNullable<VmSpecInput['disks']> = [];
+  readonly #cdroms: NonNullable<VmSpecInput['cdroms']> = [];
+  #bus: 'virtio' | 'ahci' = 'virtio';
 
   /** Bytes, or a size such as '4G'. */
   memory(size: number | string): this {
@@ -80,10 +82,20 @@ export class ProductionVMBuilder {
     this.#spec.bios = path;
     return this;
   }
-  /** A disk image (raw unless `format` says otherwise), a virtio-blk disk of its own process. Several calls, several disks. */
+  /** A disk image (raw unless `format` says otherwise), a virtio-blk disk of its own process unless after `ahci()`. Several calls, several disks. */
   disk(path: string, options: { readonly?: boolean; serial?: string; format?: 'raw' | 'qcow2' } = {}): this {
     if (/\.(vhdx?|vmdk|nvme)$/i.test(path)) notYet(`the disk format of ${path}; raw and qcow2 images work`);
-    this.#disks.push({ path, ...options });
+    this.#disks.push({ path, bus: this.#bus, ...options });
+    return this;
+  }
+  /** Disks that follow are SATA disks of an AHCI controller (`on` false: virtio again). */
+  ahci(on = true): this {
+    this.#bus = on ? 'ahci' : 'virtio';
+    return this;
+  }
+  /** A CD drive at the AHCI controller, with an ISO image or empty. */
+  cdrom(path?: string): this {
+    this.#cdroms.push(path ?? {});
     return this;
   }
   accel(engine: 'auto' | 'kvm' | 'soft'): this {
@@ -114,9 +126,6 @@ export class ProductionVMBuilder {
   uefi(_path?: string): this {
     return notYet('UEFI firmware');
   }
-  ahci(_on = true): this {
-    return notYet('AHCI');
-  }
   nic(_model: string): this {
     return notYet('network cards');
   }
@@ -144,6 +153,6 @@ export class ProductionVMBuilder {
 
   /** @throws NyxError SPEC_INVALID */
   build(): BuiltVm {
-    return new BuiltVm(parseSpec({ ...this.#spec, disks: this.#disks }, 'the builder'));
+    return new BuiltVm(parseSpec({ ...this.#spec, disks: this.#disks, cdroms: this.#cdroms }, 'the builder'));
   }
 }

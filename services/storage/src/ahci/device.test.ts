@@ -113,6 +113,14 @@ describe('10.7 interrupts', () => {
     b.setPort(0, 'is', 0xffff_ffff);
     b.write('is', 1);
     expect([count() - before, b.read('is')]).toEqual([2, 0]);
+    for (const p of [0, 1]) {
+      b.prepare(p, 0, { command: Ata.idle });
+      b.issue(p, 1);
+    }
+    expect([count() - before, b.read('is')]).toEqual([4, 3]);
+    b.setPort(0, 'is', 0xffff_ffff);
+    b.write('is', 1);
+    expect([count() - before, b.read('is')]).toEqual([5, 2]);
   });
   it('INTx: the wire follows IS and GHC.IE', () => {
     b = new Bench({ msi: false });
