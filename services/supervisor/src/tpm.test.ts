@@ -57,7 +57,7 @@ const hex = (text: string): Buffer => {
 };
 /** Shell that sends commands to the TPM, one after the other, and prints the responses in hexadecimal digits. */
 const transact = (...commands: Buffer[]): string =>
-  `exec 3<>/dev/tpm0; ${commands
+  `exec 3<>$(echo /dev/tpm[0-9]); ${commands
     .map(
       (c) => `printf '${octal(c)}' >&3; dd bs=4096 count=1 <&3 2>/dev/null | hexdump -ve '1/1 "%02x"'; echo`,
     )
@@ -78,7 +78,7 @@ const createPrimary = hex(
   `8002 00000000 00000131 40000007 ${password} 0004 0000 0000 0016 0001 000b 00040072 0000 0010 0010 0c00 00000000 0000 0000 00000000`,
 );
 const pcr = async (vm: Vm, bank: string, n: number): Promise<string> =>
-  (await run(vm, `cat /sys/class/tpm/tpm0/pcr-${bank}/${n}`)).trim().toLowerCase();
+  (await run(vm, `cat /sys/class/tpm/tpm[0-9]/pcr-${bank}/${n}`)).trim().toLowerCase();
 
 /** PCR 16 is extended so many times while the TPM's process is killed again and again. */
 async function extendWhileKilled(vm: Vm, times: number): Promise<void> {
@@ -132,6 +132,51 @@ describe.runIf(image)('Linux with a TPM', () => {
         await vm.reset();
         expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
         expect(await pcr(vm, 'sha256', 9)).toBe(values.get(0xb)!.get(9)!.toString('hex'));
+      } finally {
+        await vm.stop(0);
+      }
+    },
+    180_000,
+  );
+
+  test.each([
+    ['tis', 'platform'],
+    ['crb', 'acpi'],
+  ] as const)(
+    '%s: a guest that writes anything to its registers harms nobody but itself',
+    async (model, bus) => {
+      const vm = await Vm.start(guest(`tpm-hostile-${model}`, { model }));
+      try {
+        // The same every time.
+        let seed = 0x2545f491;
+        const random = (n: number): number => {
+          seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+          return Math.floor((seed / 2 ** 32) * n);
+        };
+        const registers = [
+          0, 8, 0xc, 0x10, 0x18, 0x1b, 0x20, 0x24, 0x28, 0x30, 0x40, 0x44, 0x48, 0x4c, 0x80, 0xf00,
+        ];
+        const operations = Array.from({ length: 500 }, () => {
+          const page = 0xfed4_0000 + 0x1000 * random(5);
+          const width = [8, 16, 32, 64][random(4)]!;
+          const at = random(3) > 0 ? registers[random(registers.length)]! : random(0x1000 - 8);
+          const value = [0, 1, 2, 0x20, 0x40, 0x80, 0xff, 0x0200_0000][random(8)]!;
+          return `devmem ${page + at} ${width}${random(3) > 0 ? ` ${value}` : ' >/dev/null'}`;
+        });
+        const driver = `/sys/bus/${bus}/drivers/tpm_${model}`;
+        await run(vm, `echo MSFT0101:00 >${driver}/unbind`);
+        await run(vm, operations.slice(0, 250).join('\n'));
+        await vm.kill('tpm');
+        await run(vm, operations.slice(250).join('\n'));
+        // Whoever has the TPM gives it back, and the driver finds it as it was.
+        const [register, release] = model === 'tis' ? [0, 0x20] : [8, 2];
+        for (const l of [3, 2, 1, 0])
+          await run(vm, `devmem ${0xfed4_0000 + 0x1000 * l + register} 8 ${release}`);
+        await run(vm, `echo MSFT0101:00 >${driver}/bind`);
+        expect(await pcr(vm, 'sha256', 17)).toBe('ff'.repeat(32));
+        expect((await run(vm, transact(extend(16)))).slice(12, 20)).toBe('00000000');
+        const p = (await vm.status()).processes.find((x) => x.name === 'tpm')!;
+        expect([p.state, p.restarts, p.violations]).toEqual(['serving', 1, 0]);
       } finally {
         await vm.stop(0);
       }
