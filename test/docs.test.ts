@@ -55,6 +55,8 @@ const commands: Record<string, [string[], RegExp] | string> = {
     ['bin/nyx', 'run', 'debian', '--tpm', '--exec', 'cat /sys/class/tpm/tpm0/tpm_version_major'],
     /^2$/m,
   ],
+  'bin/nyx storage serve --socket /tmp/disk.sock root.img': 'test/vhost-user.test.ts does that',
+  'bin/nyx run debian --vhost-user blk,socket=/tmp/disk.sock': 'test/vhost-user.test.ts does that',
   'bin/nyx tpm --help': [['bin/nyx', 'tpm', '--help'], /serve/],
   ...Object.fromEntries(
     [

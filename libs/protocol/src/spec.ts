@@ -51,7 +51,7 @@ const Cdrom = z.strictObject({
   path: z.optional(path),
 });
 
-/** A device whose work another program does, over vhost-user (docs/storage.md). */
+/** A device whose work another program does, over vhost-user (docs/vhost-user.md). */
 const VhostUser = z.strictObject({
   /** Socket on which the back-end listens. */
   socket: path,

@@ -51,7 +51,7 @@ Examples:
     -chardev socket,id=disk,path=/tmp/disk.sock,reconnect=1 -device vhost-user-blk-pci,chardev=disk
 
 The process that serves the image may be killed: another one takes its place, and a front-end that reconnects loses
-no request (docs/storage.md).`,
+no request (docs/vhost-user.md).`,
     )
     .action(async (image: string, f: Flags) => {
       const size = integer(f.logicalBlockSize, '--logical-block-size', 512, 4096);
