@@ -71,6 +71,7 @@ class VhostDevice implements VirtioDevice {
   readonly configBytes: number;
   readonly pci: VirtioPci;
   readonly #ctx: DeviceContext<typeof VhostState>;
+  /** As the back-end said it; the one that the guest sees is in the state. transient: made of the configuration. */
   readonly #config: Uint8Array;
   readonly #relay: Relay;
   readonly #session: Session;
