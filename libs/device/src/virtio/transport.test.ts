@@ -1,5 +1,5 @@
 // Length: one group a clause of the specification; they share one driver and one device.
-import { struct } from '@nyx/layout';
+import { pad, struct } from '@nyx/layout';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { CrashRig } from '../crash-rig.ts';
@@ -22,7 +22,7 @@ import {
   virtioRegion,
 } from './index.ts';
 
-const State = struct('EchoState', virtioFields(2, 4, 4));
+const State = struct('EchoState', { ...virtioFields(2, 4, 4), pad0: pad(4) });
 const S = VirtioStatus;
 const all = ((1 << VirtioFeature.indirectDesc) | (1 << VirtioFeature.eventIdx)) >>> 0;
 
@@ -64,6 +64,7 @@ class Echo implements VirtioDevice {
 const make = (msix = true) => {
   let echo = new Echo();
   let event: (change: () => void) => void = () => {};
+  let isolated = false;
   const kind = defineDevice({
     kind: 'echo',
     stateVersion: 1,
@@ -77,6 +78,7 @@ const make = (msix = true) => {
     irqs: () => 5,
     create: (ctx) => {
       echo = new Echo();
+      Object.defineProperty(ctx, 'isolated', { value: isolated, configurable: true });
       event = (change) => ctx.event(change);
       echo.pci = new VirtioPci(ctx, ctx.state as unknown as VirtioView, echo);
       return echo.pci;
@@ -94,6 +96,11 @@ const make = (msix = true) => {
       return echo;
     },
     counts: (): number[] => rig.messages.slice(1).map((m) => m.count),
+    /** The process is gone; another one answers for the device, or serves it again. */
+    isolate(on: boolean): void {
+      isolated = on;
+      rig.attach();
+    },
     /** Finishes the n oldest requests: an event of the device that is alive. */
     complete(n = echo.pending.length): void {
       rig.host(() =>
@@ -694,5 +701,48 @@ describe('4.1.4.5 ISR and INTx', () => {
     q.kick();
     t.complete();
     expect([t.rig.lines[0], t.driver.read(CfgType.isr, 0, 1)]).toEqual([0, 0]);
+  });
+});
+
+describe('2.1.2 a device that was taken out', () => {
+  const add = (q: ReturnType<typeof t.run>): void => {
+    q.add([[0x20000, 4]], [[0x21000, 4]]);
+    q.kick();
+  };
+  it('says that it needs a reset, tells the driver once, and does nothing', () => {
+    const q = t.run();
+    t.driver.setCommon(0x10, 2, 0);
+    const before = t.driver.common(0x15, 1);
+    add(q);
+    t.isolate(true);
+    expect(t.driver.status).toBe(S.acknowledge | S.driver | S.featuresOk | S.driverOk | S.needsReset);
+    expect(t.driver.common(0x15, 1)).toBe(before + 1);
+    expect(t.rig.messages[1]!.count).toBe(1);
+    add(q);
+    expect([t.echo.taken, q.harvest()]).toEqual([0, []]);
+  });
+  it('healed, it does what waited, and what came meanwhile', () => {
+    const q = t.run();
+    add(q);
+    t.isolate(true);
+    add(q);
+    t.isolate(false);
+    expect(t.driver.status & S.needsReset).toBe(0);
+    expect(t.echo.taken).toBe(2);
+    t.complete();
+    expect(q.harvest().length).toBe(2);
+  });
+  it('a driver may reset it, and learns at FEATURES_OK that nobody is there', () => {
+    const q = t.run();
+    add(q);
+    t.isolate(true);
+    t.driver.setCommon(0x14, 1, 0);
+    expect(t.driver.status).toBe(0);
+    t.driver.setCommon(0x14, 1, S.acknowledge | S.driver);
+    t.driver.setCommon(0x14, 1, S.acknowledge | S.driver | S.featuresOk);
+    expect(t.driver.status).toBe(S.acknowledge | S.driver | S.needsReset);
+    t.isolate(false);
+    t.driver.setCommon(0x14, 1, 0);
+    expect(t.run().harvest()).toEqual([]);
   });
 });
