@@ -10,7 +10,8 @@ import { Tpm } from '../core/tpm.ts';
 import { LocalCa } from '../manufacture/ca.ts';
 import { manufacture } from '../manufacture/manufacture.ts';
 import { hashes } from '../spec/algorithms.ts';
-import { ALG } from '../spec/constants.ts';
+import { ALG, CAP, RC, RH, SU } from '../spec/constants.ts';
+import { commandBytes, rcOf } from '../spec/message.ts';
 import { FileStore, readKeyFile, StoreError } from '../store/file.ts';
 
 export interface StateOptions {
@@ -48,23 +49,24 @@ function copy(o: StateOptions, tries = 5): { tpm: Tpm; encrypted: boolean } {
 }
 
 const hex = (n: number): string => `0x${n.toString(16).padStart(8, '0')}`;
-const command = (bytes: string): Buffer => {
-  const b = Buffer.from(bytes.replaceAll(' ', ''), 'hex');
-  b.writeUInt32BE(b.length, 2);
-  return b;
-};
-const rcOf = (response: Buffer): number => response.readUInt32BE(6);
+const PT_FIXED = 0x100;
 
-/** TPM2_GetCapability(TPM_CAP_TPM_PROPERTIES, PT_FIXED): values by property. */
+/** Fixed properties: values by number. */
 function properties(tpm: Tpm): Map<number, number> {
-  const started = tpm.started;
-  if (!started) execute(tpm, command('8001 00000000 00000144 0000'));
-  const r = execute(tpm, command('8001 00000000 0000017a 00000006 00000100 00000040'));
-  const out = new Map<number, number>();
-  if (rcOf(r) !== 0) return out;
-  for (let i = 0, n = r.readUInt32BE(15); i < n; i++)
-    out.set(r.readUInt32BE(19 + 8 * i), r.readUInt32BE(23 + 8 * i));
-  return out;
+  if (!tpm.started) execute(tpm, commandBytes('Startup', { startupType: SU.CLEAR }));
+  const { TPM_PROPERTIES } = CAP;
+  const r = execute(
+    tpm,
+    commandBytes('GetCapability', { capability: TPM_PROPERTIES, property: PT_FIXED, propertyCount: 64 }),
+  );
+  if (rcOf(r) !== RC.SUCCESS) return new Map();
+  // moreData, capability, count; then property and value of each.
+  return new Map(
+    Array.from({ length: r.readUInt32BE(15) }, (_, i) => [
+      r.readUInt32BE(19 + 8 * i),
+      r.readUInt32BE(23 + 8 * i),
+    ]),
+  );
 }
 const text = (...words: (number | undefined)[]): string =>
   Buffer.from(words.flatMap((w = 0) => [w >>> 24, (w >>> 16) & 255, (w >>> 8) & 255, w & 255]))
@@ -178,13 +180,14 @@ export function clear(o: StateOptions): unknown {
   const store = FileStore.open(o.path, keyOf(o));
   try {
     const tpm = new Tpm({ store });
-    const startup = '8001 00000000 00000144 0000';
-    const allow = '8002 00000000 00000127 4000000c 00000009 40000009 0000 00 0000 00';
-    const wipe = '8002 00000000 00000126 4000000c 00000009 40000009 0000 00 0000';
-    const shutdown = '8001 00000000 00000145 0000';
-    for (const bytes of [startup, allow, wipe, shutdown]) {
-      const rc = rcOf(execute(tpm, command(bytes)));
-      if (rc !== 0) throw new StoreError('TPM_STATE', `the TPM refuses (${hex(rc)})`);
+    for (const c of [
+      commandBytes('Startup', { startupType: SU.CLEAR }),
+      commandBytes('ClearControl', { auth: RH.PLATFORM, disable: 0 }),
+      commandBytes('Clear', { authHandle: RH.PLATFORM }),
+      commandBytes('Shutdown', { shutdownType: SU.CLEAR }),
+    ]) {
+      const rc = rcOf(execute(tpm, c));
+      if (rc !== RC.SUCCESS) throw new StoreError('TPM_STATE', `the TPM refuses (${hex(rc)})`);
     }
   } finally {
     store.close();
