@@ -71,6 +71,7 @@ const commands: Record<string, [string[], RegExp] | string> = {
       'bin/nyx tpm reset my-tpm --yes',
     ].map((c) => [c, 'services/supervisor/src/tpm.test.ts does that']),
   ),
+  'bin/nyx tpm init my-tpm --ca my-ca': 'services/tpm/src/manufacture/manufacture.test.ts does that',
   'bin/nyx tpm serve --swtpm 2321 --startup-clear --not-need-init':
     'services/tpm/src/testing/tools.test.ts runs tpm2-tools on such sockets',
   'bin/nyx tpm serve --ctrl /run/user/1000/tpm.sock --state my-tpm':
