@@ -319,7 +319,7 @@ export const make = (): Command => {
     .passThroughOptions()
     .addHelpText(
       'after',
-      '\n  --state DIR         keeps the state; without it, it ends with the command\n  --key FILE          encrypts the state\n  --swtpm PORT|PATH   data socket; --ctrl PORT|PATH its control channel (default: port + 1, PATH.ctrl)\n  --mssim PORT        command port of the simulator; platform port is the next one\n  --startup-clear     TPM2_Startup(CLEAR) with the power\n  --not-need-init     power is on from the beginning\n\nExamples:\n  nyx tpm serve --swtpm 2321 --startup-clear --not-need-init\n  TPM2TOOLS_TCTI=swtpm:port=2321 tpm2_getrandom --hex 8',
+      '\n  --state DIR         keeps the state; without it, it ends with the command\n  --key FILE          encrypts the state\n  --swtpm PORT|PATH   data socket; --ctrl PORT|PATH its control channel (default: port + 1, PATH.ctrl)\n  --mssim PORT        command port of the simulator; platform port is the next one\n  --startup-clear     TPM2_Startup(CLEAR) with the power\n  --not-need-init     power is on from the beginning\n  --no-sync           the state survives the end of this process, not of the host: nothing waits for the disk\n\nExamples:\n  nyx tpm serve --swtpm 2321 --startup-clear --not-need-init\n  TPM2TOOLS_TCTI=swtpm:port=2321 tpm2_getrandom --hex 8',
     )
     .action(async (args: string[]) => {
       const child = spawn(process.execPath, [built('services/tpm/dist/tpm.cjs'), 'serve', ...args], {

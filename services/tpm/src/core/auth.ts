@@ -2,7 +2,7 @@
 import { be32, equal, hash, hmac, none } from '../crypto/hash.ts';
 import { digestSize } from '../spec/algorithms.ts';
 import { Reader, type Writer } from '../spec/codec.ts';
-import type { CommandName, Role } from '../spec/commands.ts';
+import type { Command, CommandName, Role } from '../spec/commands.ts';
 import { ALG, HT, LIMIT, NT, NVA, OA, RC, RC_S, RH, SA } from '../spec/constants.ts';
 import { modify, Refusal, refuse } from '../spec/refusal.ts';
 import { auth, handleType, isSession, nonce } from '../spec/types.ts';
@@ -102,7 +102,15 @@ function checkUse(call: Call, use: SessionUse, i: number): void {
   }
 }
 
-const rolesOf = (call: Call): Role[] => Object.values(call.command.handles).map((h) => h.role);
+const roles = new Map<Command, readonly Role[]>();
+function rolesOf({ command }: Call): readonly Role[] {
+  let list = roles.get(command);
+  if (!list) {
+    list = Object.values(command.handles).map((h) => h.role);
+    roles.set(command, list);
+  }
+  return list;
+}
 
 /** Refuses unless every handle that needs it is authorized by the sessions of the call. */
 export function authorize(call: Call): void {

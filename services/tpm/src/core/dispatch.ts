@@ -133,15 +133,19 @@ function run(tpm: Tpm, bytes: Buffer): Buffer {
   return respond(call, c, tag, out);
 }
 
+/** Where responses and their parameters are put together; what leaves is a copy. */
+const responseWriter = new Writer(LIMIT.response);
+const paramsWriter = new Writer(LIMIT.response);
+
 function respond(call: Call, c: Compiled, tag: number, out: Record<string, unknown>): Buffer {
-  const w = new Writer(512);
+  const w = responseWriter.clear();
   w.u16(tag);
   w.u32(0);
   w.u32(RC.SUCCESS);
   if (c.command.handleOut) w.u32(out.handle as number);
-  const p = new Writer(256);
+  const p = paramsWriter.clear();
   for (const [name, codec] of c.out) codec.write(p, out[name], out);
-  const params = p.done();
+  const params = p.view();
   if (tag === ST.SESSIONS) {
     w.u32(params.length);
     finishSessions(call, params, w);

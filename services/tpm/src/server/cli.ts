@@ -1,6 +1,6 @@
 /**
  * Command line of the socket servers:
- *   serve [--state DIR [--key FILE]] [--swtpm PORT|PATH] [--ctrl PORT|PATH] [--mssim PORT] [--startup-clear] [--not-need-init]
+ *   serve [--state DIR [--key FILE]] [--swtpm PORT|PATH] [--ctrl PORT|PATH] [--mssim PORT] [--startup-clear] [--not-need-init] [--no-sync]
  * `--swtpm` is the data socket, `--ctrl` its control channel (default: the port above, or PATH.ctrl); `--mssim` takes two
  * ports, the platform's is one above. TCP ports are of 127.0.0.1. Without `--swtpm` the data socket comes over `--ctrl PATH`.
  * `--key`: 32 octets or 64 hexadecimal digits with which state and state blobs are encrypted.
@@ -35,6 +35,7 @@ export async function serveCli(args: string[]): Promise<void> {
     ['--mssim', true],
     ['--startup-clear', false],
     ['--not-need-init', false],
+    ['--no-sync', false],
   ]);
   for (let i = args[0] === 'serve' ? 1 : 0; i < args.length; i++) {
     const name = args[i]!;
@@ -56,7 +57,9 @@ export async function serveCli(args: string[]): Promise<void> {
     const keyFile = values.get('--key');
     const key = keyFile === undefined ? undefined : readKeyFile(keyFile);
     host = new TpmHost({
-      store: state ? FileStore.open(state, key && { key }) : new MemoryStore(),
+      store: state
+        ? FileStore.open(state, { ...(key && { key }), sync: !flags.has('--no-sync') })
+        : new MemoryStore(),
       ...(key && { blobKey: key }),
       onFailure: (e) => process.stderr.write(`tpm: failure mode: ${e instanceof Error ? e.stack : e}\n`),
     });

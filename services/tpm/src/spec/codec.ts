@@ -37,8 +37,15 @@ export class Reader {
   }
   bytes(n: number): Buffer {
     const at = this.take(n);
-    return Buffer.from(this.buf.subarray(at, at + n));
+    return copyOf(this.buf, at, at + n);
   }
+}
+
+/** Without the view that `Buffer.from(subarray)` makes on the way. */
+function copyOf(b: Buffer, from: number, to: number): Buffer {
+  const out = Buffer.allocUnsafe(to - from);
+  b.copy(out, 0, from, to);
+  return out;
 }
 
 export class Writer {
@@ -77,9 +84,18 @@ export class Writer {
     const at = this.room(b.length);
     this.buf.set(b, at);
   }
+  /** What was written, until more is; see `done`. */
+  view(): Buffer {
+    return this.buf.subarray(0, this.pos);
+  }
+  /** Starts over in the same memory. */
+  clear(): this {
+    this.pos = 0;
+    return this;
+  }
   /** What was written; a copy. */
   done(): Buffer {
-    return Buffer.from(this.buf.subarray(0, this.pos));
+    return copyOf(this.buf, 0, this.pos);
   }
 }
 
