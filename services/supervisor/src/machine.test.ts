@@ -28,6 +28,8 @@ const behaviours = [
   'vcpu-emulation',
   'vcpu-entry',
   'vcpu-exit',
+  'vcpu-violation',
+  'stumble',
 ];
 for (const b of behaviours) symlinkSync(double, join(dir, `${b}.cjs`));
 // nyx-vcpu is a program of its own.
@@ -148,6 +150,27 @@ describe('a machine', () => {
       strategy: 'restart',
       data: { what: 'killed by SIGBUS' },
     });
+  });
+
+  test('one that breaks the protocol is killed; what it broke has a name', async () => {
+    const { machine, until, events } = rig('good', 'vcpu-violation');
+    await machine.start();
+    await until((x) => x.type === 'fault' && x.kind === 'ringCorruption');
+    expect(events.flatMap((e) => (e.type === 'fault' ? [[e.kind, e.source, e.data.what]] : []))).toEqual([
+      ['protocolViolation', 'platform', 'a reply has a status that does not exist'],
+      ['ringCorruption', 'platform', expect.stringContaining('tail of an exit ring')],
+    ]);
+  });
+
+  test('a successor that does not come to serve is followed by another', async () => {
+    const { machine, until, events } = rig('stumble', 'vcpu', { recovery: { ...quick, standby: false } });
+    await machine.start();
+    await until((x) => x.type === 'recovered');
+    expect(events.flatMap((e) => (e.type === 'fault' ? [e.kind] : []))).toEqual([
+      'deviceCrash',
+      'deviceStart',
+    ]);
+    expect(machine.status().processes[0]).toMatchObject({ state: 'serving', restarts: 2 });
   });
 
   test('one that hangs is killed and replaced', async () => {

@@ -46,6 +46,10 @@ const server = (socket) => (role, fds) => {
   const words = new Uint32Array(ring);
   // ProcessControl: epoch at 12, heartbeat at 72, attached at 76 (libs/ring/src/wire.ts).
   words[3]++;
+  // The first dies, the second cannot start, the third serves.
+  if (behaviour === "stumble" && words[3] === 2)
+    return socket().send(json({ type: "failed", process: role.process, code: "DEVICE_BUG", message: "out of sorts" }));
+  if (behaviour === "stumble" && words[3] === 1) setTimeout(() => process.exit(4), 5);
   words[19] = words[3];
   if (behaviour !== "hang" || words[3] > 1) setInterval(() => words[18]++, 20);
   for (const d of role.devices) {
@@ -88,6 +92,13 @@ const vcpu = (socket) => ({
       e.writeUInt32LE(2, 8);
       setTimeout(() => socket().send(e), 20);
     }
+    // ControlEvent.violation of process 0: VcpuError.badStatus, then badTail.
+    if (behaviour === "vcpu-violation" && op === 2)
+      for (const error of [1, 2]) {
+        const e = event(7);
+        e.writeUInt32LE(error, 16);
+        setTimeout(() => socket().send(e), 300 * error);
+      }
     // ControlEvent.internalError; c is the EngineFault.
     const engine = ["vcpu-error", "vcpu-emulation", "vcpu-entry", "vcpu-exit"].indexOf(behaviour);
     if (engine >= 0 && op === 2) {
