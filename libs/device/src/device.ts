@@ -8,6 +8,7 @@
  */
 import type { RegisterTable, Struct, View } from '@nyx/layout';
 import type { DeviceEvent, DeviceOrder, FaultData, FaultRule, ReportedFault } from '@nyx/protocol';
+import type { Migration } from '@nyx/ring';
 import type { GuestMemory } from './memory.ts';
 
 export interface RegionSpec {
@@ -23,6 +24,8 @@ export interface DeviceKind<S extends Struct = Struct, C = unknown> {
   readonly kind: string;
   readonly stateVersion: number;
   readonly state: S;
+  /** How state of older versions becomes that of this one, the oldest first. */
+  readonly migrations?: readonly Migration[];
   readonly regions: readonly RegionSpec[];
   /** Entries of the dynamic range table (PCI BARs, ECAM); 0 when all its addresses are fixed. */
   readonly ranges: number;

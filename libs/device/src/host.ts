@@ -156,6 +156,7 @@ export class DeviceHost {
       this.#server.addBlock(d.block);
       if (d.device.line) this.#controllers.push(d);
     }
+    for (const d of this.devices) d.block.confirm();
     const { faults } = this.role;
     if (faults === undefined || this.#faults === undefined) return;
     this.#transcript = this.#openTranscript?.();
@@ -202,10 +203,10 @@ export class DeviceHost {
         { code: 'ROLE_KIND' },
       );
     const classes = askAlways ? classesOf(kind).filter((c) => !servedWithoutAsking(c.kind)) : classesOf(kind);
-    const { stateVersion, state, ranges } = kind;
+    const { stateVersion, state, ranges, migrations = [] } = kind;
     const block = new StateBlock(
       map(role.state),
-      { kind: kind.kind, stateVersion, state, ranges, classes },
+      { kind: kind.kind, stateVersion, state, ranges, classes, migrations },
       true,
     );
     const irqs = kind.irqs(role.config);
@@ -215,6 +216,11 @@ export class DeviceHost {
     const hosted = new HostedDevice(this, kind, block, role, fds, this.#irqs, memory, irqs, index);
     this.devices.push(hosted);
     if (kind.early?.(role.config)) hosted.create();
+  }
+
+  /** Devices whose state attaching will migrate, tried on a copy. @throws RingError STATE_* of a state that cannot be */
+  foresee(): string[] {
+    return this.devices.filter((d) => d.block.foresee()).map((d) => d.name);
   }
 
   /** All devices were made: what is left to do makes nothing new. */

@@ -96,7 +96,7 @@ class Place {
       if (eventfdRead(claim) === 1) this.serve();
       close(claim);
     });
-    done({ type: 'armed', process: role.process });
+    done({ type: 'armed', process: role.process, migrates: this.#host.foresee() });
   }
 
   /** Nobody else has the role any more: attaches, and answers. Idempotent. */

@@ -118,6 +118,11 @@ export class Vm {
     return this.#client.request('kill', { target });
   }
 
+  /** Another build of the program behind a device. @throws NyxError UPGRADE_REFUSED: the old one goes on */
+  upgrade(target: string, service: string): Promise<Result<'upgrade'>> {
+    return this.#client.request('upgrade', { target, service: resolve(service) }, 60);
+  }
+
   /** Disks, and the files that each consists of. */
   async disks(): Promise<Result<'diskList'>['disks']> {
     return (await this.#client.request('diskList', {})).disks;

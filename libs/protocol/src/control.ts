@@ -233,7 +233,12 @@ export const requests = {
   },
   /** Another backend program, or other files with the same content. Paths are absolute, here and below. */
   diskSwap: {
-    args: z.object({ name: DiskName, path: z.optional(FilePath), format: z.optional(Format), service: z.optional(FilePath) }),
+    args: z.object({
+      name: DiskName,
+      path: z.optional(FilePath),
+      format: z.optional(Format),
+      service: z.optional(FilePath),
+    }),
     result: DiskDone,
   },
   /** An overlay at `path`, or a snapshot inside the image that is made or deleted. */
@@ -279,6 +284,17 @@ export const requests = {
   kill: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),
     result: z.object({ process: z.string(), pid: count }),
+  },
+  /** Another build of the program behind a device, by the path of its bundle. Times are nanoseconds. */
+  upgrade: {
+    args: z.object({ target: z.string().check(z.maxLength(64)), service: z.string().check(z.minLength(1)) }),
+    result: z.object({
+      process: z.string(),
+      /** Devices whose state was migrated. */
+      migrated: z.array(z.string()),
+      /** Nobody served for so long. */
+      ns: count,
+    }),
   },
   /** Brings an isolated or abandoned device process back; false: it serves. */
   heal: {

@@ -175,6 +175,11 @@ export const errors = {
     text: 'There is no report',
     hint: 'Nothing serious has happened. `nyx events` tells what has.',
   },
+  UPGRADE_REFUSED: {
+    exit: data,
+    text: 'The new build cannot serve the device; the old one goes on',
+    hint: 'State of another version needs declared steps in the new build (docs/writing-a-device.md).',
+  },
   DEVICE_UNKNOWN: {
     exit: usage,
     text: 'The machine has no such device',

@@ -74,8 +74,8 @@ export interface TakeOver {
 export type RoleReply =
   /** The pid is that of its own namespace. */
   | { type: 'ready'; pid: number }
-  /** A standby has prepared everything. */
-  | { type: 'armed'; process: string }
+  /** A standby has prepared everything; these devices' state is of an older version, and will be migrated. */
+  | { type: 'armed'; process: string; migrates: string[] }
   | {
       type: 'serving';
       process: string;

@@ -18,6 +18,7 @@ import {
 } from '@nyx/layout';
 import { crc32c, memcpy } from '@nyx/native';
 import { RingError } from './error.ts';
+import { confirm, install, type Migration, migrated, revert } from './migrate.ts';
 import { BlockHeader, HalfHeader, Range, wire } from './wire.ts';
 
 /** An entry of the class table (wire.ClassEntry); `source` is relative to the device state, not to the half. */
@@ -39,6 +40,8 @@ export interface BlockSpec<S extends Struct = Struct> {
   /** Entries of the dynamic range table, 0..8. */
   readonly ranges: number;
   readonly classes?: readonly ClassSpec[];
+  /** From older versions, the oldest first. */
+  readonly migrations?: readonly Migration[];
 }
 
 /** Size that a supervisor which knows nothing of the device gives a state block; memfds are sparse. */
@@ -59,6 +62,7 @@ export class StateBlock<S extends Struct = Struct> {
   readonly ranges: readonly View<typeof Range>[];
   #fresh = false;
   #repaired = false;
+  #migrated = false;
   /** Bytes of a half. */
   readonly halfBytes: number;
   /** Index given by ExitServer.addBlock; -1 before. */
@@ -107,14 +111,45 @@ export class StateBlock<S extends Struct = Struct> {
   attach(): void {
     const { buffer } = this;
     const header = this.#header;
+    revert(this.memory);
     this.#fresh = header.initialized !== 1;
     if (this.#fresh) this.#format(header);
-    else this.#check(header);
+    else if (this.#older(header)) {
+      install(this.memory, migrated(this.memory, this.spec));
+      this.#migrated = true;
+    } else this.#check(header);
     this.#repaired = !this.#fresh && this.#repair(header);
     this.#writeClasses(header);
     const active = header.generation & 1;
     memcpy(buffer, this.halfAt(active ^ 1), buffer, this.halfAt(active), this.halfBytes);
     this.root.base = this.halfAt(active ^ 1);
+  }
+
+  /**
+   * What `attach` will do to the version of the state, tried on a copy while another process may be changing it: nothing
+   * is changed. True: it migrates. @throws RingError as attach
+   */
+  foresee(): boolean {
+    const header = this.#header;
+    if (header.initialized !== 1) return false;
+    if (!this.#older(header)) {
+      this.#check(header);
+      return false;
+    }
+    const bytes = Math.min(this.buffer.byteLength, wire.halvesAt + 2 * header.halfBytes);
+    for (let tries = 0; ; tries++) {
+      const { generation } = header;
+      const copy = new Memory(this.buffer.slice(0, bytes));
+      if (this.#header.generation !== generation && tries < 100) continue;
+      migrated(copy, this.spec);
+      return true;
+    }
+  }
+
+  /** The device was made: a state that was migrated is kept. */
+  confirm(): void {
+    if (this.#migrated) confirm(this.memory);
+    this.#migrated = false;
   }
 
   /** Formatted just now: the state has its reset values. */
@@ -172,6 +207,16 @@ export class StateBlock<S extends Struct = Struct> {
     Atomics.store(this.memory.u32, BlockHeader.offsetOf('initialized') >> 2, 1);
   }
 
+  /** Of another version of this device. */
+  #older(h: View<typeof BlockHeader>): boolean {
+    return (
+      h.magic === wire.blockMagic &&
+      h.version === wire.version &&
+      h.kind === fnv1a(this.spec.kind) &&
+      h.stateVersion !== this.spec.stateVersion
+    );
+  }
+
   #check(h: View<typeof BlockHeader>): void {
     const { spec } = this;
     if (h.magic !== wire.blockMagic || h.version !== wire.version)
@@ -181,11 +226,6 @@ export class StateBlock<S extends Struct = Struct> {
       );
     if (h.kind !== fnv1a(spec.kind))
       throw new RingError('STATE_KIND', `state block belongs to another kind of device than ${spec.kind}`);
-    if (h.stateVersion !== spec.stateVersion)
-      throw new RingError(
-        'STATE_VERSION',
-        `state of ${spec.kind} has version ${h.stateVersion}, this program version ${spec.stateVersion}`,
-      );
     if (
       h.layoutHash !== spec.state.hash ||
       h.halfBytes !== this.halfBytes ||

@@ -10,6 +10,7 @@ export class RingError extends Error {
       | 'STATE_VERSION'
       | 'STATE_LAYOUT'
       | 'STATE_CORRUPT'
+      | 'STATE_MIGRATION'
       | 'PAGE_FORMAT',
     message: string,
   ) {

@@ -61,6 +61,9 @@ const standbyDelay = 200;
 /** Memory that the host could not give. */
 export const busError = 'killed by SIGBUS';
 
+const refused = (process: string, got: string): NyxError =>
+  new NyxError('UPGRADE_REFUSED', { expected: `a build that can serve '${process}'`, got });
+
 /** Devices that can tell their driver that they were taken out: VIRTIO 1.2, 2.1.2. */
 const canAnswer = (kind: string): boolean => kind.startsWith('virtio-');
 const answering = { budget: 3, window: 60, backoff: 0, maxBackoff: 0 };
@@ -97,6 +100,8 @@ export class DeviceProcess {
   #stopped = false;
   /** Somebody changes what the place is, while it is empty. */
   #replacing: { dead(): void } | undefined;
+  /** The build that served before, until the new one does. */
+  #upgrading: { from: string; error?: NyxError } | undefined;
   #successor: { resolve(r: Recovered): void; reject(e: Error): void } | undefined;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
@@ -214,6 +219,46 @@ export class DeviceProcess {
     const recovered = await served;
     if (failed) throw failed.error;
     return recovered;
+  }
+
+  /**
+   * Another build of the program serves from now on. It is started and looks at the state while the present one serves;
+   * what it cannot load is refused then. `around` may stop the guest when the state will be migrated.
+   * @throws NyxError VM_STATE, UPGRADE_REFUSED: the old build serves
+   */
+  async upgrade(
+    service: string,
+    around: (migrates: string[], swap: () => Promise<Recovered>) => Promise<Recovered>,
+  ): Promise<Recovered & { migrated: string[] }> {
+    const child = this.#child;
+    if (this.#stopped || this.#replacing || this.#upgrading || this.state !== 'serving' || !child)
+      throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
+    const { plan } = this;
+    const upgrading: { from: string; error?: NyxError } = { from: plan.service };
+    this.#upgrading = upgrading;
+    plan.service = service;
+    try {
+      const migrated = await this.#standby.ready(child, this.rules.startTimeout);
+      if ((this.state as ProcessState) !== 'serving' || child !== this.#child)
+        throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
+      const swap = (): Promise<Recovered> => {
+        const served = new Promise<Recovered>((resolve, reject) => {
+          this.#successor = { resolve, reject };
+        });
+        this.kill();
+        return served;
+      };
+      const r = await around(migrated, swap);
+      if (upgrading.error) throw upgrading.error;
+      return { ...r, migrated };
+    } catch (e) {
+      plan.service = upgrading.from;
+      this.#standby.close();
+      throw e;
+    } finally {
+      this.#upgrading = undefined;
+      if (!this.#standby.pid) this.prepare();
+    }
   }
 
   stop(): void {
@@ -335,7 +380,9 @@ export class DeviceProcess {
       this.error = new NyxError('DEVICE_FAILED', { got: `${this.name}: ${what}` });
       this.#reason = what;
       this.#kind = reply.code.startsWith('RING_') ? 'ringCorruption' : 'deviceStart';
-      if (reply.code.startsWith('STATE_')) this.#lost(reply.device ?? '', what, this.error);
+      // The state is as it was: the old build takes it back when this one is dead.
+      if (this.#upgrading) this.#upgrading.error = refused(this.name, what);
+      else if (reply.code.startsWith('STATE_')) this.#lost(reply.device ?? '', what, this.error);
       else if (hopeless.test(reply.code)) this.#giveUp(this.error);
       child.child.kill();
       return;
@@ -398,6 +445,13 @@ export class DeviceProcess {
     }
     if (this.state === 'isolated') {
       if (!this.#heal() && this.#answers) this.#answer();
+      return;
+    }
+    if (this.#upgrading && this.state === 'starting') {
+      this.#upgrading.error ??= refused(this.name, reason);
+      this.plan.service = this.#upgrading.from;
+      this.#kind = undefined;
+      this.#again(reason, since, 0);
       return;
     }
     const kind = this.#kind ?? (how === busError ? 'memoryFault' : 'deviceCrash');
@@ -477,6 +531,7 @@ export class DeviceProcess {
   #again(reason: string, since: number, wait: number): void {
     this.restarts++;
     this.#recovering ??= { reason, since };
+    if (this.#upgrading && !this.#successor) this.plan.service = this.#upgrading.from;
     const successor = this.#standby.take();
     if (successor) {
       this.#succeed(successor);

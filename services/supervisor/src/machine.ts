@@ -3,13 +3,13 @@
  * here; mechanisms are in the files that it uses.
  */
 import { createHash } from 'node:crypto';
-import { appendFileSync } from 'node:fs';
+import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
 import { files as runFiles } from '@nyx/nyx/files';
 import { writeJson } from '@nyx/nyx/rundir';
 import { ControlEvent, EngineFault, type FaultKind, VcpuError } from '@nyx/protocol';
-import { type Fingerprint, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
+import { type Fingerprint, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -388,6 +388,28 @@ export class Machine {
     const pid = p.kill();
     if (pid === 0) throw new NyxError('VM_STATE', { expected: `'${p.name}' to run`, got: p.state });
     return { process: p.name, pid };
+  }
+
+  /**
+   * Another build serves the device. The guest runs on, but for the moment in which state of an older version is migrated.
+   * @throws NyxError DEVICE_UNKNOWN, FILE_MISSING, VM_STATE, UPGRADE_REFUSED
+   */
+  async upgrade(target: string, service: string): Promise<Result<'upgrade'>> {
+    const p = this.#processOf(target);
+    if (!existsSync(service))
+      throw new NyxError('FILE_MISSING', { expected: 'the bundle of a service', got: service });
+    const r = await p.upgrade(service, async (migrates, swap) => {
+      // The vCPU process answers some reads from the state itself: not while its layout changes.
+      const stops = migrates.length > 0 && this.#life.state === 'running';
+      if (stops) await this.#vcpu!.pause();
+      try {
+        return await swap();
+      } finally {
+        if (stops) await this.#vcpu!.resume();
+      }
+    });
+    this.o.log('info', 'upgraded', { process: p.name, service, migrated: r.migrated, ns: r.ns });
+    return { process: p.name, migrated: r.migrated, ns: r.ns };
   }
 
   status(): Status {

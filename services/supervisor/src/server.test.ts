@@ -43,6 +43,7 @@ describe('the control plane over its sockets', async () => {
       return { forced: false };
     },
     kill: ({ target }) => ({ process: target, pid: 7 }),
+    upgrade: ({ target }) => ({ process: target, migrated: [], ns: 1 }),
     diskList: () => ({ disks: [] }),
     diskSwap: ({ name }) => ({ name, downNs: 1 }),
     diskSnapshot: ({ name }) => ({ name, downNs: 1 }),

@@ -102,7 +102,7 @@ export const checkReply = (m: unknown): RoleReply => {
     typeof r[k] === 'number' && Number.isFinite(r[k]) && (r[k] as number) >= 0;
   const good =
     (r.type === 'ready' && number('pid')) ||
-    (r.type === 'armed' && text('process')) ||
+    (r.type === 'armed' && text('process') && texts('migrates')) ||
     (r.type === 'serving' &&
       text('process') &&
       ['epoch', 'attachNs', 'republished'].every(number) &&

@@ -9,6 +9,7 @@
  */
 import { close, eventfd, eventfdRead, eventfdWrite } from '@nyx/native';
 import type { FaultMessage, RoleReply, TakeOver } from '@nyx/protocol';
+import { NyxError } from '@nyx/protocol/errors';
 import type { ProcessPlan } from './plan.ts';
 import type { DeviceChild, Spares } from './spares.ts';
 
@@ -27,6 +28,9 @@ export class Standby {
   #held = false;
   #armed = false;
   #replies: RoleReply[] = [];
+  #heard: ((reply: RoleReply) => void) | undefined;
+  /** Ends the trial of `ready`. */
+  #abandon: ((why: string) => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   /** @param changed there is another process, or none */
@@ -56,6 +60,36 @@ export class Standby {
     }, delay);
   }
 
+  /**
+   * Has a new one now that waits for our word, and tells which devices' state it will migrate.
+   * @throws NyxError UPGRADE_REFUSED: it cannot have the role; then there is none
+   */
+  ready(predecessor: DeviceChild, seconds: number): Promise<string[]> {
+    this.close();
+    this.#held = true;
+    return new Promise((resolve, reject) => {
+      const refuse = (got: string): void => {
+        clearTimeout(timer);
+        this.#abandon = undefined;
+        this.close();
+        reject(
+          new NyxError('UPGRADE_REFUSED', { expected: `a build that can serve '${this.plan.name}'`, got }),
+        );
+      };
+      const timer = setTimeout(() => refuse(`it was not ready within ${seconds} s`), seconds * 1000);
+      this.#abandon = refuse;
+      this.#heard = (reply) => {
+        if (reply.type === 'failed') refuse(`${reply.code}: ${reply.message}`);
+        if (reply.type !== 'armed') return;
+        clearTimeout(timer);
+        this.#heard = undefined;
+        this.#abandon = undefined;
+        resolve(reply.migrates);
+      };
+      this.#start(predecessor, () => refuse('it ended'));
+    });
+  }
+
   #start(predecessor: DeviceChild, again: () => void): void {
     const { role, fds, service } = this.plan;
     let child: DeviceChild;
@@ -75,6 +109,7 @@ export class Standby {
       (reply) => {
         if (reply.type === 'armed') this.#armed = true;
         else this.#replies.push(reply);
+        this.#heard?.(reply);
         if (reply.type === 'failed') child.child.kill();
       },
       () => {
@@ -103,6 +138,8 @@ export class Standby {
   /** Who served is dead: the one that comes next, if there is one. It is no longer ours. */
   take(): Successor | undefined {
     clearTimeout(this.#timer);
+    // One that is being tried is nobody to rely on.
+    this.#abandon?.('who served has died meanwhile');
     const child = this.#child;
     if (child === undefined || child.death !== undefined) {
       this.#forget();
@@ -129,6 +166,7 @@ export class Standby {
     this.#child = undefined;
     this.#armed = false;
     this.#replies = [];
+    this.#heard = undefined;
   }
 }
 

@@ -135,6 +135,7 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     },
     stop: async ({ timeout }) => ({ forced: await machine.stop(timeout) }),
     kill: ({ target }) => machine.kill(target),
+    upgrade: ({ target, service }) => machine.upgrade(target, service),
     diskList: () => machine.disks.list(),
     diskSwap: ({ name, ...o }) => machine.disks.swap(name, o),
     diskSnapshot: ({ name, ...o }) => machine.disks.snapshot(name, o),

@@ -20,6 +20,7 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   resume: ['let a paused guest go on', () => import('./control.ts').then((m) => m.resume)],
   reset: ['the reset button', () => import('./control.ts').then((m) => m.reset)],
   kill: ['SIGKILL a device process; the guest does not notice', () => import('./kill.ts')],
+  upgrade: ['another build of a device, while the guest runs', () => import('./upgrade.ts')],
   fault: ['make faults on purpose', () => import('./fault.ts')],
   chaos: ['run a campaign of faults', () => import('./chaos.ts')],
   policy: ['what is done about faults', () => import('./policy.ts')],

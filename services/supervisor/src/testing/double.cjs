@@ -31,7 +31,7 @@ const device = (socket) => {
       dead.close();
       if (native.eventfdRead(fds[role.standby.claim]) === 1) waiting();
     });
-    socket().send(json({ type: "armed", process: role.process }));
+    socket().send(json({ type: "armed", process: role.process, migrates: [] }));
   };
   return { onMessage };
 };

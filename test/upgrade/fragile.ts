@@ -1,0 +1,3 @@
+import { fragile, serve } from './storage-kinds.ts';
+
+serve(fragile);

@@ -1,0 +1,3 @@
+import { second, serve } from './storage-kinds.ts';
+
+serve(second);

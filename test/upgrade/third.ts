@@ -1,0 +1,3 @@
+import { serve, third } from './storage-kinds.ts';
+
+serve(third);

@@ -1,0 +1,3 @@
+import { serve, wrong } from './storage-kinds.ts';
+
+serve(wrong);
