@@ -14,6 +14,7 @@ import { memfdCreate } from '@nyx/native';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage } from '@nyx/protocol/image-lock';
+import { isNbdUri } from '@nyx/protocol/nbd';
 import { built } from './paths.ts';
 import type { Resources } from './resources.ts';
 
@@ -21,8 +22,8 @@ export interface DiskFile {
   fd: number;
   /** Of the file; of a null disk, of the disk. */
   bytes: number;
-  /** 'null': a disk without content, the descriptor means nothing. */
-  format: DiskFormat | 'null';
+  /** 'null': a disk without content; 'nbd': one that a server has. The descriptor means nothing then. */
+  format: DiskFormat | 'null' | 'nbd';
   /** Absent for what is no file. */
   path?: string;
 }
@@ -70,7 +71,12 @@ const below = (fd: number, path: string): { name: string; format: string | undef
 };
 
 /** A disk that is no file: `null-co://` takes everything and gives zeroes, `memory://` lasts as long as the machine. */
-function withoutFile(disk: { path: string; size?: number | undefined }): DiskFile | undefined {
+function withoutFile(disk: {
+  path: string;
+  readonly: boolean;
+  size?: number | undefined;
+}): DiskFile | undefined {
+  if (isNbdUri(disk.path)) return onServer(disk.path, disk.readonly);
   const kind = /^(null-co|memory):\/\/$/.exec(disk.path)?.[1];
   if (kind === undefined) return undefined;
   const { size: bytes } = disk;
@@ -81,21 +87,42 @@ function withoutFile(disk: { path: string; size?: number | undefined }): DiskFil
     : { fd: openSync('/dev/null', 'r'), bytes, format: 'null' };
 }
 
+/** A disk that an NBD server has. @throws NyxError BACKEND_MISSING, DISK_INVALID */
+function onServer(path: string, readonly: boolean): DiskFile {
+  const said = askTool({ command: 'info', path });
+  if (said.error?.code === 'BACKEND_MISSING')
+    throw new NyxError('BACKEND_MISSING', { expected: 'an NBD server', got: said.error.message });
+  const bytes = said.result?.['virtual-size'];
+  if (typeof bytes !== 'number') throw invalid('an export of an NBD server', said.error?.message ?? path);
+  if (bytes === 0 || bytes % 512 !== 0) throw invalid('an export of whole sectors', `${path}: ${bytes} bytes`);
+  const specific = said.result['format-specific'] as Record<string, unknown>;
+  if (specific['read-only'] && !readonly) throw invalid('an export that can be written, or `readonly`', path);
+  return { fd: openSync('/dev/null', 'r'), bytes, format: 'nbd' };
+}
+
+/** Runs the storage service's tool and waits: it looks into what is not looked into here. */
+function askTool(request: Record<string, unknown>): {
+  // biome-ignore lint/suspicious/noExplicitAny: the answers of its commands differ
+  result?: any;
+  error?: { code: string; message: string };
+} {
+  const child = spawnSync(
+    process.execPath,
+    [built('services/storage/dist/disk.cjs'), JSON.stringify(request)],
+    { encoding: 'utf8', timeout: 20_000, env: { PATH: '/usr/bin:/bin' } },
+  );
+  const line = child.stdout?.trim().split('\n').at(-1) ?? '';
+  return line === '' ? { error: { code: 'HOST_ERROR', message: child.stderr } } : JSON.parse(line);
+}
+
 /**
  * Files under a VHDX image. Its parents are named deep inside of it: the storage service's tool looks, in a process of its
  * own. @throws NyxError DISK_INVALID
  */
 function parentsOf(path: string): string[] {
-  const request = JSON.stringify({ command: 'chain', path, format: 'vhdx' });
-  const child = spawnSync(process.execPath, [built('services/storage/dist/disk.cjs'), request], {
-    encoding: 'utf8',
-    timeout: 20_000,
-    env: { PATH: '/usr/bin:/bin' },
-  });
-  const line = child.stdout?.trim().split('\n').at(-1) ?? '';
-  const said = line === '' ? undefined : JSON.parse(line);
-  if (said?.result) return (said.result as { path: string }[]).slice(1).map((l) => l.path);
-  throw invalid('a VHDX image', said?.error ? `${path}: ${said.error.message}` : `${path}: ${child.stderr}`);
+  const said = askTool({ command: 'chain', path, format: 'vhdx' });
+  if (said.result) return (said.result as { path: string }[]).slice(1).map((l) => l.path);
+  throw invalid('a VHDX image', `${path}: ${said.error?.message}`);
 }
 
 /**

@@ -14,6 +14,7 @@ import type { Result, VmEvent } from '@nyx/protocol/control';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
+import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
@@ -80,6 +81,7 @@ export class Disks {
 
   /** A disk holds a request that its backend failed; guest time must not pass until somebody says what is to be. */
   told({ device, event, detail }: DeviceEvent): void {
+    if (event === 'connect') void this.#connect(device);
     if (event !== 'stopped') return;
     const reason = detail.reason === 'noSpace' ? 'noSpace' : 'io';
     this.#stopped.set(device, reason);
@@ -94,6 +96,35 @@ export class Disks {
     });
     this.owner.pause();
   }
+
+  /** The process of a disk that an NBD server has wants a connection: it gets one as soon as there is a server. */
+  async #connect(device: string): Promise<void> {
+    const d = this.#disks.find((x) => x.name === device);
+    const p = this.owner.processes().find((x) => x.name === device);
+    const address = d && parseNbdUri(d.spec.path);
+    if (!p || !address) return;
+    // Asked again meanwhile, perhaps by a successor: whoever has a connection then closes the one that it does not need.
+    if (this.#connecting.has(device)) {
+      this.#connecting.set(device, true);
+      return;
+    }
+    do {
+      this.#connecting.set(device, false);
+      for (let wait = 50; p.state !== 'stopped' && p.state !== 'isolated'; wait = Math.min(2 * wait, 1000)) {
+        try {
+          const fd = await connectNbd(address);
+          p.tell({ type: 'order', device, order: { name: 'connection' } }, [fd]);
+          close(fd);
+          break;
+        } catch {
+          await new Promise((r) => setTimeout(r, wait).unref());
+        }
+      }
+    } while (this.#connecting.get(device));
+    this.#connecting.delete(device);
+  }
+  /** By disk: whether it was asked for again. */
+  readonly #connecting = new Map<string, boolean>();
 
   /** Guest time is about to pass again: what is held is tried again. */
   retry(): void {
@@ -261,7 +292,7 @@ export class Disks {
 
   async #size(files: readonly DiskFile[]): Promise<number> {
     const [top] = files;
-    if (top!.format === 'raw' || top!.format === 'null') return top!.bytes;
+    if (!isDiskFormat(top!.format) || top!.format === 'raw') return top!.bytes;
     const i = await runTool<Record<string, number>>({ command: 'info', path: top!.path, fd: at(0) }, [
       top!.fd,
     ]);

@@ -3,6 +3,8 @@
  * answers, what its interrupts mean, which PCI function it is. Addresses are those of ARCHITECTURE.md, "Address space".
  */
 import { pciGsi, pm, pvpanicPort } from '@nyx/boot';
+import { isDiskFormat } from '@nyx/protocol/disk-formats';
+import { parseNbdUri } from '@nyx/protocol/nbd';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DiskFile } from './disk-files.ts';
 import { sataLine } from './sata.ts';
@@ -69,7 +71,8 @@ const diskFiles = (
       fds: { file: name, standby: `${name}.standby` },
     };
   }
-  const journal = top.format === 'null' ? {} : { journal: `${name}.journal` };
+  if (top.format === 'nbd') Object.assign(config, { exportName: parseNbdUri(disk.path)?.exportName });
+  const journal = isDiskFormat(top.format) ? { journal: `${name}.journal` } : {};
   const fds: Record<string, string> = { file: name, ...journal };
   for (let k = 1; k < files.length; k++) fds[`layer${k}`] = `${name}.${k}`;
   return { config: { ...config, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }, fds };

@@ -2,6 +2,7 @@
 import { diskFormats } from '@nyx/protocol/disk-formats';
 import type { OpenBlock } from './block.ts';
 import { hostIo } from './host.ts';
+import { NbdDisk } from './nbd/disk.ts';
 import { NullDisk } from './null.ts';
 import { Qcow2Disk } from './qcow2/disk.ts';
 import { Journal as Qcow2Journal } from './qcow2/journal.ts';
@@ -14,9 +15,9 @@ import { Tables as VhdxTables } from './vhdx/tables.ts';
 
 /** One file of a disk. */
 export interface DiskLayer {
-  /** One of diskFormats, or 'null': no file. */
+  /** One of diskFormats, 'null': no file, or 'nbd': a server has it. */
   format: string;
-  /** Bytes of the file; of a null disk, bytes of the disk. */
+  /** Bytes of the file; without one, of the disk. */
   size: number;
 }
 
@@ -31,11 +32,13 @@ export interface DiskConfig {
   size?: number;
   /** Files of an image, the topmost first; without it one raw file. */
   layers?: DiskLayer[];
+  /** Of an NBD server. */
+  exportName?: string;
 }
 
 /** What is wrong with the layers of a configuration, if anything. */
 export const badLayers = (layers: unknown): string | undefined => {
-  const known: readonly unknown[] = [...diskFormats, 'null'];
+  const known: readonly unknown[] = [...diskFormats, 'null', 'nbd'];
   const good =
     layers === undefined ||
     (Array.isArray(layers) &&
@@ -48,6 +51,9 @@ export interface DiskSource {
   fd(name: string): number;
   has(name: string): boolean;
   bulk(name: string): ArrayBuffer;
+  /** Tells the supervisor: 'connect' asks for a connection to the NBD server. */
+  tell?(event: string, detail: Record<string, never>): void;
+  log?(level: 'info', message: string): void;
 }
 
 /**
@@ -60,6 +66,20 @@ export const openDisk =
   (memory, completed) => {
     const { readOnly = false, discard = true, direct = false, size, layers } = config;
     const [top, under] = layers ?? [];
+    if (top?.format === 'nbd')
+      return new NbdDisk(
+        {
+          exportName: config.exportName ?? '',
+          size: top.size,
+          readOnly,
+          discard,
+          ...(source.has('connection') ? { fd: source.fd('connection') } : {}),
+          connect: () => source.tell?.('connect', {}),
+          note: (text) => source.log?.('info', text),
+        },
+        memory,
+        completed,
+      );
     if (top?.format === 'null') return new NullDisk(top.size, readOnly, memory, completed);
     if (top === undefined || top.format === 'raw')
       return new RawDisk(

@@ -1,10 +1,12 @@
 /** What `nyx disk` does to images. Names and options follow qemu-img. */
 import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
 import { dirname, resolve as resolvePath } from 'node:path';
-import { fileSize, mmap } from '@nyx/native';
+import { close, fileSize, mmap } from '@nyx/native';
 import { unlockImage } from '@nyx/protocol/image-lock';
+import { connectNbd, isNbdUri, parseNbdUri } from '@nyx/protocol/nbd';
 import { BlockOp } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
+import { handshake, Transmission } from '../block/nbd/protocol.ts';
 import { check } from '../block/qcow2/check.ts';
 import { type CreateOptions, createImage } from '../block/qcow2/create.ts';
 import { Compatible, Incompatible, readHeader } from '../block/qcow2/header.ts';
@@ -105,7 +107,33 @@ export function create(o: CreateRequest): { path: string; size: number } {
   return { path: o.path, size: bytes };
 }
 
-export function info(o: Target & { format?: Format }): Record<string, unknown> {
+/** What an NBD server says of an export. */
+async function nbdInfo(path: string): Promise<Record<string, unknown>> {
+  const address = parseNbdUri(path);
+  if (!address)
+    throw blockError('NBD_URI', `${path}: expected nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH`);
+  const fd = await connectNbd(address);
+  try {
+    const e = handshake(fd, address.exportName, 5000);
+    return {
+      filename: path,
+      format: 'nbd',
+      'virtual-size': e.size,
+      'format-specific': {
+        'read-only': (e.flags & Transmission.readOnly) !== 0,
+        'structured-replies': e.structured,
+        'maximum-request': e.most,
+      },
+    };
+  } finally {
+    close(fd);
+  }
+}
+
+export function info(
+  o: Target & { format?: Format },
+): Record<string, unknown> | Promise<Record<string, unknown>> {
+  if (isNbdUri(o.path)) return nbdInfo(o.path);
   return withFile(o, false, (fd) => {
     const format = o.format ?? probe(fd);
     const { blocks, size } = fstatSync(fd);

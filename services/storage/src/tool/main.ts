@@ -14,24 +14,28 @@ const progress = (fraction: number): void => {
   say({ progress: fraction });
 };
 
-try {
-  const { command, ...options } = JSON.parse(process.argv[2] ?? '{}');
-  const commands: Record<string, (o: never, p: typeof progress) => unknown> = {
-    create,
-    chain,
-    copy,
-    settled,
-    info,
-    check: checkImage,
-    snapshot,
-    resize,
-    convert,
-  };
-  const run = commands[command as string];
-  if (!run) throw Object.assign(new Error(`no command '${command}'`), { code: 'DISK_COMMAND' });
-  say({ result: run(options as never, progress) });
-} catch (e) {
-  const { code = 'INTERNAL', message } = e as { code?: string; message: string };
-  say({ error: { code, message } });
-  process.exitCode = 1;
-}
+const main = async (): Promise<void> => {
+  try {
+    const { command, ...options } = JSON.parse(process.argv[2] ?? '{}');
+    const commands: Record<string, (o: never, p: typeof progress) => unknown> = {
+      create,
+      chain,
+      copy,
+      settled,
+      info,
+      check: checkImage,
+      snapshot,
+      resize,
+      convert,
+    };
+    const run = commands[command as string];
+    if (!run) throw Object.assign(new Error(`no command '${command}'`), { code: 'DISK_COMMAND' });
+    say({ result: await run(options as never, progress) });
+  } catch (e) {
+    const { code = 'INTERNAL', message } = e as { code?: string; message: string };
+    say({ error: { code, message } });
+    process.exitCode = 1;
+  }
+};
+
+void main();

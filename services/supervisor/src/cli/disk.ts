@@ -7,6 +7,7 @@ import { Vm } from '@nyx/nyx';
 import { files, list } from '@nyx/nyx/rundir';
 import { type DiskFormat, diskFormats, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
+import { isNbdUri } from '@nyx/protocol/nbd';
 import { parseSize } from '@nyx/protocol/spec';
 import { Command } from 'commander';
 import { built } from '../paths.ts';
@@ -67,6 +68,8 @@ const errorOf = (e: { code: string; message: string }, path: string): NyxError =
     case 'EPERM':
     case 'EROFS':
       return new NyxError('FILE_DENIED', { got });
+    case 'BACKEND_MISSING':
+      return new NyxError('BACKEND_MISSING', { expected: 'an NBD server', got });
     case 'FILE_IN_USE': {
       const user = userOf(path);
       return new NyxError('FILE_IN_USE', {
@@ -79,7 +82,7 @@ const errorOf = (e: { code: string; message: string }, path: string): NyxError =
     case 'QCOW2_SNAPSHOT':
       return new NyxError('USAGE', { got });
     default:
-      return /^(QCOW2|VHDX)_/.test(e.code)
+      return /^(QCOW2|VHDX|NBD)_/.test(e.code)
         ? new NyxError('DISK_INVALID', { got, hint: 'nyx disk check FILE tells more.' })
         : new NyxError('HOST_ERROR', { got });
   }
@@ -209,7 +212,7 @@ export const make = (): Command => {
     .action(async (file: string, o: { f?: string; output: string; forceShare?: boolean }) => {
       const i = await tool<Record<string, unknown>>({
         command: 'info',
-        path: resolve(file),
+        path: isNbdUri(file) ? file : resolve(file),
         forceShare: o.forceShare,
         ...(o.f ? { format: formatOf(o.f) } : {}),
       });

@@ -1,0 +1,2 @@
+export * from './nbd-connect.ts';
+export * from './nbd-uri.ts';
