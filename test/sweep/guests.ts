@@ -1,7 +1,9 @@
 /** The guests of the crash sweep: what they boot, what they do, when they are done, and what of it is a matter of time. */
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import type { Vm, VmSpecInput } from '@nyx/nyx';
 import type { Timely } from './transcript.ts';
@@ -124,6 +126,32 @@ export const seabios: Guest = {
     throw new Error('SeaBIOS did not come to its end within a minute');
   },
   timely: firmware,
+};
+
+const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));
+
+/** The same with a TPM, into which SeaBIOS measures: a command that is executed twice would change a PCR. */
+export const seabiosTpm: Guest = {
+  ...seabios,
+  name: 'seabios-tpm',
+  spec: (folder) => ({ ...seabios.spec(folder), tpm: { model: 'tis' } }),
+  async work(vm, folder) {
+    const seen = await seabios.work(vm, folder);
+    const { stdout } = spawnSync(process.execPath, [nyx, 'tpm', 'pcrs', vm.name, '--json'], {
+      encoding: 'utf8',
+    });
+    if (!/"sha256"/.test(stdout)) throw new Error('the PCRs cannot be read');
+    return { ...seen, disk: `${seen.disk} ${stdout}` };
+  },
+  timely: [
+    ...firmware,
+    {
+      key: /^tpm (read|write) 0\+0x24$/,
+      compare: 'none',
+      reason: 'random numbers: what the TPM gives, and what SeaBIOS stirs in; the PCRs are compared',
+    },
+    { key: /^tpm read 0\+0x(0|18)$/, compare: 'values', reason: 'polled until a command is done' },
+  ],
 };
 
 const work = (rounds: number): string => `

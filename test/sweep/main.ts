@@ -3,11 +3,11 @@
  * status 1 when there was a difference.
  */
 import { parseArgs } from 'node:util';
-import { type Guest, linux, seabios } from './guests.ts';
+import { type Guest, linux, seabios, seabiosTpm } from './guests.ts';
 import { compare, killRule, type Place, places, type Run, runGuest } from './sweep.ts';
 
 const help = `npm run sweep -- [options]
-  --guest seabios|linux   one of the guests (both)
+  --guest seabios|seabios-tpm|linux   one of the guests (all)
   --place PLACE           handler, commit, reply, tail, settle or done (all); several times
   --stride N              exits between two kills of a run (40); N runs are a whole sweep of a place
   --sample N              only N of these runs, drawn by --seed
@@ -56,7 +56,7 @@ const baseline = async (guest: Guest): Promise<Run> => {
 };
 
 const sweep = async (): Promise<boolean> => {
-  const guests = [seabios, await linux()].filter(
+  const guests = [seabios, seabiosTpm, await linux()].filter(
     (g) => values.guest === undefined || g.name === values.guest,
   );
   const chosen = (values.place ?? places) as readonly Place[];
