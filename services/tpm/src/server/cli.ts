@@ -7,6 +7,7 @@
  */
 import { rmSync } from 'node:fs';
 import type { Server } from 'node:net';
+import { setRlimit } from '@nyx/native';
 import { MemoryStore } from '../core/store.ts';
 import { FileStore, readKeyFile } from '../store/file.ts';
 import { listenData } from './data.ts';
@@ -52,6 +53,8 @@ export async function serveCli(args: string[]): Promise<void> {
     process.stderr.write(`tpm: ${e instanceof Error ? e.message : e}\n`);
     process.exit(1);
   };
+  // A core dump would have the keys in it.
+  setRlimit('CORE', 0, 0);
   let host: TpmHost;
   try {
     const keyFile = values.get('--key');

@@ -1,10 +1,7 @@
-import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { buildSync } from 'esbuild';
 import { afterEach, describe, expect, test } from 'vitest';
 import { NT, NVA, RH } from '../spec/constants.ts';
 import { Client, commandBytes, rcOf } from '../testing/client.ts';
@@ -191,61 +188,4 @@ test('persistent things are there after the power went; PCRs come back from Shut
   client.startup();
   expect(client.ok('PCR_Read', { pcrSelectionIn: pcr1 }).pcrValues[0]).toEqual(Buffer.alloc(32));
   store.close();
-});
-
-test('kill -9 while a counter runs: every count that was confirmed is there', async () => {
-  const dir = newDir();
-  const socketPath = join(dir, 'data');
-  const main = join(dir, 'tpm.cjs');
-  const entry = join(import.meta.dirname, '../main.ts');
-  const addon = 'libs/native/build/Release/nyx_native.node';
-  symlinkSync(join(import.meta.dirname, '../../../..', addon), join(dir, 'nyx_native.node'));
-  buildSync({
-    entryPoints: [entry],
-    outfile: main,
-    bundle: true,
-    platform: 'node',
-    format: 'cjs',
-    target: 'node20',
-  });
-  let confirmed = 0;
-  for (let life = 0; life < 4; life++) {
-    rmSync(socketPath, { force: true });
-    rmSync(`${socketPath}.ctrl`, { force: true });
-    const args = [main, 'serve', '--state', dir, '--swtpm', socketPath, '--not-need-init'];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    await new Promise<void>((resolve) => child.stdout.once('data', () => resolve()));
-    const socket = connect(socketPath);
-    let answer: ((b: Buffer | undefined) => void) | undefined;
-    socket.on('data', (b: Buffer) => answer?.(b));
-    socket.on('close', () => answer?.(undefined));
-    socket.on('error', () => {});
-    const send = (bytes: Buffer) =>
-      new Promise<Buffer | undefined>((resolve) => {
-        answer = resolve;
-        socket.write(bytes);
-      });
-    await send(commandBytes('Startup', { startupType: 0 }));
-    if (life === 0) {
-      await send(commandBytes('NV_DefineSpace', { authHandle: RH.OWNER, auth: none, publicInfo: counter }));
-    } else {
-      const read = { authHandle: RH.OWNER, nvIndex: counter.nvIndex, size: 8, offset: 0 };
-      const response = await send(commandBytes('NV_Read', read));
-      const count = Number(response!.readBigUInt64BE(16));
-      // The one under way when it was killed may have been done.
-      expect([confirmed, confirmed + 1]).toContain(count);
-      confirmed = count;
-    }
-    const end = confirmed + 20 + 13 * life;
-    for (;;) {
-      const sent = send(increment);
-      if (confirmed === end) child.kill('SIGKILL');
-      const response = await sent;
-      if (!response) break;
-      expect(rcOf(response)).toBe(0);
-      confirmed++;
-    }
-    socket.destroy();
-  }
-  expect(confirmed).toBeGreaterThan(100);
 });
