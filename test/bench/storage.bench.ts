@@ -142,8 +142,11 @@ async function measure(server: Server, format: string): Promise<void> {
     client.close();
   } finally {
     const ended = new Promise((r) => child.once('exit', r));
+    // qemu-storage-daemon 7.2 with an iothread sometimes does not end when it is asked to.
     child.kill('SIGTERM');
+    const late = setTimeout(() => child.kill('SIGKILL'), 2000);
     await ended;
+    clearTimeout(late);
   }
 }
 
@@ -175,7 +178,12 @@ try {
     makeImage(format);
     rows.clear();
     for (let round = 0; round < rounds; round++)
-      for (const server of without ? [ours] : servers) await measure(server, format);
+      for (const server of without ? [ours] : servers) {
+        if (process.stderr.isTTY)
+          process.stderr.write(`\r${format}, round ${round + 1} of ${rounds}: ${server.name}\x1b[K`);
+        await measure(server, format);
+      }
+    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
     console.log(`\n${format}, ${span / MiB} MiB, cached. Medians of the rounds (least..most)`);
     for (const { name } of loads)
       for (const polling of [true, false]) {

@@ -1,13 +1,9 @@
 /**
  * The back-end of vhost-user: what a front-end says on the socket, done to a device. One front-end at a time; when it
  * goes, the back-end is as new.
- *
- * The work is one loop (`#run`): take chains, let the device begin them, see what is done, show it. It goes on while
- * there is work and a little longer, because a doorbell costs the guest an exit and us a wake-up; then it asks for
- * doorbells, looks once more, and returns to the event loop.
  */
-import { Chain, type GuestMemory, VirtioFeature } from '@nyx/device';
-import { close, cpuCount, createSpinPolicy, fileSize, memfdCreate, mmap, munmap } from '@nyx/native';
+import { VirtioFeature } from '@nyx/device';
+import { close, fileSize, memfdCreate, mmap, munmap } from '@nyx/native';
 import { type Connection, connect } from './connection.ts';
 import { Inflight, inflightBytes } from './inflight.ts';
 import { RegionMemory } from './memory.ts';
@@ -35,116 +31,37 @@ import {
   vringEvent,
   vringState,
 } from './protocol.ts';
-import { BackendRing } from './ring.ts';
+import type { BackendRing } from './ring.ts';
+import { type BackendDevice, Worker, type WorkerOptions } from './worker.ts';
 
-/** What a device is to the back-end; a virtio device of the kit that needs no PCI function. */
-export interface BackendDevice {
-  readonly queues: number;
-  /** Device feature bits 0..23. */
-  readonly features: number;
-  configRead(offset: number, width: number): number;
-  configWrite(offset: number, width: number, value: number): void;
-  accepted?(features: number): void;
-  /** Request in `slot`: the chain is valid only during the call. Ends with `finish(slot)`, now or later. */
-  take(slot: number, queue: number, chain: Chain): void;
-  /** Starts what `take` prepared. */
-  submit(): void;
-  /** Reports what is done by now. */
-  poll(): void;
-  /** Ends everything that is under way; false when it took longer. */
-  quiesce(timeoutMs: number): boolean;
-  /** Registers to their reset values; nothing is under way. */
-  reset(): void;
-}
-
-/** What the device is given. */
-export interface BackendTransport {
-  readonly memory: GuestMemory;
-  /** Accepted features, bits 0..31. */
-  readonly features: number;
-  finish(slot: number, written: number): void;
-  finished(): void;
-  refuse(slot: number, reason: string): void;
-  /** Something became done outside of `take`, `submit` and `poll`. */
-  event(change: () => void): void;
-}
-
-export interface BackendOptions {
-  make(transport: BackendTransport): BackendDevice;
-  /** Requests under way at most. */
-  slots: number;
-  log(level: 'debug' | 'info' | 'warn' | 'error', message: string): void;
-  /** The back-end cannot go on: what is under way does not end. */
-  fatal(reason: string): never;
-  /** Longest time to look for work before sleeping, ns (default 50,000; 0: never). */
-  spinNs?: number;
-}
-
-/** Longest stay in the loop before the event loop has its turn, ms. */
-const BUSY_MS = 1;
-/** Chains taken from a ring at once. */
-const BATCH = 64;
-const QUIESCE_MS = 30_000;
+export type BackendOptions = WorkerOptions;
 
 let offeredProtocol = 0;
 for (const bit of Object.values(ProtocolFeature)) offeredProtocol |= 1 << bit;
 
 export class Backend {
   readonly memory = new RegionMemory();
-  readonly device: BackendDevice;
-  readonly rings: readonly BackendRing[];
-  readonly counters = { requests: 0, batches: 0, calls: 0, sleeps: 0, recovered: 0 };
-  readonly #o: BackendOptions;
-  readonly #chain: Chain;
-  readonly #free: Int32Array;
-  #freeCount: number;
-  readonly #ringOf: Uint8Array;
-  readonly #headOf: Uint16Array;
-  /** Features that were accepted, bits 0..31. */
-  #lo = 0;
+  readonly #worker: Worker;
+  readonly #log: BackendOptions['log'];
   #protocol = 0;
   #status = 0;
   #connection: Connection | undefined;
   #requests: Connection | undefined;
   #inflight: { buffer: ArrayBuffer } | undefined;
-  readonly #spinNs: number;
-  readonly #spin;
-  #running = false;
-  #scheduled = false;
-  /** When the last work was done, ms. */
-  #lastWork = 0;
-  readonly #kicked = (): void => this.#run();
 
   constructor(o: BackendOptions) {
-    this.#o = o;
-    this.#spinNs = cpuCount() > 1 ? (o.spinNs ?? 50_000) : 0;
-    this.#spin = createSpinPolicy(this.#spinNs);
-    this.#chain = new Chain(this.memory);
-    this.#free = Int32Array.from({ length: o.slots }, (_, i) => o.slots - 1 - i);
-    this.#freeCount = o.slots;
-    this.#ringOf = new Uint8Array(o.slots);
-    this.#headOf = new Uint16Array(o.slots);
-    const self = this;
-    this.device = o.make({
-      memory: this.memory,
-      get features() {
-        return self.#lo;
-      },
-      finish: (slot, written) => this.#finish(slot, written),
-      finished: () => {},
-      refuse: (slot, reason) => {
-        this.#fail(this.#ringOf[slot]!, reason);
-        this.#free[this.#freeCount++] = slot;
-      },
-      event: (change) => {
-        change();
-        this.#run();
-      },
-    });
-    this.rings = Array.from(
-      { length: this.device.queues },
-      (_, i) => new BackendRing(i, this.memory, this.#kicked),
-    );
+    this.#worker = new Worker(this.memory, o);
+    this.#log = o.log;
+  }
+
+  get device(): BackendDevice {
+    return this.#worker.device;
+  }
+  get rings(): readonly BackendRing[] {
+    return this.#worker.rings;
+  }
+  get counters(): Worker['counters'] {
+    return this.#worker.counters;
   }
 
   /** Feature bits 0..31 that are offered. */
@@ -161,9 +78,6 @@ export class Backend {
     );
   }
 
-  get busy(): number {
-    return this.#o.slots - this.#freeCount;
-  }
   get connected(): boolean {
     return this.#connection !== undefined;
   }
@@ -173,7 +87,7 @@ export class Backend {
     this.#connection = connect(fd, {
       message: (m) => this.#message(m),
       closed: (reason) => {
-        this.#o.log('info', `front-end gone${reason ? `: ${reason}` : ''}`);
+        this.#log('info', `front-end gone${reason ? `: ${reason}` : ''}`);
         this.#detach();
         gone();
       },
@@ -181,7 +95,7 @@ export class Backend {
   }
 
   #detach(): void {
-    this.#quiesce();
+    this.#worker.quiesce();
     this.#connection = undefined;
     this.#requests?.close();
     this.#requests = undefined;
@@ -191,7 +105,7 @@ export class Backend {
     this.memory.clear();
     this.#dropInflight();
     this.device.reset();
-    this.#lo = 0;
+    this.#worker.features = 0;
     this.#protocol = 0;
     this.#status = 0;
   }
@@ -204,16 +118,6 @@ export class Backend {
 
   #resetRings(): void {
     for (const r of this.rings) r.reset();
-  }
-
-  /** Ends all that is under way. */
-  #quiesce(): void {
-    const running = this.#running;
-    // Nothing new is taken meanwhile.
-    this.#running = true;
-    if (!this.device.quiesce(QUIESCE_MS)) this.#o.fatal(`requests did not end in ${QUIESCE_MS / 1000} s`);
-    this.#publish();
-    this.#running = running;
   }
 
   /** The device's configuration changed: the front-end is told, if it listens. */
@@ -236,7 +140,7 @@ export class Backend {
       else if (acked) this.#connection?.send(m.request, Flag.reply, packHalves(0, 0));
     } catch (e) {
       const { code = 'VHOST_FAILED', message } = e as { code?: string; message: string };
-      this.#o.log('warn', `${name ?? `request ${m.request}`}: ${code}: ${message}`);
+      this.#log('warn', `${name ?? `request ${m.request}`}: ${code}: ${message}`);
       // A front-end that asked for an answer decides; with any other we are out of step.
       if (acked && code !== 'VHOST_MESSAGE') this.#connection?.send(m.request, Flag.reply, packHalves(1, 0));
       else this.#connection?.close(message);
@@ -268,7 +172,7 @@ export class Backend {
         return undefined;
       case 'resetOwner':
       case 'resetDevice':
-        this.#quiesce();
+        this.#worker.quiesce();
         this.#resetRings();
         this.device.reset();
         return undefined;
@@ -285,24 +189,24 @@ export class Backend {
         return { bytes: packHalves(this.rings.length, 0) };
       case 'setMemTable': {
         const regions = memTable(p, fds.length);
-        this.#quiesce();
+        this.#worker.quiesce();
         for (const r of this.rings) r.forget();
         this.memory.clear();
         for (const [i, r] of regions.entries()) this.memory.add(r, fds[i]!);
-        this.#run();
+        this.#worker.run();
         return undefined;
       }
       case 'getMaxMemSlots':
         return { bytes: packHalves(Limit.memSlots, 0) };
       case 'addMemReg':
         this.memory.add(memRegion(p), fds[0]!);
-        this.#run();
+        this.#worker.run();
         return undefined;
       case 'remMemReg':
-        this.#quiesce();
+        this.#worker.quiesce();
         for (const r of this.rings) r.forget();
         this.memory.remove(memRegion(p));
-        this.#run();
+        this.#worker.run();
         return undefined;
       case 'setLogBase': {
         const { bytes, offset } = logBase(p);
@@ -330,7 +234,7 @@ export class Backend {
       }
       case 'getVringBase': {
         const ring = this.#ring(vringState(p).index);
-        this.#quiesce();
+        this.#worker.quiesce();
         return { bytes: pack([ring.index, 4], [ring.stop(), 4]) };
       }
       case 'setVringKick': {
@@ -338,7 +242,7 @@ export class Backend {
         const ring = this.#ring(index);
         if (fd && fds.length !== 1) throw vhostError('VHOST_MESSAGE', 'setVringKick without its descriptor');
         // Without protocol features there is no SET_VRING_ENABLE.
-        if (!(this.#lo & (1 << VhostFeature.protocolFeatures))) ring.enabled = true;
+        if (!(this.#worker.features & (1 << VhostFeature.protocolFeatures))) ring.enabled = true;
         ring.start(fd ? take(0) : -1);
         return undefined;
       }
@@ -352,9 +256,9 @@ export class Backend {
         const { index, num } = vringState(p);
         const ring = this.#ring(index);
         if (num > 1) throw vhostError('VHOST_VALUE', `enable is ${num}, expected 0 or 1`);
-        if (num === 0 && ring.enabled) this.#quiesce();
+        if (num === 0 && ring.enabled) this.#worker.quiesce();
         ring.enabled = num === 1;
-        this.#run();
+        this.#worker.run();
         return undefined;
       }
       case 'setBackendReqFd':
@@ -382,7 +286,7 @@ export class Backend {
       case 'setStatus': {
         const { lo } = halves(p);
         if (lo === 0) {
-          this.#quiesce();
+          this.#worker.quiesce();
           this.#resetRings();
           this.device.reset();
         }
@@ -398,8 +302,8 @@ export class Backend {
     const hiOffered = 1 << (VirtioFeature.version1 - 32);
     if (lo & ~this.offered || hi & ~hiOffered)
       throw vhostError('VHOST_VALUE', `features ${hi.toString(16)}:${lo.toString(16)} were not offered`);
-    const before = this.#lo;
-    this.#lo = lo;
+    const before = this.#worker.features;
+    this.#worker.features = lo;
     this.memory.logging = (lo & (1 << VhostFeature.logAll)) !== 0;
     // Migration begins and ends by this message too: it says nothing new to the device then.
     if ((lo ^ before) & 0xffffff || before === 0) this.device.accepted?.(lo & 0xffffff);
@@ -434,136 +338,5 @@ export class Backend {
     if (m.queues < 1 || m.queues > this.rings.length || m.queueSize < 1 || m.queueSize > Limit.queueSize)
       throw vhostError('VHOST_VALUE', `in-flight region for ${m.queues} rings of ${m.queueSize}`);
     return m;
-  }
-
-  // ---- requests ----
-
-  get #eventIdx(): boolean {
-    return (this.#lo & (1 << VirtioFeature.eventIdx)) !== 0;
-  }
-
-  #fail(index: number, reason: string): void {
-    this.#o.log('warn', `ring ${index}: ${reason}`);
-    this.rings[index]!.fail();
-  }
-
-  #finish(slot: number, written: number): void {
-    const ring = this.rings[this.#ringOf[slot]!]!;
-    const head = this.#headOf[slot]!;
-    this.#free[this.#freeCount++] = slot;
-    if (!ring.queue.mapped) return;
-    ring.inflight?.finish(head);
-    ring.queue.push(head, written);
-    ring.touched = true;
-  }
-
-  #begin(ring: BackendRing, head: number): boolean {
-    const slot = this.#free[--this.#freeCount]!;
-    this.#ringOf[slot] = ring.index;
-    this.#headOf[slot] = head;
-    const indirect = (this.#lo & (1 << VirtioFeature.indirectDesc)) !== 0;
-    if (!this.#chain.read(ring.queue, head, indirect)) {
-      this.#free[this.#freeCount++] = slot;
-      this.#fail(ring.index, `head ${head}: ${this.#chain.error}`);
-      return false;
-    }
-    this.counters.requests++;
-    this.device.take(slot, ring.index, this.#chain);
-    return !ring.broken;
-  }
-
-  /** Takes chains that are available; how many. */
-  #take(ring: BackendRing): number {
-    const { queue } = ring;
-    if (!queue.mapped && !this.#map(ring)) return 0;
-    let taken = 0;
-    for (; ring.again.length > 0 && this.#freeCount > 0; taken++)
-      if (!this.#begin(ring, ring.again.shift()!)) return taken;
-    while (taken < BATCH && this.#freeCount > 0) {
-      const head = queue.next();
-      if (head === -1) break;
-      if (head === -2) {
-        this.#fail(ring.index, 'the available ring is broken');
-        break;
-      }
-      ring.inflight?.take(head);
-      taken++;
-      if (!this.#begin(ring, head)) break;
-    }
-    return taken;
-  }
-
-  /** Memory may still be on its way: not to be found yet is no error of the driver. */
-  #map(ring: BackendRing): boolean {
-    if (!ring.map()) return false;
-    const n = ring.again.length;
-    if (n > 0) this.#o.log('info', `ring ${ring.index}: ${n} requests in flight are run again`);
-    this.counters.recovered += n;
-    return true;
-  }
-
-  #publish(): number {
-    let shown = 0;
-    const eventIdx = this.#eventIdx;
-    for (const ring of this.rings)
-      if (ring.touched) {
-        ring.publish(eventIdx);
-        shown++;
-      }
-    return shown;
-  }
-
-  #run(): void {
-    if (this.#running) return;
-    this.#running = true;
-    const began = performance.now();
-    if (this.#lastWork > 0) this.#spin.arrived((began - this.#lastWork) * 1e6, true);
-    const spinMs = this.#spin.next() / 1e6;
-    let worked = began;
-    for (let round = 0; ; round++) {
-      let done = 0;
-      for (const ring of this.rings) if (ring.ready) done += this.#take(ring);
-      if (done > 0) this.device.submit();
-      if (this.busy > 0) this.device.poll();
-      done += this.#publish();
-      if (done > 0) {
-        this.counters.batches++;
-        // The clock is looked at now and then only.
-        if (round % 32 !== 31) continue;
-      }
-      const now = performance.now();
-      if (done > 0) worked = now;
-      else if (now - worked >= spinMs) {
-        if (this.#listen()) continue;
-        break;
-      }
-      if (now - began > BUSY_MS) {
-        this.#again();
-        break;
-      }
-    }
-    this.#lastWork = worked;
-    this.#running = false;
-  }
-
-  /** The event loop first. */
-  #again(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => {
-      this.#scheduled = false;
-      this.#lastWork = 0;
-      this.#run();
-    });
-  }
-
-  /** Asks for doorbells. True when a chain came meanwhile. */
-  #listen(): boolean {
-    const eventIdx = this.#eventIdx;
-    let more = false;
-    for (const ring of this.rings)
-      if (ring.ready && ring.queue.mapped && this.#freeCount > 0 && ring.queue.listen(eventIdx)) more = true;
-    if (!more) this.counters.sleeps++;
-    return more;
   }
 }

@@ -5,3 +5,4 @@ export * from './frontend.ts';
 export * from './inflight.ts';
 export * from './memory.ts';
 export * from './protocol.ts';
+export * from './worker.ts';

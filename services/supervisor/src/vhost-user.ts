@@ -116,7 +116,8 @@ class Connector {
   #asked(): void {
     if (this.#timer) return;
     if (this.#first !== undefined) this.#send(this.#first);
-    else this.#try(retry.first);
+    // Never at once: a process, or a back-end, that gives up every connection must not keep us busy.
+    else this.#timer = setTimeout(() => this.#try(retry.first), retry.first);
     this.#first = undefined;
   }
 

@@ -126,6 +126,7 @@ class VhostDevice implements VirtioDevice {
         };
       }),
       wanted: () => (this.#wanted ? this.pci.features & 0xffffff & this.features : undefined),
+      starting: () => this.#relay.stopped(),
       started: (indirect, eventIdx) => {
         this.#relay.indirect = indirect;
         this.#relay.eventIdx = eventIdx;

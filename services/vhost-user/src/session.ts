@@ -18,6 +18,11 @@ export interface SessionOptions {
   rings: readonly RingSetup[];
   /** Features of the device that the driver accepted (bits 0..23); undefined while there is no driver. */
   wanted(): number | undefined;
+  /**
+   * The back-end is about to look at the rings, and the connection before has ended on its side too: what it may still
+   * have written into them meanwhile is to be forgotten.
+   */
+  starting(): void;
   /** The back-end takes requests from now on, from rings that begin at 0. */
   started(indirect: boolean, eventIdx: boolean): void;
   /** It does not any more; what it had is to be offered again. */
@@ -130,6 +135,7 @@ export class Session {
     await frontend.setFeatures((wanted | own) >>> 0, version1);
     if (!this.#mapped.has(frontend)) await frontend.setMemory(memory);
     this.#mapped.add(frontend);
+    this.#o.starting();
     for (const ring of rings) await frontend.startRing(ring);
     if (this.#frontend !== frontend) return;
     this.#state = 'running';

@@ -18,9 +18,10 @@ import {
   munmap,
   openFrameSocket,
 } from '@nyx/native';
-import { Backend, type BackendDevice, type BackendTransport } from '../backend.ts';
+import { Backend } from '../backend.ts';
 import { Frontend, version1 } from '../frontend.ts';
 import { encode, Flag, Limit, pack, packMemTable, packVringAddr, Request, shapes } from '../protocol.ts';
+import type { BackendDevice, BackendTransport } from '../worker.ts';
 
 /** xorshift32. */
 export const random = (seed: number) => {
