@@ -27,9 +27,6 @@ interface Drive {
   ejects: number;
 }
 
-/** Longest wait for the process to serve with its new role, ms. */
-const PATIENCE = 15_000;
-
 export class CdDrives {
   readonly #drives: Drive[];
   /** One change after the other. */
@@ -121,12 +118,16 @@ export class CdDrives {
   async #change(d: Drive, medium: DiskFile | undefined, path: string | undefined): Promise<void> {
     const old = d.medium;
     d.generation++;
-    await this.#renew(d, medium, path);
-    // Nobody has it any more.
-    if (old) close(old.fd);
+    try {
+      await this.#renew(d, medium, path);
+    } finally {
+      // Which of the two nobody has.
+      const unused = d.medium === medium ? old : medium;
+      if (unused) close(unused.fd);
+    }
   }
 
-  /** Changes the role, replaces the process, and waits until the drive knows. */
+  /** Changes the role while nobody has it, and waits until the drive knows. */
   async #renew(d: Drive, medium: DiskFile | undefined, path: string | undefined): Promise<void> {
     const p = this.process();
     if (!p || p.state === 'stopped' || p.state === 'isolated')
@@ -134,28 +135,25 @@ export class CdDrives {
         expected: "the controller's process to serve",
         got: p?.state ?? 'none',
       });
-    const device = p.plan.role.devices.find((r) => r.kind === 'ahci')!;
-    const key = `p${d.port}.file`;
-    const { [key]: had, ...fds } = device.fds;
-    d.slot ??= had;
-    if (medium) {
-      if (d.slot === undefined) d.slot = p.plan.fds.push(medium.fd) - 1;
-      else p.plan.fds[d.slot] = medium.fd;
-      fds[key] = d.slot;
-      // A place that is not named: any descriptor that exists fills it.
-    } else if (d.slot !== undefined) p.plan.fds[d.slot] = p.plan.fds[device.fds[`p${d.port}.page`]!]!;
-    device.fds = fds;
-    const ports = [...(device.config.ports as unknown[])];
-    ports[d.port] = cdConfig(Number(d.name.slice(2)), medium, d.generation, d.ejects);
-    device.config = { ...device.config, ports };
-    d.medium = medium;
-    d.path = path;
-    p.kill();
-    for (const end = Date.now() + PATIENCE; ; ) {
-      if (d.page.generation === d.generation && d.page.ejects === d.ejects) return;
-      if (Date.now() > end || (p.state as string) === 'isolated' || (p.state as string) === 'stopped')
-        throw new NyxError('DEVICE_SILENT', { expected: `'${d.name}' to take the change`, got: p.state });
-      await new Promise((r) => setTimeout(r, 2));
-    }
+    await p.replace('medium', async () => {
+      const device = p.plan.role.devices.find((r) => r.kind === 'ahci')!;
+      const key = `p${d.port}.file`;
+      const { [key]: had, ...fds } = device.fds;
+      d.slot ??= had;
+      if (medium) {
+        if (d.slot === undefined) d.slot = p.plan.fds.push(medium.fd) - 1;
+        else p.plan.fds[d.slot] = medium.fd;
+        fds[key] = d.slot;
+        // A place that is not named: any descriptor that exists fills it.
+      } else if (d.slot !== undefined) p.plan.fds[d.slot] = p.plan.fds[device.fds[`p${d.port}.page`]!]!;
+      device.fds = fds;
+      const ports = [...(device.config.ports as unknown[])];
+      ports[d.port] = cdConfig(Number(d.name.slice(2)), medium, d.generation, d.ejects);
+      device.config = { ...device.config, ports };
+      d.medium = medium;
+      d.path = path;
+    });
+    if (d.page.generation !== d.generation || d.page.ejects !== d.ejects)
+      throw new NyxError('DEVICE_SILENT', { expected: `'${d.name}' to take the change`, got: p.state });
   }
 }
