@@ -61,36 +61,23 @@ const commands: Record<string, [string[], RegExp] | string> = {
     'services/supervisor/src/cli/disk-option.test.ts reads such options',
   'bin/nyx run debian --disk nbd://127.0.0.1/backup:ro --disk memory://,size=1G':
     'needs a server; services/supervisor/src/disks.test.ts has one',
-  'bin/nyx disk create -f qcow2 base.qcow2 20G':
-    'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk create -f qcow2 base.qcow2 20G': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk create -f qcow2 -b base.qcow2 -F qcow2 work.qcow2':
     'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk create -f vhdx -o block_size=2M,subformat=dynamic data.vhdx 20G':
     'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx disk info work.qcow2':
-    'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx disk check -r all work.qcow2':
-    'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx disk convert -O vhdx work.qcow2 work.vhdx':
-    'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx disk snapshot -c before-upgrade work.qcow2':
-    'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx disk resize work.qcow2 +10G':
-    'services/storage/src/tool/tool.test.ts does that',
-  'bin/nyx backend ls':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx backend swap disk0':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx disk snapshot disk0 --overlay night.qcow2':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx disk snapshot disk0 -c before-upgrade':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx disk commit disk0':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx disk mirror disk0 /fast/root.qcow2 -O qcow2':
-    'services/supervisor/src/disks.test.ts does that',
-  'bin/nyx disk resize disk0 +10G':
-    'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk info work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk check -r all work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk convert -O vhdx work.qcow2 work.vhdx': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk snapshot -c before-upgrade work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk resize work.qcow2 +10G': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx backend ls': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx backend swap disk0': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk snapshot disk0 --overlay night.qcow2': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk snapshot disk0 -c before-upgrade': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk commit disk0': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk mirror disk0 /fast/root.qcow2 -O qcow2': 'services/supervisor/src/disks.test.ts does that',
+  'bin/nyx disk resize disk0 +10G': 'services/supervisor/src/disks.test.ts does that',
   'bin/nyx tpm --help': [['bin/nyx', 'tpm', '--help'], /serve/],
   ...Object.fromEntries(
     [

@@ -94,7 +94,8 @@ function onServer(path: string, readonly: boolean): DiskFile {
     throw new NyxError('BACKEND_MISSING', { expected: 'an NBD server', got: said.error.message });
   const bytes = said.result?.['virtual-size'];
   if (typeof bytes !== 'number') throw invalid('an export of an NBD server', said.error?.message ?? path);
-  if (bytes === 0 || bytes % 512 !== 0) throw invalid('an export of whole sectors', `${path}: ${bytes} bytes`);
+  if (bytes === 0 || bytes % 512 !== 0)
+    throw invalid('an export of whole sectors', `${path}: ${bytes} bytes`);
   const specific = said.result['format-specific'] as Record<string, unknown>;
   if (specific['read-only'] && !readonly) throw invalid('an export that can be written, or `readonly`', path);
   return { fd: openSync('/dev/null', 'r'), bytes, format: 'nbd' };

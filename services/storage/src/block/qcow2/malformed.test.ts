@@ -1,68 +1,17 @@
 /** Images that lie: an error with a code, in bounded time and memory, whatever the bytes are. */
 import { describe, expect, it } from 'vitest';
-import { BlockOp } from '../block.ts';
 import { FakeHost } from '../testing/fakehost.ts';
-import { Rig, random } from '../testing/rig.ts';
+import { codedQcow2, goodQcow2, useQcow2 } from '../testing/malformed.ts';
+import { random } from '../testing/rig.ts';
 import { check } from './check.ts';
-import { createImage } from './create.ts';
-import { Qcow2Disk } from './disk.ts';
 import { parseHeader } from './header.ts';
-import { createSnapshot } from './snapshot-write.ts';
 
 const FD = 3;
-const SIZE = 128 * 1024;
-
-/** A small image with data, zeroes and a snapshot. */
-function good(extendedL2: boolean): Uint8Array {
-  const host = new FakeHost(random(1));
-  host.add(FD, new Uint8Array());
-  createImage(host, FD, { size: SIZE, clusterBits: extendedL2 ? 14 : 12, extendedL2 });
-  const rig = new Rig(512 << 10);
-  const open = () =>
-    rig.open((m, c) => new Qcow2Disk(host, { files: [{ fd: FD, qcow2: true }], cacheBytes: 32768 }, m, c));
-  open();
-  rig.bytes.fill(5);
-  rig.run(rig.request(BlockOp.write, 512, 40000, 0), rig.request(BlockOp.writeZeroes, 65536, 16384, 0));
-  rig.disk.close();
-  createSnapshot(host, FD, 'one', 1);
-  open();
-  rig.run(rig.request(BlockOp.write, 4096, 8192, 0));
-  rig.disk.close();
-  return host.content(FD).slice();
-}
-
-/** Codes that an image may be refused with, or that its use may end in. */
-const coded = (e: unknown): void => {
-  const { code } = e as { code?: string };
-  if (code === undefined || !/^(QCOW2_|ENOSPC$)/.test(code)) throw e;
-};
-
-function use(bytes: Uint8Array, readOnly: boolean): void {
-  const host = new FakeHost(random(2));
-  host.add(FD, bytes);
-  const rig = new Rig(512 << 10);
-  try {
-    rig.open(
-      (m, c) => new Qcow2Disk(host, { files: [{ fd: FD, qcow2: true }], readOnly, cacheBytes: 32768 }, m, c),
-    );
-  } catch (e) {
-    coded(e);
-    return;
-  }
-  const { size } = rig.disk;
-  for (let at = 0; at < Math.min(size, SIZE); at += 16384) {
-    const n = Math.min(16384, size - at);
-    rig.run(rig.request(BlockOp.read, at, n, 0));
-    if (!readOnly)
-      rig.run(rig.request(BlockOp.write, at, Math.min(n, 5120), 0), rig.request(BlockOp.flush, 0, 0, 0));
-  }
-  rig.disk.close();
-}
 
 describe.each([false, true])('malformed qcow2 images, extended L2: %s', (extended) => {
-  const image = good(extended);
+  const image = goodQcow2(extended);
   it('is good to begin with', () => {
-    use(image, false);
+    useQcow2(image, false);
     const host = new FakeHost(random(2));
     host.add(FD, image);
     expect(check(host, FD)).toMatchObject({ leaks: 0, corruptions: 0, flags: 0 });
@@ -77,13 +26,13 @@ describe.each([false, true])('malformed qcow2 images, extended L2: %s', (extende
         const at = rand(3) === 0 ? rand(112) : rand(bytes.length);
         bytes[at] = [0, 0xff, 0x80, rand(256)][rand(4)]!;
       }
-      use(bytes, i % 3 === 0);
+      useQcow2(bytes, i % 3 === 0);
       const host = new FakeHost(random(2));
       host.add(FD, bytes);
       try {
         check(host, FD, i % 2 === 0 ? 'all' : 'none');
       } catch (e) {
-        coded(e);
+        codedQcow2(e);
       }
     }
     expect(process.memoryUsage().arrayBuffers - start).toBeLessThan(2 ** 30);
@@ -102,8 +51,8 @@ describe.each([false, true])('malformed qcow2 images, extended L2: %s', (extende
         const bytes = image.slice();
         const view = new DataView(bytes.buffer);
         for (let i = 0; i < cluster; i += 8) view.setBigInt64(at + i, entry);
-        use(bytes, false);
-        use(bytes, true);
+        useQcow2(bytes, false);
+        useQcow2(bytes, true);
       }
   });
   it('every refcount says in use', () => {
@@ -114,12 +63,12 @@ describe.each([false, true])('malformed qcow2 images, extended L2: %s', (extende
     bytes.fill(1, block, block + (extended ? 16384 : 4096));
     for (let i = 0; i < (extended ? 16384 : 4096); i += 8)
       view.setBigUint64(refcountTableOffset + i, BigInt(block));
-    use(bytes, false);
+    useQcow2(bytes, false);
   });
 });
 
 it('header fields out of bounds are refused by name', () => {
-  const image = good(false);
+  const image = goodQcow2(false);
   const refused = (at: number, value: number, what: RegExp): void => {
     const bytes = image.slice();
     new DataView(bytes.buffer).setUint32(at, value);
