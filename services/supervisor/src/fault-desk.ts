@@ -145,8 +145,12 @@ export class FaultDesk {
     const runs = (): boolean => patient.state === 'running';
     if (serious && wantsRegisters(fault.kind)) {
       if (!halted && runs()) {
-        await patient.halt();
-        halted = true;
+        halted = await patient.halt().then(
+          () => true,
+          () => false,
+        );
+        // vCPUs that do not stop have no registers to show; whenever they do, they shall go on.
+        if (!halted) patient.go().catch(() => {});
       }
       if (halted) registers = await patient.registers(Number(fault.data.vcpu ?? 0));
     }

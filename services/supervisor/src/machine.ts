@@ -8,12 +8,11 @@ import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
 import { files as runFiles } from '@nyx/nyx/files';
 import { writeJson } from '@nyx/nyx/rundir';
-import { ControlEvent, EngineFault, type FaultKind, VcpuError } from '@nyx/protocol';
+import { ControlEvent } from '@nyx/protocol';
 import { type Fingerprint, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { describeMachine } from '@nyx/protocol/describe';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
-import { MachineEvent } from '@nyx/ring';
 import { BootLoader, type Payload } from './boot.ts';
 import { CdDrives } from './cd.ts';
 import { ConsoleServer, HostConsole } from './console.ts';
@@ -37,6 +36,7 @@ import { emptyBlock, failOver, hasStandby, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
 import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
+import { engineFault, machineEvents, violation } from './vcpu-faults.ts';
 import type { Backends } from './vhost-user.ts';
 import { wiring } from './wiring.ts';
 
@@ -63,29 +63,6 @@ export interface MachineOptions {
     fingerprint: Fingerprint | undefined,
   ): void;
 }
-
-/** What the guest does to the machine. There is no waking from S3 yet: it starts anew, as after a power loss in that state. */
-const machineEvents = {
-  [MachineEvent.reset]: ['reset', 'guestReset'],
-  [MachineEvent.shutdown]: ['shutdown', 'guestShutdown'],
-  [MachineEvent.suspend]: ['suspend', 'guestReset'],
-  [MachineEvent.panic]: ['panic', 'guestPanic'],
-  [MachineEvent.crashLoaded]: ['crashLoaded', 'guestCrashLoaded'],
-} as const satisfies Record<number, readonly [string, FaultKind]>;
-
-const engineFaults: Record<number, FaultKind> = {
-  [EngineFault.failure]: 'engineFailure',
-  [EngineFault.emulation]: 'emulationFailure',
-  [EngineFault.entry]: 'entryFailure',
-  [EngineFault.exit]: 'unhandledExit',
-};
-
-const violations: Record<number, string> = {
-  [VcpuError.badStatus]: 'a reply has a status that does not exist',
-  [VcpuError.badTail]: 'the tail of an exit ring is behind its head by more than the ring has, or before it',
-  [VcpuError.badBlock]: 'a state block contradicts itself',
-  [VcpuError.badRange]: 'a published range is empty, wraps, or is in no address space',
-};
 
 /** Events kept for whoever comes later. */
 const historyLength = 512;
@@ -482,8 +459,8 @@ export class Machine {
         const p = this.#processes[e.a];
         if (!p) break;
         p.violations++;
-        const what = violations[e.b] ?? `protocol violation ${e.b}`;
-        p.kill(what, e.b === VcpuError.badTail ? 'ringCorruption' : 'protocolViolation');
+        const { what, kind } = violation(e.b);
+        p.kill(what, kind);
         break;
       }
       case ControlEvent.waiting:
@@ -491,9 +468,11 @@ export class Machine {
         if (e.op === ControlEvent.waiting) this.#slow(e.a, e.b);
         this.#emit({ type: 'wait', at, process: name(e.a), ns: e.b, over: e.op === ControlEvent.answered });
         break;
-      case ControlEvent.internalError:
-        this.#engineFault(e);
+      case ControlEvent.internalError: {
+        const { kind, raised } = engineFault(e);
+        this.desk.raise(kind, raised);
         break;
+      }
       case ControlEvent.rejected:
         this.#fail(rejection(e.text));
         break;
@@ -507,13 +486,6 @@ export class Machine {
     this.#emit({ type: 'machine', at: Date.now(), event, vcpu });
     if (event === 'shutdown' && this.o.spec.deterministic) this.#fingerprint = this.#identify();
     this.desk.raise(kind, { data: { vcpu }, stopped: true });
-  }
-
-  #engineFault(e: VcpuEvent): void {
-    const what = `${e.text || `exit ${e.a}`}`;
-    const error = new NyxError('VCPU_ERROR', { got: `${what} at ${e.address}` });
-    const data = { vcpu: Math.floor(e.c / 256), rip: e.address, what };
-    this.desk.raise(engineFaults[e.c % 256] ?? 'engineFailure', { data, stopped: true, error });
   }
 
   #slow(process: number, ns: number): void {
@@ -548,7 +520,9 @@ export class Machine {
       go: async () => void (await this.#vcpu!.resume()),
       nmi: () => this.#vcpu!.nmi(0),
       reset: () => this.#guestReset(),
-      paused: () => this.#life.go('paused'),
+      paused: () => {
+        if (this.#life.state === 'running') this.#life.go('paused');
+      },
       poweroff: () => void this.stop(30),
       shutdown: (why) => {
         this.#endedBy ??= why;
