@@ -1,5 +1,5 @@
 /** One command under way: what was parsed of it, and the sessions that go with it. */
-import { be32, hash } from '../crypto/hash.ts';
+import { be32, hash, none } from '../crypto/hash.ts';
 import { cryptParameter } from '../crypto/symmetric.ts';
 import type { Command, CommandName } from '../spec/commands.ts';
 import { HT, RC, SA } from '../spec/constants.ts';
@@ -31,7 +31,7 @@ export class Call {
   handles: number[] = [];
   sessions: SessionUse[] = [];
   /** The parameters as they came; the first one decrypted once the sessions are checked. */
-  params: Buffer = Buffer.alloc(0);
+  params: Buffer = none;
   private cpHashes = new Map<number, Buffer>();
   decryptor: SessionUse | undefined;
   encryptor: SessionUse | undefined;

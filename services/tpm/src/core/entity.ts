@@ -23,7 +23,7 @@ export function nvName(index: NvIndex): Buffer {
 export function stripZeros(b: Buffer): Buffer {
   let n = b.length;
   while (n > 0 && b[n - 1] === 0) n--;
-  return b.subarray(0, n);
+  return n === b.length ? b : b.subarray(0, n);
 }
 
 /** What is in an object slot or persistent; undefined when nothing is. */

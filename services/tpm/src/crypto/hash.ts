@@ -21,7 +21,7 @@ export function hmac(alg: number, key: Uint8Array, ...parts: Uint8Array[]): Buff
 }
 
 export function equal(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && timingSafeEqual(a, b);
+  return a.length === b.length && (a.length === 0 || timingSafeEqual(a, b));
 }
 
 export const none = Buffer.alloc(0);

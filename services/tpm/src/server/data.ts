@@ -52,12 +52,10 @@ export function serveDataFd(fd: number, execute: Execute, ended: () => void = ()
     again = undefined;
     try {
       for (let commands = 0; open; ) {
+        if (commands > 0 && !waitReadable(fd, waitMs)) return;
         const n = receive(fd, input.buffer as ArrayBuffer, input.byteOffset + have, input.length - have);
         if (n === 0) return end();
-        if (n < 0) {
-          if (commands > 0 && waitReadable(fd, waitMs)) continue;
-          return;
-        }
+        if (n < 0) return;
         have += n;
         if (!run()) return;
         if (++commands === commandsPerTurn) {

@@ -41,8 +41,10 @@ export class Reader {
   }
 }
 
+const noOctets = Buffer.alloc(0);
 /** Without the view that `Buffer.from(subarray)` makes on the way. */
 function copyOf(b: Buffer, from: number, to: number): Buffer {
+  if (from === to) return noOctets;
   const out = Buffer.allocUnsafe(to - from);
   b.copy(out, 0, from, to);
   return out;
