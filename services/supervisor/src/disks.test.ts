@@ -4,7 +4,7 @@
  * as guest.test.ts.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Image, ImageStore } from '@nyx/image';
@@ -54,6 +54,20 @@ awk '{last[$1]=$2} END {for (s in last) print s, last[s]}' /tmp/log | while read
 done
 cat /tmp/err 2>/dev/null; dmesg | grep -i 'i/o error'; wc -l < /tmp/log
 `;
+
+/** Processes that a process started, whose command line has this. */
+const childrenOf = (pid: number, text: string): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
+    .trim()
+    .split(' ')
+    .filter((c) => {
+      try {
+        return c !== '' && readFileSync(`/proc/${c}/cmdline`, 'utf8').includes(text);
+      } catch {
+        return false;
+      }
+    })
+    .map(Number);
 
 describe.runIf(image)('the disk of a guest that writes', () => {
   test('every change, with deaths in the middle', { timeout: 400_000 }, async () => {
@@ -131,6 +145,52 @@ describe.runIf(image)('the disk of a guest that writes', () => {
     for (const f of ['a.qcow2', 'b.qcow2', 'd.qcow2', 'g.qcow2'])
       execFileSync('qemu-img', ['check', '-q', at(f)]);
     execFileSync('qemu-img', ['check', '-q', '-f', 'vhdx', at('c.vhdx')]);
+  });
+
+  test('a copy that is killed: the guest goes on over the overlay, which a commit takes away', {
+    timeout: 300_000,
+  }, async () => {
+    await runTool({ command: 'create', path: at('k.qcow2'), format: 'qcow2', size: 32 << 20 });
+    const vm = await boot([{ path: at('k.qcow2'), format: 'qcow2' }]);
+    try {
+      // Something to copy that takes a while.
+      await vm.run('dd if=/dev/urandom of=/dev/vda bs=1M seek=8 count=24 conv=fsync 2>/dev/null; sync', 60);
+      const { pid } = await vm.vm.status();
+      let struck = 0;
+      for (let tries = 0; tries < 8 && struck < 2; tries++) {
+        await vm.run(LOAD);
+        let over = false;
+        const killer = (async () => {
+          while (!over) {
+            for (const child of childrenOf(pid, '"command":"copy"')) {
+              try {
+                process.kill(child, 'SIGKILL');
+              } catch {}
+            }
+            await new Promise((r) => setTimeout(r, 5));
+          }
+        })();
+        const failed = await vm.vm.mirrorDisk('disk0', at(`k${tries}.raw`), 'raw').then(
+          () => false,
+          () => true,
+        );
+        over = true;
+        await killer;
+        if (failed) struck++;
+        const { chain } = (await vm.vm.disks())[0]!;
+        const lines = (await vm.run(VERIFY, 120)).stdout.trim().split('\n');
+        expect(lines.slice(0, -1)).toEqual([]);
+        if (!failed) continue;
+        expect(chain.length).toBeGreaterThan(1);
+        while ((await vm.vm.disks())[0]!.chain.length > 1) await vm.vm.commitDisk('disk0');
+      }
+      expect(struck).toBeGreaterThan(0);
+      const refused = vm.vm.snapshotDisk('disk0', { path: at('k.qcow2') });
+      await expect(refused).rejects.toMatchObject({ code: 'DISK_INVALID' });
+    } finally {
+      await vm.close();
+    }
+    if (qemu) execFileSync('qemu-img', ['check', '-q', at('k.qcow2')]);
   });
 
   test.runIf(qemu)(

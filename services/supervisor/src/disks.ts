@@ -7,7 +7,7 @@
  *     mirror   overlay on the disk | copy all that is under it       | pause: copy what the overlay has, go on with the copy
  *     commit   overlay on the disk | copy the top into what is below | pause: copy what the overlay has, go on without the top
  */
-import { unlinkSync } from 'node:fs';
+import { existsSync, unlinkSync } from 'node:fs';
 import { close, fileSize } from '@nyx/native';
 import type { DeviceEvent } from '@nyx/protocol';
 import type { Result, VmEvent } from '@nyx/protocol/control';
@@ -352,6 +352,7 @@ export class Disks {
       const d = this.#find(name);
       const p = this.#process(d);
       this.#writable(d);
+      if (o.path !== undefined) mustBeNew(o.path);
       if (o.path !== undefined) return { name, downNs: (await this.#overlay(d, o.path, 'snapshot')).ns };
       const [top] = d.files;
       if (top!.format !== 'qcow2')
@@ -414,7 +415,16 @@ export class Disks {
         lockImage(below.fd, below.path, { write: false });
         throw e;
       }
-      return this.#pivot(d, 'commit', [target, ...d.files.slice(2)], 1, false);
+      try {
+        return await this.#pivot(d, 'commit', [target, ...d.files.slice(2)], 1, false);
+      } catch (e) {
+        // It is only read again.
+        if (d.files.includes(below))
+          try {
+            lockImage(below.fd, below.path, { write: false });
+          } catch {}
+        throw e;
+      }
     });
   }
 
@@ -423,11 +433,19 @@ export class Disks {
     return this.#inTurn(async () => {
       const d = this.#find(name);
       this.#writable(d);
+      this.#process(d);
+      mustBeNew(o.path);
       const size = await this.#size(d.files);
       await runTool({ command: 'create', path: o.path, format: o.format, size });
       const opened = openFile(o.path, `mirror of ${name}`, true);
       lockImage(opened.fd, o.path, { write: true });
-      return this.#pivot(d, 'mirror', [{ ...opened, format: o.format, path: o.path }], d.files.length, true);
+      return await this.#pivot(
+        d,
+        'mirror',
+        [{ ...opened, format: o.format, path: o.path }],
+        d.files.length,
+        true,
+      );
     });
   }
 
@@ -465,7 +483,7 @@ export class Disks {
     let down = 0;
     try {
       const overlay = async (): Promise<void> => {
-        const path = `${before[0]!.path ?? target.path}.${job}${deltas.length}`;
+        const path = newName(`${before[0]!.path ?? target.path}.${job}`);
         down += (await this.#overlay(d, path, job)).ns;
         deltas.push(d.files[0]!);
       };
@@ -501,5 +519,14 @@ export class Disks {
     return to.slice(1).map((f) => ({ fd: at(files.indexOf(f)), format: f.format }));
   }
 }
+
+/** A file that is there already may be somebody's. @throws NyxError DISK_INVALID */
+const mustBeNew = (path: string): void => {
+  if (existsSync(path))
+    throw new NyxError('DISK_INVALID', { expected: 'a file that is not there yet', got: path });
+};
+const newName = (path: string): string => {
+  for (let i = 0; ; i++) if (!existsSync(`${path}${i}`)) return `${path}${i}`;
+};
 
 const openBytes = (f: DiskFile): number => (f.format === 'raw' ? fileSize(f.fd) : f.bytes);

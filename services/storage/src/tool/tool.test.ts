@@ -119,6 +119,46 @@ describe('nyx disk', () => {
   });
 });
 
+describe('vhdx', () => {
+  it('created, checked, grown, converted both ways; over a parent', () => {
+    create({ path: at('v'), format: 'vhdx', size: 20 << 20, blockBytes: 2 << 20 });
+    expect(info({ path: at('v') })).toMatchObject({
+      format: 'vhdx',
+      'virtual-size': 20 << 20,
+      'cluster-size': 2 << 20,
+      'format-specific': { subformat: 'dynamic' },
+    });
+    const d = new Opened({ path: at('v') }, true, 8192);
+    new Uint8Array(d.buffer).fill(9);
+    d.do(1, 3 << 20, 8192);
+    d.close();
+    expect(checkImage({ path: at('v'), repair: 'none' })).toMatchObject({ corruptions: 0, allocated: 1 });
+    expect(resize({ path: at('v'), format: 'vhdx', size: 4 << 20, relative: true })).toEqual({
+      size: 24 << 20,
+    });
+    if (qemu) img('check', '-q', '-f', 'vhdx', 'v');
+    const before = content('v');
+    expect([before.length, before[3 << 20], before[(3 << 20) + 8192]]).toEqual([24 << 20, 9, 0]);
+    for (const format of ['qcow2', 'vhdx'] as const) {
+      convert({ from: at('v'), to: { path: at(`v.${format}`), format } }, () => {});
+      if (qemu) img('compare', '-q', '-f', 'vhdx', '-F', format, 'v', `v.${format}`);
+      expect(content(`v.${format}`).equals(before)).toBe(true);
+    }
+    create({ path: at('child'), format: 'vhdx', backing: 'v', backingFormat: 'vhdx' });
+    expect(info({ path: at('child') })).toMatchObject({ chain: [at('child'), at('v')] });
+    expect(content('child').equals(before)).toBe(true);
+    create({ path: at('over'), format: 'qcow2', backing: 'child', backingFormat: 'vhdx' });
+    fill('over', 1, 0, 512);
+    expect(content('over').subarray(512).equals(before.subarray(512))).toBe(true);
+    expect(() => create({ path: at('bad'), format: 'vhdx', size: 1 << 20, blockBytes: 3 << 20 })).toThrow(
+      /vhdx: blocks/,
+    );
+    expect(() => create({ path: at('bad'), format: 'vhdx', backing: 's', backingFormat: 'qcow2' })).toThrow(
+      /under a VHDX image/,
+    );
+  });
+});
+
 describe('an image that somebody has open', () => {
   it('is not changed, and read only on purpose', () => {
     create({ path: at('open'), format: 'qcow2', size: 1 << 20 });
