@@ -154,6 +154,25 @@ export const seabiosTpm: Guest = {
   ],
 };
 
+/** The same with the disk, and an empty CD drive, at the AHCI controller. */
+export const seabiosAhci: Guest = {
+  ...seabios,
+  name: 'seabios-ahci',
+  spec: (folder) => ({
+    ...seabios.spec(folder),
+    disks: [{ path: diskOf(folder), bus: 'ahci' }],
+    cdroms: [{}],
+  }),
+  timely: [
+    ...firmware,
+    {
+      key: /^ahci read 0\+0x1[1289ab][08]$/,
+      compare: 'values',
+      reason: 'PxIS, PxTFD, PxSSTS and PxCI, polled until a command is done',
+    },
+  ],
+};
+
 const work = (rounds: number): string => `
 set -e
 for i in $(seq 0 ${rounds - 1}); do

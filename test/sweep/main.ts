@@ -3,7 +3,7 @@
  * status 1 when there was a difference.
  */
 import { parseArgs } from 'node:util';
-import { type Guest, linux, seabios, seabiosTpm } from './guests.ts';
+import { type Guest, linux, seabios, seabiosAhci, seabiosTpm } from './guests.ts';
 import { compare, killRule, type Place, places, type Run, runGuest } from './sweep.ts';
 
 const help = `npm run sweep -- [options]
@@ -56,7 +56,7 @@ const baseline = async (guest: Guest): Promise<Run> => {
 };
 
 const sweep = async (): Promise<boolean> => {
-  const guests = [seabios, seabiosTpm, await linux()].filter(
+  const guests = [seabios, seabiosTpm, seabiosAhci, await linux()].filter(
     (g) => values.guest === undefined || g.name === values.guest,
   );
   const chosen = (values.place ?? places) as readonly Place[];
