@@ -100,7 +100,8 @@ export const capacity = (m: Medium): Uint8Array =>
 
 /** Minutes, seconds, frames; two seconds lie before sector 0. */
 const msf = (sector: number): [number, number, number] => {
-  const n = sector + 150;
+  // Longer than the field can tell: its end (MMC-5 6.30.2.2).
+  const n = Math.min(sector + 150, 256 * 4500 - 1);
   return [Math.floor(n / 4500), Math.floor(n / 75) % 60, n % 75];
 };
 const address = (a: Answer, sector: number, asTime: boolean): Answer =>
