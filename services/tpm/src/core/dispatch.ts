@@ -43,9 +43,13 @@ for (const [code, [name, command]] of byCode) {
   });
 }
 
+/**
+ * TPM_RC_BAD_TAG is to have the tag of TPM 1.2 (part 1, 18.4). OVMF asks in the way of TPM 1.2 what is there, and takes
+ * whatever answers with such a tag for one; swtpm does not answer so, and neither do we.
+ */
 export function errorResponse(rc: number): Buffer {
   const b = Buffer.allocUnsafe(10);
-  b.writeUInt16BE(rc === RC.BAD_TAG ? ST.RSP_COMMAND : ST.NO_SESSIONS, 0);
+  b.writeUInt16BE(ST.NO_SESSIONS, 0);
   b.writeUInt32BE(10, 2);
   b.writeUInt32BE(rc, 6);
   return b;

@@ -138,7 +138,6 @@ export const RC_S = 0x800;
 
 /** Structure tags (part 2, 6.9). */
 export const ST = {
-  RSP_COMMAND: 0x00c4,
   NO_SESSIONS: 0x8001,
   SESSIONS: 0x8002,
   ATTEST_NV: 0x8014,
