@@ -1,10 +1,12 @@
 /**
  * `npm run sweep`: the whole crash sweep, or a part of it. Prints a line for each run, and kills and differences at the end;
- * status 1 when there was a difference.
+ * status 1 when there was a difference. With --verify a guest checks its own disk instead (verify.ts).
  */
 import { parseArgs } from 'node:util';
+import { noise, quantile } from '../bench/noise.ts';
 import { type Guest, linux, seabios, seabiosAhci, seabiosTpm } from './guests.ts';
 import { compare, killRule, type Place, places, type Run, runGuest } from './sweep.ts';
+import { verify } from './verify.ts';
 
 const help = `npm run sweep -- [options]
   --guest seabios|seabios-tpm|linux   one of the guests (all)
@@ -13,6 +15,7 @@ const help = `npm run sweep -- [options]
   --sample N              only N of these runs, drawn by --seed
   --seed N                (1)
   --minutes N             begin no run after that time
+  --verify N              instead: N kills of the process of a disk that a guest writes and checks
 `;
 
 const { values } = parseArgs({
@@ -23,6 +26,7 @@ const { values } = parseArgs({
     sample: { type: 'string' },
     seed: { type: 'string', default: '1' },
     minutes: { type: 'string', default: '600' },
+    verify: { type: 'string' },
     help: { type: 'boolean' },
   },
 });
@@ -100,5 +104,19 @@ const sweep = async (): Promise<boolean> => {
   return found === 0 && failed === 0;
 };
 
+const check = async (): Promise<boolean> => {
+  const r = await verify(Number(values.verify), Number(values.seed), (line) => console.log(line));
+  const ms = (q: number): string => (quantile(r.recoveries, q) / 1e6).toFixed(1);
+  for (const line of r.complaints) console.log(`    ${line}`);
+  console.log(
+    `${r.kills} kills of the disk's process (${r.standbys} times a standby took over), recovery p50 ${ms(0.5)} ms, p99 ${ms(0.99)} ms, longest wait of a vCPU ${(r.longestWait / 1e6).toFixed(0)} ms; ${await noise()}`,
+  );
+  console.log(
+    `${r.rounds} rounds of write, read back and compare in the guest: ${r.wrong} wrong, ${r.complaints.length} complaints of its kernel`,
+  );
+  return r.wrong === 0 && r.complaints.length === 0 && r.rounds > 0;
+};
+
 if (values.help) console.log(help);
+else if (values.verify) process.exitCode = (await check()) ? 0 : 1;
 else process.exitCode = (await sweep()) ? 0 : 1;

@@ -39,7 +39,7 @@ const standIns: Record<string, () => number> = {
 };
 
 /** A context in which nothing has an effect. @param fds what the device asked for is added, by name */
-function idle(kind: AnyDeviceKind, fds: Map<string, number>): DeviceContext<Struct> {
+export function idle(kind: AnyDeviceKind, fds: Map<string, number>): DeviceContext<Struct> {
   const fd = (name: string): number => {
     const known = fds.get(name);
     if (known !== undefined) return known;
