@@ -44,7 +44,7 @@ for (const [code, [name, command]] of byCode) {
 }
 
 /**
- * TPM_RC_BAD_TAG is to have the tag of TPM 1.2 (part 1, 18.4). OVMF asks in the way of TPM 1.2 what is there, and takes
+ * TPM_RC_BAD_TAG is to have the tag of TPM 1.2 (part 2, 6.9). OVMF asks in the way of TPM 1.2 what is there, and takes
  * whatever answers with such a tag for one; swtpm does not answer so, and neither do we.
  */
 export function errorResponse(rc: number): Buffer {
