@@ -54,9 +54,11 @@ export interface WorkerOptions {
 /** Longest stay in the loop before the event loop has its turn, ms. */
 const BUSY_MS = 1;
 /** A round of the loop that took so long, ms, was interrupted: somebody else needs the CPU. */
-const PREEMPTED_MS = 0.25;
-/** Then it is not spun for so long, ms; twice as long each time, up to the longest. */
-const calm = { first: 10, most: 640 } as const;
+const PREEMPTED_MS = 1;
+/** Then it is hardly spun for so long, ms; twice as long each time, up to the longest. */
+const calm = { first: 4, most: 64 } as const;
+/** A sleep and a wake-up take about as much CPU as so long a spin, ms. */
+const LEAST_SPIN_MS = 0.02;
 /** Chains taken from a ring at once. */
 const BATCH = 64;
 const QUIESCE_MS = 30_000;
@@ -78,7 +80,8 @@ export class Worker {
   #scheduled = false;
   /** When the last work was done, ms. */
   #lastWork = 0;
-  /** No spinning before, ms; and how long that was the last time. */
+  readonly #leastSpin: number;
+  /** Hardly any spinning before, ms; and how long that was the last time. */
   #calmUntil = 0;
   #calm = calm.first as number;
   readonly #kicked = (): void => this.run();
@@ -88,7 +91,9 @@ export class Worker {
     o: WorkerOptions,
   ) {
     this.#o = o;
-    this.#spin = createSpinPolicy(cpuCount() > 1 ? (o.spinNs ?? 50_000) : 0);
+    const spinNs = cpuCount() > 1 ? (o.spinNs ?? 50_000) : 0;
+    this.#spin = createSpinPolicy(spinNs);
+    this.#leastSpin = Math.min(LEAST_SPIN_MS, spinNs / 1e6);
     this.#chain = new Chain(memory);
     this.#free = Int32Array.from({ length: o.slots }, (_, i) => o.slots - 1 - i);
     this.#freeCount = o.slots;
@@ -210,7 +215,8 @@ export class Worker {
     this.#running = true;
     const began = performance.now();
     if (this.#lastWork > 0) this.#spin.arrived((began - this.#lastWork) * 1e6, true);
-    let spinMs = began < this.#calmUntil ? 0 : this.#spin.next() / 1e6;
+    let spinMs =
+      began < this.#calmUntil ? this.#leastSpin : Math.max(this.#leastSpin, this.#spin.next() / 1e6);
     let worked = began;
     /** Nothing was done in the round before, at `last`. */
     let idle = false;
@@ -232,7 +238,7 @@ export class Worker {
       else if (spinMs > 0 && now - last > PREEMPTED_MS) {
         // Spinning where CPUs are scarce takes them from those we wait for.
         this.#interrupted(now);
-        spinMs = 0;
+        spinMs = this.#leastSpin;
       }
       if (done === 0) {
         idle = true;
