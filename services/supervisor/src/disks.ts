@@ -7,17 +7,17 @@
  *     mirror   overlay on the disk | copy all that is under it       | pause: copy what the overlay has, go on with the copy
  *     commit   overlay on the disk | copy the top into what is below | pause: copy what the overlay has, go on without the top
  */
-import { existsSync, unlinkSync } from 'node:fs';
-import { close, fileSize } from '@nyx/native';
-import type { DeviceEvent } from '@nyx/protocol';
+import { unlinkSync } from 'node:fs';
+import { close } from '@nyx/native';
 import type { Result, VmEvent } from '@nyx/protocol/control';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
-import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
+import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
+import { mustBeNew, newName, openBytes, release, rewire } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
 import { openFile } from './preflight.ts';
 
@@ -38,10 +38,10 @@ interface Disk {
   spec: VmSpec['disks'][number];
   files: DiskFile[];
   journal: number | undefined;
+  /** Of the image that was the topmost before: a successor looks into it. */
+  retired?: number | undefined;
 }
 
-const text = (v: unknown): string => (typeof v === 'string' ? v : '');
-const count = (v: unknown): number => (typeof v === 'number' && v >= 0 ? v : 0);
 /** A delta of so many bytes is copied while the guest waits; a larger one gets another round. */
 const SMALL = 32 * 2 ** 20;
 const ROUNDS = 4;
@@ -60,8 +60,7 @@ export interface SnapshotOptions {
 export type Job = 'snapshot' | 'commit' | 'mirror' | 'resize' | 'swap';
 
 export class Disks {
-  /** Why the machine stands still: by disk, what it could not do. */
-  readonly #stopped = new Map<string, string>();
+  readonly events: DiskEvents;
   readonly #disks: Disk[];
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -71,71 +70,12 @@ export class Disks {
     journals: (name: string) => number | undefined,
     private readonly owner: DiskOwner,
   ) {
+    this.events = new DiskEvents(owner, (device) => this.#disks.find((d) => d.name === device)?.spec.path);
     this.#disks = spec.disks.map((s, index) => {
       const name = `disk${index}`;
       return { name, index, spec: s, files: files[index]!, journal: journals(`${name}.journal`) };
     });
   }
-
-  // ---- what processes tell ----
-
-  /** A disk holds a request that its backend failed; guest time must not pass until somebody says what is to be. */
-  told({ device, event, detail }: DeviceEvent): void {
-    if (event === 'connect') void this.#connect(device);
-    if (event !== 'stopped') return;
-    const reason = detail.reason === 'noSpace' ? 'noSpace' : 'io';
-    this.#stopped.set(device, reason);
-    this.owner.emit({
-      type: 'disk',
-      at: Date.now(),
-      device,
-      op: text(detail.op),
-      position: count(detail.position),
-      bytes: count(detail.bytes),
-      reason,
-    });
-    this.owner.pause();
-  }
-
-  /** The process of a disk that an NBD server has wants a connection: it gets one as soon as there is a server. */
-  async #connect(device: string): Promise<void> {
-    const d = this.#disks.find((x) => x.name === device);
-    const p = this.owner.processes().find((x) => x.name === device);
-    const address = d && parseNbdUri(d.spec.path);
-    if (!p || !address) return;
-    // Asked again meanwhile, perhaps by a successor: whoever has a connection then closes the one that it does not need.
-    if (this.#connecting.has(device)) {
-      this.#connecting.set(device, true);
-      return;
-    }
-    do {
-      this.#connecting.set(device, false);
-      for (let wait = 50; p.state !== 'stopped' && p.state !== 'isolated'; wait = Math.min(2 * wait, 1000)) {
-        try {
-          const fd = await connectNbd(address);
-          p.tell({ type: 'order', device, order: { name: 'connection' } }, [fd]);
-          close(fd);
-          break;
-        } catch {
-          await new Promise((r) => setTimeout(r, wait).unref());
-        }
-      }
-    } while (this.#connecting.get(device));
-    this.#connecting.delete(device);
-  }
-  /** By disk: whether it was asked for again. */
-  readonly #connecting = new Map<string, boolean>();
-
-  /** Guest time is about to pass again: what is held is tried again. */
-  retry(): void {
-    for (const device of this.#stopped.keys())
-      for (const p of this.owner.processes())
-        if (p.plan.devices.some((d) => d.name === device))
-          p.tell({ type: 'order', device, order: { name: 'retry' } });
-    this.#stopped.clear();
-  }
-
-  // ---- what is done to disks ----
 
   list(): Result<'diskList'> {
     return {
@@ -183,41 +123,7 @@ export class Disks {
 
   /** The role of the process says these files from now on. */
   #rewire(d: Disk, files: DiskFile[], journal: number | undefined, old?: number): void {
-    const p = this.#process(d);
-    const device = p.plan.role.devices.find((r) => r.name === d.name)!;
-    const wanted = new Map<string, number>(files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
-    if (journal !== undefined && files[0]!.format !== 'raw') wanted.set('journal', journal);
-    if (old !== undefined) wanted.set('journal1', old);
-    const fds: Record<string, number> = {};
-    for (const [name, fd] of wanted) {
-      const slot = device.fds[name];
-      if (slot === undefined) fds[name] = p.plan.fds.push(fd) - 1;
-      else {
-        p.plan.fds[slot] = fd;
-        fds[name] = slot;
-      }
-    }
-    // A place that is not named any more: any descriptor that exists fills it.
-    for (const [name, slot] of Object.entries(device.fds))
-      if (!wanted.has(name)) p.plan.fds[slot] = p.plan.fds[p.plan.role.ring]!;
-    device.fds = fds;
-    const [top] = files;
-    device.config = {
-      ...device.config,
-      ...(top!.format === 'raw'
-        ? { size: top!.bytes, layers: undefined }
-        : { size: undefined, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }),
-    };
-  }
-
-  /** Files that are not those of the disk any more. */
-  #release(files: readonly DiskFile[]): void {
-    for (const f of files) {
-      try {
-        unlockImage(f.fd);
-      } catch {}
-      close(f.fd);
-    }
+    rewire(this.#process(d).plan, d.name, files, journal, old);
   }
 
   /** Takes over what is under the disk now. */
@@ -257,7 +163,7 @@ export class Disks {
         files = openDisk(openFile, name, wanted);
         const [is, want] = [await this.#size(files), await this.#size(old)];
         if (is !== want) {
-          this.#release(files);
+          release(files);
           throw new NyxError('DISK_INVALID', {
             expected: `a disk of ${want} bytes`,
             got: `${o.path}: ${is} bytes`,
@@ -277,7 +183,7 @@ export class Disks {
       });
       if (files !== old) {
         this.#now(d, files, fresh);
-        this.#release(old);
+        release(old);
         if (journal !== undefined) close(journal);
       }
       return { name, downNs: r.ns };
@@ -340,11 +246,11 @@ export class Disks {
       this.#rewire(d, files, journal, old);
     });
     this.#now(d, files, journal);
-    this.#journals.push(...(old === undefined ? [] : [old]));
+    // Who serves now has written out what the one before left behind: only the newest may still be needed.
+    if (d.retired !== undefined) close(d.retired);
+    d.retired = old;
     return r;
   }
-  /** Of former topmost images: their successor may still have to read them. Closed with the machine. */
-  readonly #journals: number[] = [];
 
   /** An image over the disk (`path`), or a snapshot inside of it. @throws NyxError */
   snapshot(name: string, o: SnapshotOptions): Promise<Result<'diskSwap'>> {
@@ -504,12 +410,12 @@ export class Disks {
       down += r.ns;
       const old = d.files;
       this.#now(d, to, journal);
-      this.#release(old.filter((f) => !to.includes(f)));
+      release(old.filter((f) => !to.includes(f)));
       for (const f of deltas) unlinkSync(f.path!);
       this.#progress(d, job)(1);
       return { name: d.name, downNs: down };
     } catch (e) {
-      if (!d.files.includes(target)) this.#release([target]);
+      if (!d.files.includes(target)) release([target]);
       throw e;
     }
   }
@@ -519,14 +425,3 @@ export class Disks {
     return to.slice(1).map((f) => ({ fd: at(files.indexOf(f)), format: f.format }));
   }
 }
-
-/** A file that is there already may be somebody's. @throws NyxError DISK_INVALID */
-const mustBeNew = (path: string): void => {
-  if (existsSync(path))
-    throw new NyxError('DISK_INVALID', { expected: 'a file that is not there yet', got: path });
-};
-const newName = (path: string): string => {
-  for (let i = 0; ; i++) if (!existsSync(`${path}${i}`)) return `${path}${i}`;
-};
-
-const openBytes = (f: DiskFile): number => (f.format === 'raw' ? fileSize(f.fd) : f.bytes);

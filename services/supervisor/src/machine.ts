@@ -185,7 +185,7 @@ export class Machine {
           },
           told: (event) => {
             // What a disk with another backend holds is done again by the next process: no reason to stop the machine.
-            if (event.event !== 'stopped' || !hasStandby(plan, event.device)) this.disks.told(event);
+            if (event.event !== 'stopped' || !hasStandby(plan, event.device)) this.disks.events.told(event);
           },
           corrupt: (device, what) => {
             const saved = saveBlocks(o.dir, plan, this.#corrupt++);
@@ -299,7 +299,7 @@ export class Machine {
   async resume(): Promise<void> {
     this.#life.require('paused');
     for (const p of this.#processes) if (p.state === 'dead') p.heal('resume');
-    this.disks.retry();
+    this.disks.events.retry();
     await this.#vcpu!.resume();
     if (this.#life.state === 'paused') this.#life.go('running');
   }

@@ -1,6 +1,6 @@
 /** The block device of VIRTIO 1.2, section 5.2, as data. */
 import { virtioFields } from '@nyx/device';
-import { pad, registers, struct, u32, u8 } from '@nyx/layout';
+import { pad, registers, struct, u8, u32 } from '@nyx/layout';
 
 /** Feature bits, 5.2.3 (numbers of bits). */
 export const BlkFeature = {

@@ -6,7 +6,7 @@
  * What a server had begun for a connection that is gone may still take effect after what the next one is told. That is the
  * protocol's: it has no word for "stop that".
  */
-import { readSync, writevSync } from 'node:fs';
+import { writevSync } from 'node:fs';
 import { close, type Watch, watch } from '@nyx/native';
 import {
   type BlockDriver,
@@ -18,17 +18,15 @@ import {
 } from '../block.ts';
 import {
   broken,
-  Chunk,
   Command,
   CommandFlag,
   type Export,
-  gone,
   handshake,
   Magic,
-  ReplyFlag,
   requestBytes,
   Transmission,
 } from './protocol.ts';
+import { eachPiece, Replies, type Slot } from './replies.ts';
 
 export interface NbdOptions {
   exportName: string;
@@ -49,28 +47,8 @@ const SLOTS = 128;
 const HANDSHAKE_MS = 3000;
 /** A pause after a connection that did not hold, ms. */
 const AGAIN_MS = 200;
-const EINVAL = 22;
-const ENOSPC = 28;
-const ENOTSUP = 95;
 /** Buffers of one writev. */
 const MOST_BUFFERS = 256;
-const LONGEST_MESSAGE = 65536;
-
-/** A part of a request that has a place in the protocol. */
-interface Slot {
-  request: BlockRequest | undefined;
-  /** First byte of the request, and bytes. */
-  from: number;
-  bytes: number;
-  /** Bytes of a read that have come. */
-  got: number;
-  result: number;
-  /** Made of the request once. */
-  head: Uint8Array;
-  sent: boolean;
-}
-
-type State = 'head' | 'payload' | 'data';
 
 export class NbdDisk implements BlockDriver {
   readonly size: number;
@@ -94,17 +72,7 @@ export class NbdDisk implements BlockDriver {
   readonly #done: BlockRequest[] = [];
   #doneCount = 0;
   #told = false;
-  // ---- what is being received ----
-  readonly #head = new DataView(new ArrayBuffer(LONGEST_MESSAGE));
-  readonly #headBytes = new Uint8Array(this.#head.buffer);
-  #have = 0;
-  #need = 16;
-  #state: State = 'head';
-  #slot = 0;
-  /** Of a structured reply. */
-  #chunk = { flags: 0, type: 0, bytes: 0 };
-  /** Bytes of data to come, and where in the slot's part they belong. */
-  #data = { at: 0, left: 0 };
+  readonly #replies: Replies;
 
   /** @throws NBD_*, when there is a connection and it is of no use */
   constructor(o: NbdOptions, memory: ArrayBuffer, completed: Completed) {
@@ -124,6 +92,7 @@ export class NbdDisk implements BlockDriver {
       sent: false,
     }));
     this.#free = Array.from({ length: SLOTS }, (_, i) => i);
+    this.#replies = new Replies(this.#slots, memory, (i) => this.#answered(i));
     if (o.fd !== undefined) this.#attach(o.fd);
     else o.connect();
   }
@@ -162,9 +131,7 @@ export class NbdDisk implements BlockDriver {
       throw e;
     }
     this.#fd = fd;
-    this.#state = 'head';
-    this.#have = 0;
-    this.#need = 16;
+    this.#replies.begin(this.#export.structured);
     this.#watch = watch(fd, () => this.poll(), { drain: false });
     this.kick();
   }
@@ -295,22 +262,7 @@ export class NbdDisk implements BlockDriver {
     v.setUint32(24, flush ? 0 : s.bytes);
     s.sent = true;
     this.#out.push(s.head);
-    if (type === Command.write) this.#eachPiece(r, s.from, s.bytes, (piece) => this.#out.push(piece));
-  }
-
-  /** The memory of bytes from..from+bytes of a request. */
-  #eachPiece(r: BlockRequest, from: number, bytes: number, use: (piece: Uint8Array) => unknown): void {
-    for (let i = 0; bytes > 0; i++) {
-      const length = r.lengths[i]!;
-      if (from >= length) {
-        from -= length;
-        continue;
-      }
-      const n = Math.min(length - from, bytes);
-      use(new Uint8Array(this.#memory, r.offsets[i]! + from, n));
-      bytes -= n;
-      from = 0;
-    }
+    if (type === Command.write) eachPiece(this.#memory, r, s.from, s.bytes, (piece) => this.#out.push(piece));
   }
 
   /** Sends what the socket takes. */
@@ -339,7 +291,7 @@ export class NbdDisk implements BlockDriver {
   poll(): void {
     if (this.#fd >= 0) {
       try {
-        while (this.#pull());
+        while (this.#replies.pull(this.#fd));
       } catch (e) {
         const { code } = e as { code?: string };
         if (code === undefined) throw e;
@@ -353,118 +305,14 @@ export class NbdDisk implements BlockDriver {
     this.#completed(this.#done, count);
   }
 
-  /** Receives a piece. @throws EAGAIN when there is none; NBD_* */
-  #pull(): boolean {
-    if (this.#state === 'data') {
-      const s = this.#slots[this.#slot]!;
-      let piece: Uint8Array | undefined;
-      this.#eachPiece(s.request!, s.from + this.#data.at, this.#data.left, (p) => {
-        piece ??= p;
-      });
-      const n = readSync(this.#fd, piece!, 0, piece!.length, null);
-      if (n === 0) throw gone('the server closed the connection');
-      this.#data.at += n;
-      this.#data.left -= n;
-      s.got += n;
-      if (this.#data.left === 0) this.#chunkDone();
-      return true;
-    }
-    const n = readSync(this.#fd, this.#headBytes, this.#have, this.#need - this.#have, null);
-    if (n === 0) throw gone('the server closed the connection');
-    this.#have += n;
-    if (this.#have === this.#need) this.#received();
-    return true;
-  }
-
-  #expect(state: State, bytes: number): void {
-    this.#state = state;
-    this.#need = bytes;
-    this.#have = 0;
-  }
-
-  /** As many bytes as were needed are here. */
-  #received(): void {
-    const v = this.#head;
-    if (this.#state === 'head') {
-      const structured = v.getUint32(0) === Magic.structuredReply;
-      if (!structured && v.getUint32(0) !== Magic.simpleReply) throw broken('a reply that is none');
-      if (structured && !this.#export!.structured) throw broken('a structured reply that was not asked for');
-      if (structured && this.#need === 16) {
-        this.#need = 20;
-        return;
-      }
-      const s = this.#slotAt(v.getUint32(8), v.getUint32(12));
-      if (structured) {
-        this.#chunk = { flags: v.getUint16(4), type: v.getUint16(6), bytes: v.getUint32(16) };
-        this.#structured(s);
-        return;
-      }
-      const error = v.getUint32(4);
-      this.#chunk = { flags: ReplyFlag.done, type: Chunk.none, bytes: 0 };
-      if (error !== 0) this.#failed(s, error);
-      else if (s.request!.op === BlockOp.read) {
-        this.#data = { at: 0, left: s.bytes };
-        this.#state = 'data';
-        return;
-      }
-      this.#chunkDone();
-      return;
-    }
-    const s = this.#slots[this.#slot]!;
-    const { type, bytes } = this.#chunk;
-    if (type === Chunk.data || type === Chunk.hole) {
-      const offset = v.getUint32(0) * 4294967296 + v.getUint32(4);
-      const length = type === Chunk.data ? bytes - 8 : v.getUint32(8);
-      const at = offset - (s.request!.position + s.from);
-      if (s.request!.op !== BlockOp.read || at < 0 || at + length > s.bytes || s.got + length > s.bytes)
-        throw broken('data that were not asked for');
-      if (type === Chunk.data && length > 0) {
-        this.#data = { at, left: length };
-        this.#state = 'data';
-        return;
-      }
-      this.#eachPiece(s.request!, s.from + at, length, (p) => p.fill(0));
-      s.got += length;
-    } else if (type & 0x8000) this.#failed(s, v.getUint32(0));
-    this.#chunkDone();
-  }
-
-  #slotAt(hi: number, lo: number): Slot {
-    const s = hi === 0 ? this.#slots[lo] : undefined;
-    if (s?.request === undefined || !s.sent) throw broken('a reply to nothing');
-    this.#slot = lo;
-    return s;
-  }
-
-  #structured(s: Slot): void {
-    const { type, bytes } = this.#chunk;
-    if (type === Chunk.none && bytes === 0) this.#chunkDone();
-    else if (type === Chunk.data && bytes >= 8 && bytes <= 8 + s.bytes) this.#expect('payload', 8);
-    else if (type === Chunk.hole && bytes === 12) this.#expect('payload', 12);
-    else if (type & 0x8000 && bytes >= 6 && bytes <= LONGEST_MESSAGE) this.#expect('payload', bytes);
-    else throw broken(`a chunk of type ${type} with ${bytes} bytes`);
-  }
-
-  #failed(s: Slot, error: number): void {
-    s.result =
-      error === ENOSPC
-        ? BlockResult.noSpace
-        : error === ENOTSUP || (error === EINVAL && s.request!.op > BlockOp.flush)
-          ? BlockResult.unsupported
-          : BlockResult.io;
-  }
-
-  #chunkDone(): void {
-    this.#expect('head', 16);
-    if (!(this.#chunk.flags & ReplyFlag.done)) return;
-    const s = this.#slots[this.#slot]!;
+  /** A reply is whole. */
+  #answered(i: number): void {
+    const s = this.#slots[i]!;
     const r = s.request!;
-    if (s.result === BlockResult.ok && r.op === BlockOp.read && s.got !== s.bytes)
-      throw broken(`${s.got} bytes of ${s.bytes}`);
     // A discard is a hint.
     if (s.result !== BlockResult.ok && r.op !== BlockOp.discard) r.result = s.result;
     s.request = undefined;
-    this.#free.push(this.#slot);
+    this.#free.push(i);
     this.#partDone(r);
   }
 

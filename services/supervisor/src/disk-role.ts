@@ -1,0 +1,67 @@
+/** The files of a disk, in the role of the process that serves it and in ours. */
+import { existsSync } from 'node:fs';
+import { close, fileSize } from '@nyx/native';
+import { NyxError } from '@nyx/protocol/errors';
+import { unlockImage } from '@nyx/protocol/image-lock';
+import type { DiskFile } from './disk-files.ts';
+import type { ProcessPlan } from './plan.ts';
+
+/**
+ * A role says these files from now on; whoever has it already does not know.
+ * @param journal of `files[0]`, when it is an image
+ * @param old journal of `files[1]`, which was the topmost until now
+ */
+export function rewire(
+  plan: Pick<ProcessPlan, 'role' | 'fds'>,
+  name: string,
+  files: readonly DiskFile[],
+  journal: number | undefined,
+  old?: number,
+): void {
+  const device = plan.role.devices.find((r) => r.name === name)!;
+  const [top] = files;
+  const wanted = new Map<string, number>(files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
+  if (journal !== undefined && top!.format !== 'raw') wanted.set('journal', journal);
+  if (old !== undefined) wanted.set('journal1', old);
+  const fds: Record<string, number> = {};
+  for (const [as, fd] of wanted) {
+    const slot = device.fds[as];
+    if (slot === undefined) fds[as] = plan.fds.push(fd) - 1;
+    else {
+      plan.fds[slot] = fd;
+      fds[as] = slot;
+    }
+  }
+  // A place that is not named any more: any descriptor that exists fills it.
+  for (const [as, slot] of Object.entries(device.fds))
+    if (!wanted.has(as)) plan.fds[slot] = plan.fds[plan.role.ring]!;
+  device.fds = fds;
+  device.config = {
+    ...device.config,
+    ...(top!.format === 'raw'
+      ? { size: top!.bytes, layers: undefined }
+      : { size: undefined, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }),
+  };
+}
+
+/** Files that are not those of a disk any more. */
+export function release(files: readonly DiskFile[]): void {
+  for (const f of files) {
+    try {
+      unlockImage(f.fd);
+    } catch {}
+    close(f.fd);
+  }
+}
+
+/** A file that is there already may be somebody's. @throws NyxError DISK_INVALID */
+export const mustBeNew = (path: string): void => {
+  if (existsSync(path))
+    throw new NyxError('DISK_INVALID', { expected: 'a file that is not there yet', got: path });
+};
+export const newName = (path: string): string => {
+  for (let i = 0; ; i++) if (!existsSync(`${path}${i}`)) return `${path}${i}`;
+};
+
+/** Bytes of a file as it is now. */
+export const openBytes = (f: DiskFile): number => (f.format === 'raw' ? fileSize(f.fd) : f.bytes);
