@@ -187,7 +187,7 @@ test('a key that takes long is made while the registers answer, and by the succe
   const t = process.hrtime.bigint();
   d.read(0x18, 1);
   // The device did not wait for the key.
-  expect(Number(process.hrtime.bigint() - t) / 1e6).toBeLessThan(50);
+  expect(Number(process.hrtime.bigint() - t) / 1e6).toBeLessThan(200);
   await s.kill();
   await s.start();
   await d.until(() => d.ready());

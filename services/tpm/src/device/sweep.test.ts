@@ -127,17 +127,13 @@ function run(model: 'tis' | 'crb', dieAt?: number): { responses: string[]; steps
   return { responses, steps: rig.steps - start, deaths: rig.deaths };
 }
 
-// TIS has 16 lines, which it tells again after each exit: of steps that are so alike, every seventh.
-test.each([
-  ['crb', 1],
-  ['tis', 7],
-] as const)(
-  '%s: killed at every step of four commands (every %i.)',
-  (model, stride) => {
+test.each(['crb', 'tis'] as const)(
+  '%s: killed at every step of four commands',
+  (model) => {
     const undisturbed = run(model);
     expect(undisturbed.deaths).toBe(0);
     expect(undisturbed.steps).toBeGreaterThan(500);
-    for (let n = 1; n <= undisturbed.steps; n += stride) {
+    for (let n = 1; n <= undisturbed.steps; n++) {
       const { responses, deaths } = run(model, n);
       expect(deaths, `step ${n}`).toBeGreaterThan(0);
       expect(responses, `step ${n}`).toEqual(undisturbed.responses);

@@ -88,12 +88,19 @@ export const tpmTis = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
         config.first ?? 1,
         (op, response, dropped) => chip.answered(op, response, dropped),
       );
+      /** transient: words that this process has told; the next one tells all */
+      const told = new Array<number>(vectors).fill(-1);
       const bank = new RegisterBank<string>(tisRegisters, s, handlers(chip));
       return {
         ...banked(ctx, [bank]),
         reset: () => chip.reset(),
         settle() {
-          for (let v = 0; v < vectors; v++) ctx.line(v, s.irq.get(v));
+          for (let v = 0; v < vectors; v++) {
+            const word = s.irq.get(v);
+            if (word === told[v]) continue;
+            told[v] = word;
+            ctx.line(v, word);
+          }
           requests.settle();
           engine.settle?.();
         },
