@@ -5,7 +5,15 @@
 import { agentScript, execWire } from '@nyx/protocol';
 
 /** Modules that the guest needs; dependencies are found by `loadOrder`. Built-in ones are skipped. */
-export const guestModules = ['virtio_pci', 'virtio_blk', 'ext4', 'crc32c', 'button', 'evdev', 'pvpanic_mmio'] as const;
+export const guestModules = [
+  'virtio_pci',
+  'virtio_blk',
+  'ext4',
+  'crc32c',
+  'button',
+  'evdev',
+  'pvpanic_mmio',
+] as const;
 
 /** A guest that can be built. */
 export interface Guest {

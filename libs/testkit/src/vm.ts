@@ -133,10 +133,7 @@ export class TestVm {
     const ended = this.vm.launched!.ended.catch(() => {});
     // One that has ended already does not answer.
     await Promise.race([this.vm.stop(0).catch(() => {}), ended]);
-    await Promise.race([
-      ended,
-      new Promise((r) => setTimeout(r, 5000).unref()),
-    ]);
+    await Promise.race([ended, new Promise((r) => setTimeout(r, 5000).unref())]);
     this.vm.close();
     this.destroy();
   }
