@@ -196,6 +196,7 @@ describe.runIf(image)(
           state: 'stopped',
           fault: expect.stringMatching(/^guestHang: .*spins with/),
         });
+        expect(nyx('ps')).toMatch(new RegExp(`${vm.name} +stopped +guestHang`));
         expect(report(vm)).toMatch(/rip 0{12}fff1 {2}rflags \w+ \(interrupts off\)/);
         vm.close();
       },

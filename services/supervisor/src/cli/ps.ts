@@ -16,8 +16,9 @@ export const make = (): Command =>
           if (info.kind !== 'alive')
             return {
               name: info.name,
-              state: info.kind === 'ended' ? 'failed' : 'orphaned',
-              error: info.result?.error?.code,
+              // Stopped, and yet here: a fault ended it, and nyx report tells about it.
+              state: info.kind === 'ended' ? (info.result?.state ?? 'failed') : 'orphaned',
+              error: info.result?.error?.code ?? info.result?.fault?.split(':')[0],
             };
           try {
             const vm = Vm.connect(info.name);
