@@ -224,6 +224,39 @@ describe.runIf(image)('the disk of a guest that writes', () => {
     },
   );
 
+  test('a machine that is ended at once leaves whole images, with all that was acknowledged', {
+    timeout: 120_000,
+  }, async () => {
+    await runTool({ command: 'create', path: at('q.qcow2'), format: 'qcow2', size: 8 << 20 });
+    await runTool({ command: 'create', path: at('v.vhdx'), format: 'vhdx', size: 8 << 20 });
+    const vm = await boot([
+      { path: at('q.qcow2'), format: 'qcow2' },
+      { path: at('v.vhdx'), format: 'vhdx' },
+    ]);
+    try {
+      // Past the guest's cache, and not flushed.
+      const write = (disk: string) =>
+        `yes ended | head -c 1048576 | dd of=/dev/${disk} bs=64k iflag=fullblock oflag=direct`;
+      expect((await vm.run(`${write('vda')} && ${write('vdb')}`)).status).toBe(0);
+    } finally {
+      await vm.close();
+    }
+    for (const [file, format] of [
+      ['q.qcow2', 'qcow2'],
+      ['v.vhdx', 'vhdx'],
+    ] as const) {
+      await runTool({ command: 'convert', from: at(file), format, to: { path: at('flat'), format: 'raw' } });
+      expect(
+        readFileSync(at('flat'))
+          .subarray(0, 1 << 20)
+          .toString()
+          .startsWith('ended\n'.repeat(1000)),
+      ).toBe(true);
+      expect(readFileSync(at('flat'))[(1 << 20) - 1]).not.toBe(0);
+      if (qemu) execFileSync('qemu-img', ['check', '-q', '-f', format, at(file)]);
+    }
+  });
+
   test('no room: the machine stands still, and resume tries again', { timeout: 120_000 }, async () => {
     await runTool({ command: 'create', path: at('w.raw'), format: 'raw', size: 4 << 20 });
     const vm = await boot([{ path: at('w.raw'), format: 'raw' }]);

@@ -45,6 +45,8 @@ interface Disk {
 /** A delta of so many bytes is copied while the guest waits; a larger one gets another round. */
 const SMALL = 32 * 2 ** 20;
 const ROUNDS = 4;
+/** Longest that the end of a machine waits for its images, ms. */
+const END_MS = 5000;
 
 export interface SwapOptions {
   path?: string | undefined;
@@ -188,6 +190,21 @@ export class Disks {
       }
       return { name, downNs: r.ns };
     });
+  }
+
+  /**
+   * The machine has ended: what was acknowledged goes into the images, so that they are whole for whoever opens them next. Does not
+   * throw: an image that cannot be written keeps what it has.
+   */
+  async end(): Promise<void> {
+    const images = this.#disks.filter((d) => d.journal !== undefined && !d.spec.readonly);
+    if (images.length === 0) return;
+    const limit = Date.now() + END_MS;
+    // Whoever was told to die writes until it is dead.
+    while (this.owner.processes().some((p) => p.pid !== 0) && Date.now() < limit)
+      await new Promise((r) => setTimeout(r, 5));
+    const late = new Promise<void>((r) => setTimeout(r, Math.max(0, limit - Date.now())).unref());
+    await Promise.race([late, Promise.all(images.map((d) => this.#settle(d).catch(() => {})))]);
   }
 
   async #settle(d: Disk): Promise<void> {

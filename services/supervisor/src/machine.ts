@@ -601,7 +601,7 @@ export class Machine {
     this.#exec.close('the machine has stopped');
     this.#execServer.close();
     this.#life.go(state);
-    void this.#clients.close().then(() => {
+    void Promise.all([this.#clients.close(), this.disks.end()]).then(() => {
       for (const done of this.#ended) done();
       this.o.onEnd(state, error, this.#endedBy, this.#fingerprint);
     });
