@@ -70,6 +70,7 @@ describe.runIf(image)(
       const many =
         'for k in $(seq 40); do dd if=/dev/sda of=/dev/null bs=4k count=64 skip=$((k*200)) iflag=direct 2>/dev/null & done; wait';
       await sh(vm, many);
+      expect(nyx('logs', vm.vm.name)).toMatch(/port 0: 32 commands at once/);
       await sh(vm, 'blkdiscard -o 1048576 -l 2097152 /dev/sda');
       expect(
         await sh(vm, 'dd if=/dev/sda bs=1M skip=1 count=2 iflag=direct 2>/dev/null | tr -d "\\000" | wc -c'),

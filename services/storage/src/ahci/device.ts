@@ -57,8 +57,6 @@ export interface PortConfig extends LayerConfig {
 export interface AhciConfig {
   /** Up to 6; null: nothing is plugged in. */
   ports?: (PortConfig | null)[];
-  /** Log every command that fails at level debug. */
-  trace?: boolean;
 }
 
 /** Opens the disk or medium of a port; undefined: a drive without a medium. */
@@ -106,6 +104,8 @@ class Ahci implements Device {
   readonly #hba: Hba;
   readonly #implemented: number;
   readonly #pages: readonly (ReturnType<typeof cdPage> | undefined)[];
+  /** Guest ns at which requests that somebody waits for are given up. transient: a successor has none under way. */
+  #deadline = Number.POSITIVE_INFINITY;
   /** transient: of the call under way. */
   #depth = 0;
   /** transient: of the call under way. */
@@ -274,6 +274,7 @@ class Ahci implements Device {
 
   /** Requests that somebody waits for do not come back: a backend that hangs, or drops them. */
   timer(): void {
+    this.#deadline = Number.POSITIVE_INFINITY;
     this.#draining = true;
     for (const p of this.#ports) if (p.isWaiting) p.giveUp(PATIENCE_MS);
     this.#draining = false;
@@ -300,7 +301,10 @@ class Ahci implements Device {
       page.locked = port.s.locked;
       page.trayOpen = port.s.trayOpen;
     }
-    ctx.timerAt(waiting ? ctx.now() + WAIT_NS : Number.POSITIVE_INFINITY);
+    // Not later because the guest asks meanwhile whether it is done.
+    if (!waiting) this.#deadline = Number.POSITIVE_INFINITY;
+    else if (this.#deadline === Number.POSITIVE_INFINITY) this.#deadline = ctx.now() + WAIT_NS;
+    ctx.timerAt(this.#deadline);
     this.#submit();
     // An event may run at once and settle again: it comes last.
     if (this.#ports.some((p) => p.needsRecovery) && state.pi !== 0) ctx.event(this.#recover);
@@ -312,7 +316,7 @@ const MOST_POLLS = 3;
 /** Longest wait for backends at a machine reset. */
 const DRAIN_MS = 2000;
 /** How long a stop or a reset waits for requests under way before it asks after them, and how long it then waits. */
-const WAIT_NS = 500_000_000;
+const WAIT_NS = 200_000_000;
 const PATIENCE_MS = 50;
 
 /** The device kind over disks that `open` opens. */

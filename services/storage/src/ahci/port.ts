@@ -39,6 +39,12 @@ export interface PortContext extends DriveContext {
 }
 
 const bit = (n: number): number => (1 << n) >>> 0;
+/** How many are set. */
+const bits = (word: number): number => {
+  let n = 0;
+  for (let w = word; w !== 0; w &= w - 1) n++;
+  return n;
+};
 
 export class Port {
   readonly #c = new Command();
@@ -56,8 +62,8 @@ export class Port {
   #recovered = false;
   /** The machine is reset: what ends is nobody's. transient: of the call under way. */
   #dropping = false;
-  /** transient: counted for tests and reports. */
-  readonly counters = { issued: 0, finished: 0, recovered: 0, errors: 0, mostInFlight: 0 };
+  /** Most commands at the disk at once, for the log. transient: counted anew. */
+  #most = 0;
 
   constructor(
     readonly index: number,
@@ -218,7 +224,6 @@ export class Port {
       const turned = ((s.ci >>> from) | (from ? s.ci << (slots - from) : 0)) >>> 0;
       const slot = (from + 31 - Math.clz32(turned & -turned)) % slots;
       s.cmd = (s.cmd & ~PortCmd.ccs) | (slot << PortCmd.ccsShift);
-      this.counters.issued++;
       this.#fetch(slot);
     }
   }
@@ -262,7 +267,7 @@ export class Port {
       this.#ready[this.#readyCount++] = r;
       this.#begun[slot] = 1;
       this.#inFlight++;
-      if (this.#inFlight > this.counters.mostInFlight) this.counters.mostInFlight = this.#inFlight;
+      if (this.#inFlight > this.#most) this.#busier();
       if (queued) this.#accept(slot);
       else {
         s.active = slot + 1;
@@ -270,6 +275,12 @@ export class Port {
       }
     } else if (queued && c.status & Status.err) this.#failQueued(slot, c.error);
     else this.#finish(slot);
+  }
+
+  #busier(): void {
+    this.#most = this.#inFlight;
+    if ((this.#most & (this.#most - 1)) === 0)
+      this.ctx.log('debug', `port ${this.index}: ${this.#most} commands at once`);
   }
 
   /** The drive has taken a queued command: a register FIS that clears its bit in PxCI (5.6.4). */
@@ -309,7 +320,6 @@ export class Port {
     const { s, ctx } = this;
     const c = this.#c;
     const { view } = ctx.memory;
-    this.counters.finished++;
     s.active = 0;
     // 4.2.2: bytes that moved.
     ctx.memory.dirty(c.headerAt + 4, 4);
@@ -317,7 +327,6 @@ export class Port {
     s.is |= c.interrupts;
     if (c.moved > 0 && c.table.wantsInterrupt(view, c.moved)) s.is |= PortIs.dps;
     if (c.status & Status.err) {
-      this.counters.errors++;
       this.#fises.register(true);
       this.#halt(Halt.taskFile);
       return;
@@ -352,7 +361,6 @@ export class Port {
     if (!s.failing || this.#inFlight > 0 || !this.#recovered) return;
     s.failing = 0;
     s.queued = 0;
-    this.counters.errors++;
     if (s.errorTag & 0x80) {
       const c = this.#c;
       c.status = s.errorStatus;
@@ -365,7 +373,6 @@ export class Port {
   #fatal(interrupt: number, why: string): void {
     const { s } = this;
     this.ctx.log('warn', `port ${this.index}: ${why}`);
-    this.counters.errors++;
     s.is |= interrupt;
     s.active = 0;
     this.#halt(Halt.fatal);
@@ -456,7 +463,6 @@ export class Port {
   /** Bit of the tag when it went well. */
   #finishQueued(r: SlotRequest, slot: number): number {
     const { s, ctx } = this;
-    this.counters.finished++;
     s.queued = (s.queued & ~bit(slot)) >>> 0;
     if (r.result === BlockResult.ok) {
       if (r.table.wantsInterrupt(ctx.memory.view, r.total)) s.is |= PortIs.dps;
@@ -491,10 +497,12 @@ export class Port {
     this.#recovered = true;
     drive?.attach();
     if (drive && !s.stopping && !s.resetting && !s.failing && s.halt === Halt.no) {
+      const left = bits(s.queued) + (s.active ? 1 : 0);
+      if (left > 0) this.ctx.log('info', `port ${this.index}: ${left} commands in flight are run again`);
       if (s.active) this.#again(s.active - 1, false);
-      for (let bits = s.queued; bits !== 0; ) {
-        const slot = 31 - Math.clz32(bits);
-        bits = (bits & ~bit(slot)) >>> 0;
+      for (let tags = s.queued; tags !== 0; ) {
+        const slot = 31 - Math.clz32(tags);
+        tags = (tags & ~bit(slot)) >>> 0;
         this.#again(slot, true);
       }
     }
@@ -504,7 +512,6 @@ export class Port {
   #again(slot: number, queued: boolean): void {
     const { s, ctx, drive } = this;
     const c = this.#c;
-    this.counters.recovered++;
     if (s.halt !== Halt.no || s.failing) return;
     if (!c.read(ctx.memory, s.clb, s.clbu, slot)) {
       this.#fatal(PortIs.hbfs, 'command list or table is not in memory');
