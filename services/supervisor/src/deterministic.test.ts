@@ -1,4 +1,4 @@
-/** A deterministic machine does the same again, to the last bit: twice translated, and once by the interpreter alone. */
+/** A deterministic machine does the same again, to the last bit: twice translated, and once by the interpreter alone; and in lock-step. */
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -25,7 +25,7 @@ const command =
 
 const run = async (
   name: string,
-  softCpu: 'translate' | 'interpret',
+  softCpu: 'translate' | 'interpret' | 'lockstep',
 ): Promise<{ output: string; fingerprint: Fingerprint }> => {
   const vm = await Vm.start({ name, image: 'debian', memory: '128M', deterministic: true, softCpu, command });
   const { stdout, status } = await vm.exec(command, { timeout: 120 });
@@ -42,6 +42,11 @@ describe.runIf(image)('deterministic mode', () => {
     expect(first.fingerprint.instructions).toBeGreaterThan(1e8);
     expect(await run('d2', 'translate')).toEqual(first);
     expect(await run('d3', 'interpret')).toEqual(first);
+  });
+
+  // nyx-vcpu ends itself at the first block of which interpreter and translator think differently.
+  test('interpreter and translator agree about every block of a boot', { timeout: 240_000 }, async () => {
+    expect((await run('d4', 'lockstep')).output).toMatch(/2025/);
   });
 });
 

@@ -30,6 +30,7 @@ function assemble(name: string): string {
 
 const guests = [
   { name: 'crossmod', cpus: '2', what: 'code that one vCPU changes is what the other one runs' },
+  { name: 'crossmod64', cpus: '2', what: 'the same in 64-bit mode, in translated code' },
   { name: 'selfmod', cpus: '1', what: 'code that a vCPU changes is what it runs next' },
 ];
 

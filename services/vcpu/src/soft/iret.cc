@@ -146,22 +146,33 @@ Segment flat_code(uint16_t selector, unsigned dpl, bool wide) {
 }
 Segment flat_data(uint16_t selector, unsigned dpl) { return {0, 0xffffffff, selector, uint16_t(0xc093 | dpl << 5)}; }
 
+// SYSCALL and SYSRET: the single-step trap comes directly after them when TF is set then, whatever it was before.
+void step_after(Cpu& c) {
+  c.trap_pending = false;
+  if (!(c.eflags & kTF)) [[likely]]
+    return;
+  c.dr[6] |= kDr6Step;
+  raise(c, nullptr, kDB);
+}
+
+// In compatibility mode, too, as AMD has it: an Intel CPU says #UD there, which no guest waits for, while guests that do not look
+// at the vendor call their kernel so.
 [[gnu::noinline]] void syscall(Cpu& c, const Insn* i) {
-  if (!(c.efer & kEferSCE) || !c.code64()) raise(c, i, kUD);
+  if (!(c.efer & kEferSCE) || !c.long_mode()) raise(c, i, kUD);
+  const uint64_t target = c.code64() ? c.lstar : c.cstar;
   const uint16_t selector = uint16_t(c.star >> 32) & 0xfffc;
   c.gpr[RCX] = next_rip(c, i);
   c.gpr[R11] = rflags(c) & ~uint64_t{kRF};
   set_rflags(c, rflags(c) & ~(c.sfmask | kRF));
   set_cs(c, flat_code(selector, 0, true), 0);
   c.seg[SS] = flat_data(uint16_t(selector + 8), 0);
-  c.rip = c.lstar;
+  c.rip = target;
   update_mode(c);
 }
 
 void op_syscall(Cpu& c, const Insn* i) {
   syscall(c, i);
-  if (c.eflags & kTF) [[unlikely]]
-    leave(c, c.rip);
+  step_after(c);
   return jump(c, i, c.rip);
 }
 
@@ -182,8 +193,7 @@ void op_syscall(Cpu& c, const Insn* i) {
 
 void op_sysret(Cpu& c, const Insn* i) {
   sysret(c, i);
-  if (c.eflags & kTF) [[unlikely]]
-    leave(c, c.rip);
+  step_after(c);
   return jump(c, i, c.rip);
 }
 

@@ -34,8 +34,6 @@ nyx_soft_call:
 namespace nyx::soft {
 namespace {
 
-constexpr uint64_t kDr6Step = 1 << 14;
-
 // Whether `b` is still what c.rip leads to, by the TLB alone.
 bool still_there(Cpu& c, const Block* b) {
   if (!b->valid || b->phys2 != ~0ull || b->mode != c.mode) return false;

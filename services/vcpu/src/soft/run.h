@@ -9,6 +9,8 @@
 
 namespace nyx::soft {
 
+inline constexpr uint64_t kDr6Step = 1 << 14;
+
 // longjmp values to Cpu::unwind.
 enum Unwind : int { kUnwindException = 1, kUnwindLeave = 2 /* look at attention / state, then go on at c.rip */ };
 
