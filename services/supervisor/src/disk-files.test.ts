@@ -83,3 +83,21 @@ it('a name that is not a file of this host, or not in the header', () => {
   writeFileSync(join(folder, 'short'), 'QFI');
   refused(() => open('short', 'qcow2'), /short/);
 });
+
+it('disks that are no file', () => {
+  const made = (path: string, size?: number, bus?: string) =>
+    openDisk(
+      () => {
+        throw new Error('nothing is opened');
+      },
+      'disk 0',
+      { path, readonly: false, size, bus },
+    );
+  const [nothing] = made('null-co://', 1 << 20);
+  const [memory] = made('memory://', 1 << 20);
+  opened.push(nothing!.fd, memory!.fd);
+  expect([nothing!.format, memory!.format, memory!.bytes]).toEqual(['null', 'raw', 1 << 20]);
+  refused(() => made('memory://'), /size of memory/);
+  refused(() => made('null-co://', 100), /100/);
+  refused(() => made('nbd://host/x', undefined, 'ahci'), /bus=virtio/);
+});
