@@ -27,7 +27,7 @@ const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms
 
 /** Round n: 256 KiB that only n gives, to place n mod 24; the place written last in the order before is looked at too. */
 const guest = `
-data() { seq $(($1 * 1009)) $(($1 * 1009 + 45000)) | head -c 262144; }
+data() { seq $(($1 * 1009)) $(($1 * 1009 + 60000)) | head -c 262144; }
 n=0; wrong=0
 while [ ! -e /tmp/stop ]; do
   data $n | dd of=/dev/vda bs=32k seek=$((n % 24 * 8)) iflag=fullblock conv=fsync,notrunc 2>/dev/null || wrong=$((wrong + 1))

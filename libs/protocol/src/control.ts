@@ -60,7 +60,7 @@ const Recovered = z.object({
   /** 'exited 1', 'killed by SIGKILL', 'hangs', 'violation 3'. */
   reason: z.string(),
   restarts: count,
-  /** From the moment the supervisor noticed to the new process's `serving`. */
+  /** From the moment the death was seen, by the supervisor or by a standby itself, until the new process served. */
   ns: count,
   /** The new process's own share: mapping, checks, settling. */
   attachNs: count,

@@ -88,8 +88,9 @@ export class DeviceProcess {
   /** A device whose state could not be loaded. */
   #corrupt: string | undefined;
   #wished = false;
-  /** Who serves was a standby. */
+  /** Who serves was a standby; it took over before we said so. */
   #followed = false;
+  #alone = false;
   /** A standby that took over where the policy wants nobody; it was told to die. */
   #unwanted = false;
   /** What was decided about a state that could not be loaded: it begins anew. */
@@ -315,6 +316,7 @@ export class DeviceProcess {
       return;
     }
     this.#followed = false;
+    this.#alone = false;
     this.#expect(child);
     child.assign(
       this.plan.role,
@@ -330,6 +332,7 @@ export class DeviceProcess {
     this.state = 'starting';
     this.error = undefined;
     this.#followed = true;
+    this.#alone = claimed;
     this.#expect(child);
     child.listen(
       (reply) => this.#reply(child, reply),
@@ -401,8 +404,8 @@ export class DeviceProcess {
       process: this.name,
       reason: r.reason,
       restarts: this.restarts,
-      // A standby may have been done before we were told of the death.
-      ns: Math.max(monotonicNs() - r.since, reply.attachNs),
+      // A standby that took over by itself has not waited for us.
+      ns: this.#alone ? reply.attachNs : monotonicNs() - r.since,
       attachNs: reply.attachNs,
       republished: reply.republished,
       standby: this.#followed,
