@@ -70,6 +70,10 @@ describe.runIf(image)(
       const many =
         'for k in $(seq 40); do dd if=/dev/sda of=/dev/null bs=4k count=64 skip=$((k*200)) iflag=direct 2>/dev/null & done; wait';
       await sh(vm, many);
+      // With a disk that takes its time all slots are in use.
+      await vm.inject({ point: 'io', verb: 'delay', device: 'ahci', type: 'read', delay: 0.1 });
+      await sh(vm, 'dd if=/dev/sda of=/dev/null bs=48M count=1 iflag=direct 2>/dev/null');
+      await vm.heal();
       expect(nyx('logs', vm.vm.name)).toMatch(/port 0: 32 commands at once/);
       await sh(vm, 'blkdiscard -o 1048576 -l 2097152 /dev/sda');
       expect(
