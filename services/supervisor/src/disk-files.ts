@@ -140,8 +140,12 @@ export function openDisk(
     format?: DiskFormat | undefined;
     forceShare?: boolean | undefined;
     size?: number | undefined;
+    bus?: string | undefined;
   },
 ): DiskFile[] {
+  // Connections are given to a disk that has a process of its own.
+  if (isNbdUri(disk.path) && disk.bus === 'ahci')
+    throw invalid('bus=virtio for a disk that a server has', `${disk.path} with bus=ahci`);
   const made = withoutFile(disk);
   if (made) return [made];
   const format = disk.format ?? 'raw';
