@@ -36,7 +36,7 @@ export function serveDataFd(fd: number, execute: Execute, ended: () => void = ()
   const run = (): boolean => {
     for (let n = size(); n !== undefined && (n <= have || n > LIMIT.command); n = size()) {
       const response = n > LIMIT.command ? undefined : execute(Buffer.from(input.subarray(0, n)));
-      // A peer that does not read its answers is not waited for.
+      // A peer that does not read its answers (the socket holds more than 200) is not waited for.
       const sent =
         response && transmit(fd, response.buffer as ArrayBuffer, response.byteOffset, response.length);
       if (!response || sent !== response.length) {

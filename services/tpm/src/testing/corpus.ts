@@ -1,4 +1,6 @@
 /**
+ * Length: one table, a command of each of 110 kinds.
+ *
  * A valid command of every kind, for a TPM in a state that has what they need. For whichever TPM: they are made by talking to
  * it, so the same one of two TPMs differs in keys and nonces, but not in length.
  */
