@@ -508,7 +508,7 @@ export class DeviceProcess {
 
   /** Nobody is to follow now. True: one did, by itself, and dies; `#died` goes on then. */
   #dismiss(): boolean {
-    const successor = this.#standby.take();
+    const successor = this.#standby.take(false);
     if (!successor) return false;
     const { child, claimed } = successor;
     this.#unwanted = claimed;
@@ -535,7 +535,7 @@ export class DeviceProcess {
     this.restarts++;
     this.#recovering ??= { reason, since };
     if (this.#upgrading && !this.#successor) this.plan.service = this.#upgrading.from;
-    const successor = this.#standby.take();
+    const successor = this.#standby.take(true);
     if (successor) {
       this.#succeed(successor);
       return;

@@ -15,7 +15,7 @@ import type { DeviceChild, Spares } from './spares.ts';
 
 export interface Successor {
   child: DeviceChild;
-  /** It has taken over by itself. */
+  /** It has taken over by itself, or is about to. */
   claimed: boolean;
   /** What it said so far. */
   replies: RoleReply[];
@@ -135,8 +135,11 @@ export class Standby {
     this.#child?.child.send(Buffer.from(JSON.stringify(message)));
   }
 
-  /** Who served is dead: the one that comes next, if there is one. It is no longer ours. */
-  take(): Successor | undefined {
+  /**
+   * Who served is dead: the one that comes next, if there is one. It is no longer ours.
+   * @param wanted it shall follow: then it decides by itself, sooner than our word could reach it
+   */
+  take(wanted: boolean): Successor | undefined {
     clearTimeout(this.#timer);
     // One that is being tried is nobody to rely on.
     this.#abandon?.('who served has died meanwhile');
@@ -145,7 +148,7 @@ export class Standby {
       this.#forget();
       return undefined;
     }
-    const claimed = !this.#held && eventfdRead(this.#claim) !== 1;
+    const claimed = !this.#held && (wanted || eventfdRead(this.#claim) !== 1);
     const replies = this.#replies;
     this.#forget();
     return { child, claimed, replies };
