@@ -44,12 +44,19 @@ export function rewire(
   };
 }
 
+/** Others may have it, although its descriptors are open somewhere. */
+export function unlock({ fd }: DiskFile): void {
+  try {
+    unlockImage(fd);
+  } catch {
+    // A file system without locks.
+  }
+}
+
 /** Files that are not those of a disk any more. */
 export function release(files: readonly DiskFile[]): void {
   for (const f of files) {
-    try {
-      unlockImage(f.fd);
-    } catch {}
+    unlock(f);
     close(f.fd);
   }
 }

@@ -17,7 +17,7 @@ import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
 import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
-import { mustBeNew, newName, openBytes, release, rewire } from './disk-role.ts';
+import { mustBeNew, newName, openBytes, release, rewire, unlock } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
 import { openFile } from './preflight.ts';
 
@@ -197,14 +197,16 @@ export class Disks {
    * throw: an image that cannot be written keeps what it has.
    */
   async end(): Promise<void> {
+    if (this.#disks.length === 0) return;
     const images = this.#disks.filter((d) => d.journal !== undefined && !d.spec.readonly);
-    if (images.length === 0) return;
     const limit = Date.now() + END_MS;
     // Whoever was told to die writes until it is dead.
     while (this.owner.processes().some((p) => p.pid !== 0) && Date.now() < limit)
       await new Promise((r) => setTimeout(r, 5));
     const late = new Promise<void>((r) => setTimeout(r, Math.max(0, limit - Date.now())).unref());
     await Promise.race([late, Promise.all(images.map((d) => this.#settle(d).catch(() => {})))]);
+    // The kernel keeps the files of a process that was killed for a while, and locks with them.
+    for (const f of this.#disks.flatMap((d) => d.files)) unlock(f);
   }
 
   async #settle(d: Disk): Promise<void> {
