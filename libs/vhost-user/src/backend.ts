@@ -94,6 +94,12 @@ export class Backend {
     });
   }
 
+  /** Ends what is under way, and the connection. */
+  close(): void {
+    if (this.#connection) this.#connection.close('the back-end ends');
+    else this.#worker.quiesce();
+  }
+
   #detach(): void {
     this.#worker.quiesce();
     this.#connection = undefined;

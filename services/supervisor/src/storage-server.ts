@@ -42,7 +42,14 @@ export interface StorageServerEvents {
 }
 
 /** Restarts: so many in so many ms; the fourth and later ones wait, in ms. */
-const rules = { budget: 100, window: 60_000, backoff: 50, maxBackoff: 2000, startTimeout: 10_000 };
+const rules = {
+  budget: 100,
+  window: 60_000,
+  backoff: 50,
+  maxBackoff: 2000,
+  startTimeout: 10_000,
+  endTimeout: 15_000,
+};
 
 /** A path where nobody listens any more is free. @throws NyxError SOCKET_IN_USE, FILE_KIND */
 const freePath = (path: string): void => {
@@ -76,6 +83,8 @@ export class StorageServer {
   #timer: NodeJS.Timeout | undefined;
   #wait: NodeJS.Timeout | undefined;
   #served = false;
+  /** Resolves when the process has ended. */
+  #over: (() => void) | undefined;
   #closed = false;
 
   /** Opens and locks the image, listens, starts the process. @throws NyxError FILE_*, DISK_INVALID, HOST_ERROR */
@@ -174,8 +183,10 @@ export class StorageServer {
   }
 
   #died(child: Child, reason: string): void {
-    if (child !== this.#child || this.#closed) return;
+    if (child !== this.#child) return;
     clearTimeout(this.#wait);
+    this.#over?.();
+    if (this.#closed) return;
     if (!this.#served) {
       this.#fail(new NyxError('DEVICE_FAILED', { got: `the process ${reason} before it served` }));
       return;
@@ -193,17 +204,26 @@ export class StorageServer {
   }
 
   #fail(e: NyxError): void {
-    this.close();
-    this.#events.failed(e);
+    void this.close().then(() => this.#events.failed(e));
   }
 
-  /** The front-end sees the connection end. */
-  close(): void {
+  /** Ends what is under way; the image is as its format wants it. The front-end sees the connection end. */
+  async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#timer);
     clearTimeout(this.#wait);
-    this.#child?.kill();
+    const child = this.#child;
+    if (child?.alive) {
+      const over = new Promise<void>((resolve) => {
+        this.#over = resolve;
+      });
+      const late = setTimeout(() => child.kill(), rules.endTimeout);
+      if (this.#served) child.send(Buffer.from('{"type":"end"}'));
+      else child.kill();
+      await over;
+      clearTimeout(late);
+    }
     for (const fd of this.#fds.splice(0)) close(fd);
     try {
       unlinkSync(this.#o.socket);

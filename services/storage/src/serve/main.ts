@@ -9,7 +9,7 @@ import { Backend } from '@nyx/vhost-user';
 import { openDisk } from '../block/open.ts';
 import { syscalls } from '../syscalls.ts';
 import { VhostBlk } from './device.ts';
-import type { ServeReply, ServeRole } from './role.ts';
+import type { ServeOrder, ServeReply, ServeRole } from './role.ts';
 
 const controlFd = 3;
 const exitCode = { usage: 64, software: 70 } as const;
@@ -40,10 +40,19 @@ const jail = new LockDown(
 );
 
 let started = false;
+/** Leaves a clean image behind. */
+let end = (): void => {};
 const control = openSeqSocket(controlFd, {
   maxFds: 253,
   onMessage(bytes, fds) {
-    if (started) return;
+    if (started) {
+      const order = JSON.parse(new TextDecoder().decode(bytes)) as ServeOrder;
+      if (order.type === 'end') {
+        end();
+        process.exit(0);
+      }
+      return;
+    }
     started = true;
     try {
       serve(JSON.parse(new TextDecoder().decode(bytes)) as ServeRole, fds);
@@ -56,7 +65,10 @@ const control = openSeqSocket(controlFd, {
     }
   },
   // Whoever started us owns the socket's path: without it nobody could come back to us.
-  onClose: () => process.exit(0),
+  onClose: () => {
+    end();
+    process.exit(0);
+  },
 });
 
 function serve(role: ServeRole, fds: readonly number[]): void {
@@ -94,6 +106,10 @@ function serve(role: ServeRole, fds: readonly number[]): void {
   };
   let listening = watch(listener, accept);
   jail.serving();
+  end = () => {
+    backend.close();
+    (backend.device as VhostBlk).requests.disk.close();
+  };
   const { disk } = (backend.device as VhostBlk).requests;
   say({ type: 'serving', bytes: disk.size, readOnly: disk.readOnly, missing: jail.missing });
 }

@@ -17,6 +17,11 @@ export interface ServeRole {
   fds: Record<string, number>;
 }
 
+/** Later: finish, leave a clean image, and exit. */
+export interface ServeOrder {
+  type: 'end';
+}
+
 export type ServeReply =
   | { type: 'ready' }
   | { type: 'serving'; bytes: number; readOnly: boolean; missing: string[] }

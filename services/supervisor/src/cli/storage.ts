@@ -91,10 +91,7 @@ no request (docs/vhost-user.md).`,
             failed: fail,
           },
         );
-        const end = (): void => {
-          server.close();
-          done();
-        };
+        const end = (): void => void server.close().then(done);
         process.once('SIGINT', end);
         process.once('SIGTERM', end);
       });
