@@ -232,6 +232,11 @@ export const parseSpec = (value: unknown, from = 'the machine'): VmSpec => {
         expected: 'one vCPU and the software CPU in a deterministic machine',
         got: `${from} has cpus ${s.cpus}, accel ${s.accel}`,
       });
+    if (s.deterministic && (s.vhostUser.length > 0 || s.disks.some((d) => d.service !== undefined)))
+      throw new NyxError('SPEC_INVALID', {
+        expected: 'only devices of our own in a deterministic machine: others keep their own time',
+        got: `${from} has ${s.vhostUser.length > 0 ? 'vhostUser' : 'a disk with a service of its own'}`,
+      });
     if (s.deterministic && s.tpm !== undefined)
       throw new NyxError('SPEC_INVALID', {
         expected: 'no TPM in a deterministic machine: it makes random numbers',

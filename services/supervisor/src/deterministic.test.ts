@@ -74,6 +74,12 @@ describe.runIf(image)('deterministic mode', () => {
   });
 });
 
+test('it has devices of ours alone', () => {
+  expect(() =>
+    parseSpec({ image: 'debian', deterministic: true, disks: [{ path: 'x', service: '/bin/x' }] }),
+  ).toThrow(expect.objectContaining({ expected: expect.stringMatching(/devices of our own/) }));
+});
+
 test('it has one vCPU', () => {
   expect(() => parseSpec({ image: 'debian', deterministic: true, cpus: 2 })).toThrow(
     expect.objectContaining({ expected: expect.stringMatching(/one vCPU/) }),
