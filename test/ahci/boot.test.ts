@@ -17,8 +17,10 @@ import { join } from 'node:path';
 import type { Image } from '@nyx/image';
 import type { VmSpecInput } from '@nyx/nyx';
 import { vmTest } from '@nyx/testkit';
-import { describe, expect } from 'vitest';
-import { folder, guestImage, has, run } from './machine.ts';
+import { afterAll, describe, expect } from 'vitest';
+import { clean, folder, guestImage, has, run } from './machine.ts';
+
+afterAll(clean);
 
 const bios = '/usr/share/seabios/bios-256k.bin';
 const grub = '/usr/lib/grub/i386-pc';

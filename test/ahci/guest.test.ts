@@ -8,7 +8,9 @@ import { fileURLToPath } from 'node:url';
 import { list } from '@nyx/nyx/rundir';
 import { type TestVm, vmTest } from '@nyx/testkit';
 import { afterAll, describe, expect } from 'vitest';
-import { folder, guestImage, has, iso, ready, run } from './machine.ts';
+import { clean, folder, guestImage, has, iso, ready, run } from './machine.ts';
+
+afterAll(clean);
 
 const image = has('xorriso', 'tests of AHCI in a guest are') ? await guestImage() : undefined;
 const MiB = 1 << 20;

@@ -1,6 +1,6 @@
 /** What tests of the AHCI controller share: the guest image with its driver, ISO images, programs for the guest. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Image, ImageStore } from '@nyx/image';
@@ -8,6 +8,8 @@ import { type CpioEntry, cpio } from '@nyx/image/cpio';
 
 export const folder = mkdtempSync(join(tmpdir(), 'nyx-ahci-'));
 process.env.XDG_RUNTIME_DIR = folder;
+/** For `afterAll`. */
+export const clean = (): void => rmSync(folder, { recursive: true, force: true });
 
 const leftOut = (what: string, reason: string): undefined => {
   console.warn(`${what} left out: ${reason}`);

@@ -7,10 +7,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Image } from '@nyx/image';
 import { TestVm } from '@nyx/testkit';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { Bench } from '../../services/storage/src/ahci/bench.ts';
 import { hbaRegisters } from '../../services/storage/src/ahci/regs.ts';
-import { compiled, folder, guestImage, has, iso, ready, run, withFiles } from './machine.ts';
+import { clean, compiled, folder, guestImage, has, iso, ready, run, withFiles } from './machine.ts';
+
+afterAll(clean);
 
 const needs = ['qemu-system-x86_64', 'gcc', 'xorriso'];
 const image = needs.every((p) => has(p, "the comparison with QEMU's AHCI is"))

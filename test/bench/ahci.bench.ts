@@ -3,12 +3,12 @@
  * kernel, program and image file, which the host has cached. Alternating rounds; ROUNDS=n, N=n (requests at depth 1).
  */
 import { spawn } from 'node:child_process';
-import { copyFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TestVm } from '@nyx/testkit';
-import { compiled, folder, guestImage, has, withFiles } from '../ahci/machine.ts';
+import { clean, compiled, folder, guestImage, has, withFiles } from '../ahci/machine.ts';
 
 const rounds = Number(process.env.ROUNDS ?? 3);
 const count = Number(process.env.N ?? 2000);
@@ -126,4 +126,4 @@ works.forEach(([title], i) => {
     );
   }
 });
-rmSync(folder, { recursive: true, force: true });
+clean();
