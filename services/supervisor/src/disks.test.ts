@@ -13,7 +13,8 @@ import { TestVm } from '@nyx/testkit';
 import { afterAll, describe, expect, test } from 'vitest';
 import { runTool } from './disk-tool.ts';
 
-process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-hot-'));
+const runtime = mkdtempSync(join(tmpdir(), 'nyx-hot-'));
+process.env.XDG_RUNTIME_DIR = runtime;
 const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nyx-hot-'));
 const at = (name: string): string => join(folder, name);
 const image: Image | undefined = await new ImageStore().build('debian').catch((e: Error) => {
@@ -22,7 +23,9 @@ const image: Image | undefined = await new ImageStore().build('debian').catch((e
 });
 const qemu = spawnSync('qemu-img', ['--version']).status === 0;
 if (!qemu) console.warn('skipped: disks are not checked by qemu-img, which is not installed');
-afterAll(() => rmSync(folder, { recursive: true }));
+afterAll(() => {
+  for (const f of [folder, runtime]) rmSync(f, { recursive: true, force: true });
+});
 
 const boot = (disks: object[]): Promise<TestVm> =>
   TestVm.boot({
