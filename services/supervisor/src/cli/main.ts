@@ -61,22 +61,27 @@ const main = async (argv: string[]): Promise<void> => {
 // Who reads us may stop reading: of progress nothing is lost; without a reader of the answer there is nothing left to do but what
 // SIGTERM means to a command (`run` ends its machine). The status is that of a program that SIGPIPE ended.
 const sigpipe = 141;
-let reader = true;
+/** EX_IOERR: an answer that could not be written, to a full disk say, is not an answer. */
+const outputFailed = 74;
+let lost: number | undefined;
 process.stderr.on('error', () => {});
-process.stdout.on('error', () => {
-  if (reader && !process.emit('SIGTERM')) process.exit(sigpipe);
-  reader = false;
+process.stdout.on('error', (e: NodeJS.ErrnoException) => {
+  const isFirst = lost === undefined;
+  lost = e.code === 'EPIPE' ? sigpipe : outputFailed;
+  if (isFirst && lost === outputFailed)
+    process.stderr.write(`nyx: the output cannot be written: ${e.message}\n`);
+  if (isFirst && !process.emit('SIGTERM')) process.exit(lost);
 });
 
 main(process.argv.slice(2)).then(
   () => {
     // Sockets that are still open must not keep a command that is done.
-    setTimeout(() => process.exit(reader ? undefined : sigpipe), 200).unref();
+    setTimeout(() => process.exit(lost), 200).unref();
   },
   (e: unknown) => {
     if (e instanceof CommanderError)
       process.exit(e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage);
-    if (!reader) process.exit(sigpipe);
+    if (lost !== undefined) process.exit(lost);
     const error = asNyxError(e);
     process.stderr.write(`${error.pretty()}\n`);
     if (process.env.NYX_DEBUG) process.stderr.write(`${(e as Error).stack}\n`);
