@@ -6,83 +6,35 @@
  * What is in its place is made stable by the next commit, before that writes to the log again.
  */
 import { ioOp } from '@nyx/native';
-import { type BlockRequest, BlockResult } from '../block.ts';
+import { BlockResult } from '../block.ts';
+import { type CommitEvents, CommitQueue } from '../commit-queue.ts';
 import type { Ops } from '../ops.ts';
 import { mostSectors } from './log.ts';
 import type { Tables } from './tables.ts';
 
-/** Acknowledged changes wait at most this long for their place in the tables, ms. */
-const IDLE_COMMIT_MS = 1000;
-
-export interface CommitEvents {
-  report(r: BlockRequest): void;
-  /** Room in the journal. */
-  wake(): void;
-}
-
-export class Commits {
-  /** Those of the commit under way, and those that came later. */
-  #flushing: BlockRequest[] = [];
-  #flushes: BlockRequest[] = [];
-  /** Half that is written out, -1: none. */
-  #sealed = -1;
+export class Commits extends CommitQueue {
   #sectors: ReturnType<Tables['sectors']> = [];
   #next = 0;
-  #committing = false;
-  #wanted = false;
-  #idle: NodeJS.Timeout | undefined;
 
   /**
    * @param tables undefined: nothing is ever written
    * @param tags of the syncs: of data (or places), of the log
    */
   constructor(
-    private readonly ops: Ops,
+    ops: Ops,
     private readonly tables: Tables | undefined,
     private readonly tags: { data: number; log: number },
     private readonly events: CommitEvents,
-  ) {}
-
-  get idle(): boolean {
-    return !this.#committing;
+  ) {
+    super(ops, tables?.journal, events);
   }
 
-  /** `r` is over when everything before is stable. */
-  flush(r: BlockRequest): void {
-    this.#flushes.push(r);
-    this.commit();
-  }
-
-  /** Acknowledged changes do not stay in the journal for ever. */
-  later(): void {
-    const { journal } = this.tables!;
-    if (journal.room < journal.capacity / 4) this.commit();
-    if (this.#idle !== undefined) return;
-    this.#idle = setTimeout(() => {
-      this.#idle = undefined;
-      this.commit();
-      this.ops.kick();
-    }, IDLE_COMMIT_MS);
-    this.#idle.unref();
-  }
-
-  commit(): void {
-    if (this.#committing) {
-      this.#wanted = true;
-      return;
-    }
-    this.#committing = true;
-    this.#wanted = false;
-    [this.#flushing, this.#flushes] = [this.#flushes, this.#flushing];
+  protected begin(): void {
     if (!this.tables) {
       this.#over(BlockResult.ok);
       return;
     }
-    const { journal } = this.tables;
-    if (this.#sealed < 0 && journal.count(journal.active) > 0) {
-      this.#sealed = journal.active;
-      journal.swap();
-    }
+    this.seal();
     this.#next = 0;
     this.#sectors = [];
     this.#sync(this.tags.data);
@@ -101,7 +53,7 @@ export class Commits {
     const tables = this.tables!;
     try {
       if (tag === this.tags.data) {
-        if (this.#next === 0 && this.#sealed >= 0) this.#sectors = tables.sectors(this.#sealed);
+        if (this.#next === 0 && this.sealed >= 0) this.#sectors = tables.sectors(this.sealed);
         if (this.#sectors.length === 0) this.#over(BlockResult.ok);
         else {
           tables.writeLog(this.#some());
@@ -115,8 +67,8 @@ export class Commits {
         this.#sync(this.tags.data);
         return;
       }
-      tables.journal.clear(this.#sealed);
-      this.#sealed = -1;
+      tables.journal.clear(this.sealed);
+      this.sealed = -1;
       this.#over(BlockResult.ok);
       this.events.wake();
     } catch (e) {
@@ -130,17 +82,7 @@ export class Commits {
   }
 
   #over(result: number): void {
-    for (const r of this.#flushing) {
-      r.result = result;
-      this.events.report(r);
-    }
-    this.#flushing.length = 0;
-    this.#committing = false;
-    if (this.#wanted || this.#flushes.length > 0) this.commit();
-    this.ops.kick();
-  }
-
-  close(): void {
-    clearTimeout(this.#idle);
+    this.report(result);
+    this.next();
   }
 }
