@@ -2,41 +2,39 @@
  * A machine: starts its processes, drives it through its states (lifecycle.ts), answers what happens to it. Policy is
  * here; mechanisms are in the files that it uses.
  */
-import { createHash } from 'node:crypto';
-import { appendFileSync, existsSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
 import { files as runFiles } from '@nyx/nyx/files';
 import { writeJson } from '@nyx/nyx/rundir';
-import { ControlEvent } from '@nyx/protocol';
-import { type Fingerprint, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
-import { describeMachine } from '@nyx/protocol/describe';
+import type { Fingerprint, Result, Status, VmEvent } from '@nyx/protocol/control';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
-import { BootLoader, type Payload } from './boot.ts';
+import { BootLoader } from './boot.ts';
 import { CdDrives } from './cd.ts';
-import { ConsoleServer, HostConsole } from './console.ts';
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { Disks } from './disks.ts';
-import { ExecChannel, serveExec } from './exec.ts';
 import { FaultDesk, type Patient } from './fault-desk.ts';
 import { FaultBook } from './faults.ts';
+import { fingerprintOf } from './fingerprint.ts';
 import { fwCfgBlob } from './fwcfg.ts';
+import { GuestChannels } from './guest-channels.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
+import { descriptionOf } from './machine-description.ts';
 import { MachineWatch } from './machine-watch.ts';
-import { type ProcessPlan, planProcesses } from './plan.ts';
-import { PolicyBook, type Verdict } from './policy-book.ts';
+import { type PlaceOwner, placeEvents, sourcesOf, treatPlace } from './place-events.ts';
+import { planProcesses } from './plan.ts';
+import { PolicyBook } from './policy-book.ts';
 import { preflight } from './preflight.ts';
 import { reportText, writeReport } from './report.ts';
 import { Resources } from './resources.ts';
 import { adoptCds } from './sata.ts';
 import type { Spares } from './spares.ts';
-import { emptyBlock, failOver, hasStandby, saveBlocks } from './state-files.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
-import { rejection, Vcpu, type VcpuEvent } from './vcpu.ts';
-import { engineFault, machineEvents, violation } from './vcpu-faults.ts';
+import { Vcpu, type VcpuEvent } from './vcpu.ts';
+import { onVcpuEvent, type VcpuOwner } from './vcpu-events.ts';
 import type { Backends } from './vhost-user.ts';
 import { wiring } from './wiring.ts';
 
@@ -67,20 +65,8 @@ export interface MachineOptions {
 /** Events kept for whoever comes later. */
 const historyLength = 512;
 
-/** Whose policies concern a process: its own, then its devices'. */
-const sourcesOf = (plan: ProcessPlan): string[] => [plan.name, ...plan.devices.map((d) => d.name)];
-
 /** A deterministic machine always begins on 2025-01-01. */
 const fixedWallClock = Date.UTC(2025, 0, 1) / 1000;
-
-/** A disk that holds failed requests for its other backend gives them up, in a process that tells the guest. */
-const releaseHeld = (p: DeviceProcess): void => {
-  const holding = p.plan.role.devices.filter(
-    (d) => d.fds.standby !== undefined && d.config.werror === 'stop',
-  );
-  for (const d of holding) d.config = { ...d.config, werror: 'report', rerror: 'report' };
-  if (holding.length > 0) p.kill();
-};
 
 export class Machine {
   readonly faults: FaultBook;
@@ -93,12 +79,10 @@ export class Machine {
   readonly #processes: DeviceProcess[];
   readonly #part: ReturnType<typeof planProcesses>['part'];
   readonly #status: StatusReader;
-  readonly #consoles: HostConsole[];
-  readonly #clients: ConsoleServer;
-  readonly #exec: ExecChannel;
-  readonly #execServer: { close(): void };
+  readonly #channels: GuestChannels;
   readonly desk: FaultDesk;
   readonly #watch: MachineWatch;
+  readonly #owner: PlaceOwner & VcpuOwner;
   readonly #milestones: Record<string, number> = {};
   #vcpu: Vcpu | undefined;
   #resets = 0;
@@ -140,24 +124,13 @@ export class Machine {
     r.event('powerButton');
     const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
     r.blob('fwcfg', fwCfgBlob(spec));
-    this.#clients = new ConsoleServer(join(o.dir, sockets.console), o.consoleLog, (b) =>
-      this.#consoles[0]!.write(b),
-    );
-    this.#exec = new ExecChannel(
-      (b) => this.#consoles[1]!.write(b),
+    this.#channels = new GuestChannels(
+      r,
+      o.dir,
+      o.consoleLog,
       () => this.#emit({ type: 'agent', at: Date.now() }),
       spec.command,
     );
-    const host = (name: string, output: (b: Buffer, lost: number) => void): HostConsole => {
-      const buffer = r.console(name);
-      return new HostConsole(buffer, r.named.get(`${name}.out`)!, r.named.get(`${name}.in`)!, output);
-    };
-    this.#consoles = [
-      host('com1', (b) => this.#clients.output(b)),
-      host('com2', (b, lost) => this.#exec.feed(b, lost)),
-      host('debug', (b) => appendFileSync(join(o.dir, 'debugcon.log'), b)),
-    ];
-    this.#execServer = serveExec(join(o.dir, sockets.exec), this.#exec);
     this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes, tpm);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
@@ -167,41 +140,9 @@ export class Machine {
     this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources, standbys), this.#patient());
     const { processes, part } = planProcesses(o.name, lines, r, o.dir, spec.faults?.transcript);
     this.#part = part;
+    this.#owner = this.#asOwner();
     this.#processes = processes.map(
-      (plan) =>
-        new DeviceProcess(plan, this.#spares, spec.recovery, {
-          started: () => this.#pids(),
-          died: (pid, reason) =>
-            this.#emit({ type: 'death', at: Date.now(), process: plan.name, pid, reason }),
-          recovered: (recovery) => {
-            this.#vcpu?.replaced(plan.index);
-            this.#emit({ type: 'recovered', at: Date.now(), recovery });
-          },
-          fault: (kind, pid, what) =>
-            this.desk.raise(kind, { sources: sourcesOf(plan), data: { pid, process: plan.name, what } }),
-          reported: (report) => {
-            const verdict = this.desk.reported(sourcesOf(plan), report);
-            if (verdict) this.#treatDevice(this.#processes[plan.index]!, verdict, report.kind);
-          },
-          told: (event) => {
-            // What a disk with another backend holds is done again by the next process: no reason to stop the machine.
-            if (event.event !== 'stopped' || !hasStandby(plan, event.device)) this.disks.events.told(event);
-          },
-          corrupt: (device, what) => {
-            const saved = saveBlocks(o.dir, plan, this.#corrupt++);
-            o.log('error', 'state corrupt', { process: plan.name, text: what, saved });
-            const data = { what: device ? `${device}: ${what}` : what, saved: saved.join(' ') };
-            return this.desk.raise('stateCorruption', { sources: sourcesOf(plan), data });
-          },
-          mayFollow: () => this.desk.book.restarts('deviceCrash', sourcesOf(plan)),
-          empty: (device) => emptyBlock(plan, device),
-          failOver: () => failOver(plan),
-          answers: () => this.#vcpu?.replaced(plan.index),
-          isolated: (e, answered) => {
-            if (!answered) this.#vcpu?.isolate(plan.index);
-            this.#emit({ type: 'isolated', at: Date.now(), process: plan.name, error: e.toJSON() });
-          },
-        }),
+      (plan) => new DeviceProcess(plan, this.#spares, spec.recovery, placeEvents(plan, this.#owner)),
     );
     this.faults = new FaultBook(
       this.#processes.map((p) => ({
@@ -219,7 +160,7 @@ export class Machine {
       fault: (kind, raised) => this.desk.raise(kind, raised),
       process: (p, kind, data) => {
         const verdict = this.desk.raise(kind, { sources: sourcesOf(p.plan), data });
-        this.#treatDevice(p, verdict, kind);
+        treatPlace(p, verdict, kind);
       },
     });
   }
@@ -231,13 +172,14 @@ export class Machine {
   /** From created to running. Does not throw: a failure is the machine's end, told by onEnd. */
   async start(): Promise<void> {
     const { o } = this;
+    const { spec } = o;
     try {
       this.#life.go('starting');
       // Device processes need longest, so they go first; the kernel is read while they load.
       const serving = Promise.all(this.#processes.map((p) => p.start()));
       serving.catch(() => {});
       const handlers = {
-        onEvent: (e: VcpuEvent): void => this.#vcpuEvent(e),
+        onEvent: (e: VcpuEvent): void => onVcpuEvent(e, this.#owner),
         onDeath: (reason: string): void => {
           const what = `${reason}${reason === busError ? ': the host could not give memory' : ''}`;
           const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${what}` });
@@ -254,7 +196,7 @@ export class Machine {
       verified.catch(() => {});
       const payload = this.#loader.load();
       this.#mark('loaded');
-      const { bytes, fds } = this.#describe(payload);
+      const { bytes, fds } = descriptionOf(spec, this.#resources, payload, this.#part, this.#wallClock);
       const ready = await vcpu.machine(bytes, fds);
       if (ready.text) vcpu.child.jail?.missing.push(ready.text);
       this.#mark('vcpu');
@@ -403,7 +345,7 @@ export class Machine {
       memory: spec.memory,
       guestNs: Math.max(0, Math.round(this.#status.clock.now())),
       resets: this.#resets,
-      agent: this.#exec.ready,
+      agent: this.#channels.exec.ready,
       ...(this.#error ? { error: this.#error.toJSON() } : {}),
       milestones: this.#milestones,
       vcpus: this.#status.vcpus(
@@ -416,95 +358,24 @@ export class Machine {
     };
   }
 
-  #describe(payload: Payload): ReturnType<typeof describeMachine> {
-    const r = this.#resources;
-    const { spec } = this.o;
-    const memories = [{ gpa: 0, size: r.lowBytes, fd: r.ram.fd, fdOffset: 0 }];
-    if (r.ramBytes > r.lowBytes)
-      memories.push({ gpa: 2 ** 32, size: r.ramBytes - r.lowBytes, fd: r.ram.fd, fdOffset: r.lowBytes });
-    const rom = payload.rom && {
-      gpa: payload.rom.address,
-      size: payload.rom.bytes.length,
-      fd: r.blob('firmware', payload.rom.bytes).fd,
-      fdOffset: 0,
-      readonly: true,
+  /** This machine as its places and its vCPUs see it. */
+  #asOwner(): PlaceOwner & VcpuOwner {
+    const { desk, disks, o } = this;
+    return {
+      dir: o.dir,
+      desk,
+      disks,
+      vcpu: () => this.#vcpu,
+      place: (index) => this.#processes[index]!,
+      emit: (e) => this.#emit(e),
+      log: (level, message, detail) => o.log(level, message, detail),
+      pids: () => this.#pids(),
+      nextSaved: () => this.#corrupt++,
+      fail: (e) => this.#fail(e),
+      poweredOff: () => {
+        if (o.spec.deterministic) this.#identify();
+      },
     };
-    return describeMachine({
-      accel: spec.deterministic ? 'soft' : spec.accel,
-      deterministic: spec.deterministic,
-      softMode: spec.softCpu,
-      wallClock: this.#wallClock,
-      cpus: spec.cpus,
-      boot: payload.plan,
-      startPaused: true,
-      vmPage: r.vmPage.fd,
-      pageMap: r.pageMap.fd,
-      memories: rom ? [...memories, rom] : memories,
-      ...this.#part,
-    });
-  }
-
-  #vcpuEvent(e: VcpuEvent): void {
-    const at = Date.now();
-    const name = (i: number): string => this.#processes[i]?.name ?? `process ${i}`;
-    switch (e.op) {
-      case ControlEvent.machineEvent:
-        this.#machineEvent(e.a, e.b);
-        break;
-      case ControlEvent.tripleFault:
-        this.#emit({ type: 'machine', at, event: 'tripleFault', vcpu: e.a });
-        this.desk.raise('tripleFault', { data: { vcpu: e.a, rip: e.address }, stopped: true });
-        break;
-      case ControlEvent.violation: {
-        const p = this.#processes[e.a];
-        if (!p) break;
-        p.violations++;
-        const { what, kind } = violation(e.b);
-        p.kill(what, kind);
-        break;
-      }
-      case ControlEvent.waiting:
-      case ControlEvent.answered:
-        if (e.op === ControlEvent.waiting) this.#slow(e.a, e.b);
-        this.#emit({ type: 'wait', at, process: name(e.a), ns: e.b, over: e.op === ControlEvent.answered });
-        break;
-      case ControlEvent.internalError: {
-        const { kind, raised } = engineFault(e);
-        this.desk.raise(kind, raised);
-        break;
-      }
-      case ControlEvent.rejected:
-        this.#fail(rejection(e.text));
-        break;
-    }
-  }
-
-  #machineEvent(number: number, vcpu: number): void {
-    const known = machineEvents[number as keyof typeof machineEvents];
-    if (!known) return;
-    const [event, kind] = known;
-    this.#emit({ type: 'machine', at: Date.now(), event, vcpu });
-    if (event === 'shutdown' && this.o.spec.deterministic) this.#fingerprint = this.#identify();
-    this.desk.raise(kind, { data: { vcpu }, stopped: true });
-  }
-
-  #slow(process: number, ns: number): void {
-    const p = this.#processes[process];
-    if (!p) return;
-    const verdict = this.desk.raise('deviceSlow', {
-      sources: sourcesOf(p.plan),
-      data: { milliseconds: Math.round(ns / 1e6) },
-    });
-    this.#treatDevice(p, verdict, 'deviceSlow');
-  }
-
-  /** What is done to a device process that lives. */
-  #treatDevice(p: DeviceProcess, { strategy }: Verdict, why: string): void {
-    if (strategy === 'isolate') p.isolate(why);
-    else if (strategy === 'failover' && !failOver(p.plan)) p.isolate(`${why}, and there is no other backend`);
-    else if (strategy === 'failover') p.renew();
-    else if (strategy === 'restart') p.kill();
-    else if (/^backend|^resource/.test(why)) releaseHeld(p);
   }
 
   /** This machine as the desk for faults sees it. */
@@ -543,7 +414,7 @@ export class Machine {
 
   /** All vCPUs stand still: boot anew. */
   async #restart(): Promise<void> {
-    this.#exec.reset('the machine was reset');
+    this.#channels.exec.reset('the machine was reset');
     this.#resets++;
     this.#loader.load();
     this.desk.book.forgive();
@@ -554,26 +425,21 @@ export class Machine {
   }
 
   /** Of a deterministic machine whose vCPU stands still. */
-  #identify(): Fingerprint {
-    const hash = createHash('sha256');
-    // Node takes at most 2 GiB at once.
-    const { buffer } = this.#resources.ram;
-    for (let at = 0; at < buffer.byteLength; at += 2 ** 30)
-      hash.update(new Uint8Array(buffer, at, Math.min(2 ** 30, buffer.byteLength - at)));
-    const f = {
-      instructions: this.#status.page.vcpu.at(0).instructions,
-      guestNs: this.#status.clock.now(),
-      memory: hash.digest('hex'),
-    };
-    this.o.log('info', 'fingerprint', f);
-    return f;
+  #identify(): void {
+    this.#fingerprint = fingerprintOf(this.#resources.ram.buffer, this.#status);
+    this.o.log('info', 'fingerprint', this.#fingerprint);
   }
 
   #powerButton(): void {
     // The ACPI power button; a guest that runs our agent is asked by that as well, for it may have no ACPI daemon.
     this.#resources.signal('powerButton');
-    if (this.#exec.ready)
-      this.#exec.run('nyx-poweroff || poweroff', 60, { stdout() {}, stderr() {}, end() {}, error() {} });
+    if (this.#channels.exec.ready)
+      this.#channels.exec.run('nyx-poweroff || poweroff', 60, {
+        stdout() {},
+        stderr() {},
+        end() {},
+        error() {},
+      });
   }
 
   #stop(): void {
@@ -597,11 +463,9 @@ export class Machine {
     this.#vcpu?.quit();
     // What it wrote is in shared memory; it has nothing to save.
     this.#vcpu?.child.kill();
-    for (const c of this.#consoles) c.close();
-    this.#exec.close('the machine has stopped');
-    this.#execServer.close();
+    const channels = this.#channels.close();
     this.#life.go(state);
-    void Promise.all([this.#clients.close(), this.disks.end()]).then(() => {
+    void Promise.all([channels, this.disks.end()]).then(() => {
       for (const done of this.#ended) done();
       this.o.onEnd(state, error, this.#endedBy, this.#fingerprint);
     });
