@@ -42,7 +42,7 @@ const guest = (name: string, tpm: VmSpecInput['tpm']): VmSpecInput => ({
   agent: true,
   tpm,
 });
-const run = async (vm: Vm, command: string, timeout = 120): Promise<string> => {
+const run = async (vm: Vm, command: string, timeout = 300): Promise<string> => {
   const r = await vm.exec(command, { timeout });
   expect(r.status, r.stderr.toString()).toBe(0);
   return r.stdout.toString();
@@ -85,17 +85,20 @@ async function extendWhileKilled(vm: Vm, times: number): Promise<void> {
   const restarts = async (): Promise<number> =>
     (await vm.status()).processes.find((p) => p.name === 'tpm')!.restarts;
   const before = await restarts();
-  const extending = run(vm, `set -e\n${transact(...Array.from({ length: times }, () => extend(16)))}`);
-  let over = false;
-  void extending.finally(() => (over = true)).catch(() => {});
-  for (let i = 0; i < 12 && !over; i++) {
-    await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
-    await vm.kill('tpm').catch(() => {});
+  // Again if the machine was so fast that it was killed only once.
+  for (let round = 1; round === 1 || ((await restarts()) - before < 2 && round < 5); round++) {
+    const extending = run(vm, `set -e\n${transact(...Array.from({ length: times }, () => extend(16)))}`);
+    let over = false;
+    void extending.finally(() => (over = true)).catch(() => {});
+    for (let i = 0; i < 12 && !over; i++) {
+      await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
+      await vm.kill('tpm').catch(() => {});
+    }
+    const responses = (await extending).trim().split('\n');
+    expect(new Set(responses.map((r) => r.slice(12, 20)))).toEqual(new Set(['00000000']));
+    expect(responses).toHaveLength(times);
+    expect(await pcr(vm, 'sha256', 16)).toBe(extended(round * times));
   }
-  const responses = (await extending).trim().split('\n');
-  expect(new Set(responses.map((r) => r.slice(12, 20)))).toEqual(new Set(['00000000']));
-  expect(responses).toHaveLength(times);
-  expect(await pcr(vm, 'sha256', 16)).toBe(extended(times));
   expect((await restarts()) - before).toBeGreaterThan(1);
 }
 
@@ -136,7 +139,7 @@ describe.runIf(image)('Linux with a TPM', () => {
         await vm.stop(0);
       }
     },
-    180_000,
+    400_000,
   );
 
   test.each([
@@ -181,7 +184,7 @@ describe.runIf(image)('Linux with a TPM', () => {
         await vm.stop(0);
       }
     },
-    180_000,
+    400_000,
   );
 
   test('a state directory outlives the machine, encrypted, and belongs to one machine at a time', async () => {
@@ -189,7 +192,7 @@ describe.runIf(image)('Linux with a TPM', () => {
     const key = join(dir, 'key');
     writeFileSync(key, `${createHash('sha256').update('a key').digest('hex')}\n`);
     const tool = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
-      spawnSync(process.execPath, [nyx, 'tpm', ...args], { encoding: 'utf8', timeout: 30_000 });
+      spawnSync(process.execPath, [nyx, 'tpm', ...args], { encoding: 'utf8', timeout: 120_000 });
     expect(tool('init', state, '--key', key).status).toBe(0);
     expect(tool('init', state, '--key', key).stderr).toContain('TPM_STATE');
     expect(tool('info', state).stderr).toContain('the state is encrypted');
@@ -223,7 +226,7 @@ describe.runIf(image)('Linux with a TPM', () => {
     const refused = await Vm.start(guest('tpm-wrong', { state, key: wrong })).catch((e) => e);
     expect(refused).toMatchObject({ code: 'DEVICE_FAILED' });
     expect(String(refused.got)).toContain('encrypted with another key');
-  }, 180_000);
+  }, 400_000);
 });
 
 const swtpm = spawnSync('swtpm', ['--version']).error === undefined;
@@ -237,7 +240,7 @@ test.runIf(image && swtpm)(
       ...['socket', '--tpm2', '--tpmstate', `dir=${state}`, '--ctrl', `type=unixio,path=${socket}`],
     ]);
     try {
-      for (let i = 0; i < 100 && !existsSync(socket); i++) await new Promise((r) => setTimeout(r, 50));
+      for (let i = 0; i < 1200 && !existsSync(socket); i++) await new Promise((r) => setTimeout(r, 50));
       const vm = await Vm.start(guest('tpm-swtpm', { backend: `swtpm:${socket}` }));
       try {
         const log = decodeLog(
@@ -269,7 +272,7 @@ test.runIf(image && swtpm)(
       child.kill();
     }
   },
-  180_000,
+  400_000,
 );
 
 const bios = '/usr/share/seabios/bios-256k.bin';
@@ -285,7 +288,7 @@ test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
     };
     try {
       // The separator of PCR 7 is the last that it measures.
-      for (let i = 0; i < 100 && tool('log').pcrs?.sha256?.['7'] === undefined; i++)
+      for (let i = 0; i < 300 && tool('log').pcrs?.sha256?.['7'] === undefined; i++)
         await new Promise((r) => setTimeout(r, 200));
       const { pcrs } = tool('log');
       const now = tool('pcrs');
@@ -295,7 +298,7 @@ test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
       await vm.stop(0);
     }
   },
-  60_000,
+  240_000,
 );
 
 const ovmf = '/usr/share/OVMF/OVMF_CODE.fd';
@@ -324,5 +327,5 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
       await vm.stop(0);
     }
   },
-  120_000,
+  300_000,
 );

@@ -1,4 +1,4 @@
-import { createECDH, createSign, createVerify, generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createECDH, createSign, createVerify, generateKeyPairSync } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { curveIds } from '../spec/algorithms.ts';
 import { ALG } from '../spec/constants.ts';
@@ -16,8 +16,9 @@ import {
 } from './ecc.ts';
 import { hash } from './hash.ts';
 import { toBytes, toInt } from './numbers.ts';
+import { seededRandom } from './random.ts';
 
-const rand = randomBytes;
+const rand = seededRandom(Buffer.from(process.env.NYX_SEED ?? '1'));
 
 test.each(curveIds)('curve %i: products, sums and signatures', (id) => {
   const c = curveOf(id);

@@ -58,7 +58,7 @@ class Driver {
   }
   async until(condition: () => boolean): Promise<void> {
     for (let i = 0; !condition(); i++) {
-      if (i > 20_000) throw new Error(`it does not come: ${this.s.stderr}`);
+      if (i > 100_000) throw new Error(`it does not come: ${this.s.stderr}`);
       await new Promise((r) => setTimeout(r, 1));
     }
   }
@@ -153,7 +153,7 @@ test.each(['tis', 'crb'] as const)(
     expect((await d.transact(readPcr)).subarray(14)).toEqual(pcr);
     await s.kill();
   },
-  120_000,
+  300_000,
 );
 
 test('a key that takes long is made while the registers answer, and by the successor of a killed process', async () => {
@@ -183,16 +183,22 @@ test('a key that takes long is made while the registers answer, and by the succe
     outsideInfo: none,
     creationPCR: [],
   });
-  d.send(create);
-  const t = process.hrtime.bigint();
-  d.read(0x18, 1);
-  // The device did not wait for the key.
-  expect(Number(process.hrtime.bigint() - t) / 1e6).toBeLessThan(200);
+  // A register answers before the key is there: a device that waits for it never does that. A key can be there at once by
+  // luck, or because nobody let this process run.
+  let early = false;
+  for (let i = 0; i < 10 && !early; i++) {
+    d.send(create);
+    early = !d.ready();
+    if (early) break;
+    expect(rcOf(d.receive())).toBe(0);
+    await d.transact(commandBytes('FlushContext', { flushHandle: 0x80000000 }));
+  }
+  expect(early).toBe(true);
   await s.kill();
   await s.start();
   await d.until(() => d.ready());
   expect(rcOf(d.receive())).toBe(0);
-}, 60_000);
+}, 180_000);
 
 test('a machine reset is a power cycle: volatile things are gone, a state file stays', async () => {
   const path = join(scratch, 'state');
@@ -216,7 +222,7 @@ test('a machine reset is a power cycle: volatile things are gone, a state file s
   await e.open();
   expect(rcOf(await e.transact(startup))).toBe(0);
   expect(countOf(await e.transact(readCounter))).toBe(count);
-}, 60_000);
+}, 180_000);
 
 test('a state that cannot be used is told when the process gets its role', async () => {
   const path = join(scratch, 'other');
@@ -267,4 +273,4 @@ test('commands for power on wait until they are there, and the guest waits for t
   eventfdWrite(bootEvent);
   await d.open();
   expect((await d.transact(readPcr)).subarray(-32)).toEqual(value);
-}, 30_000);
+}, 180_000);

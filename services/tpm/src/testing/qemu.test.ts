@@ -43,7 +43,7 @@ class Text {
     this.all += more.toString('latin1');
     this.waiter?.();
   }
-  async until(pattern: RegExp, from = 0, ms = 60_000): Promise<RegExpExecArray> {
+  async until(pattern: RegExp, from = 0, ms = 240_000): Promise<RegExpExecArray> {
     const deadline = Date.now() + ms;
     for (;;) {
       const found = pattern.exec(this.all.slice(from));
@@ -167,7 +167,7 @@ test.skipIf(!can).each(['tpm-tis', 'tpm-crb'])(
     const file = join(dir, `${model}.migration`);
     await guest.hmp(`migrate "exec:cat > ${file}"`);
     for (let i = 0; !/completed/.test(await guest.hmp('info migrate')); i++) {
-      if (i > 100) throw new Error(await guest.hmp('info migrate'));
+      if (i > 1200) throw new Error(await guest.hmp('info migrate'));
       await new Promise((r) => setTimeout(r, 100));
     }
     await guest.hmp('quit');
@@ -175,7 +175,7 @@ test.skipIf(!can).each(['tpm-tis', 'tpm-crb'])(
     const moved = new Guest(`${model}-2`, second.path, model, '-incoming', `exec:cat ${file}`);
     await new Promise((r) => setTimeout(r, 500));
     for (let i = 0; !/running/.test(await moved.hmp('info status').catch(() => '')); i++) {
-      if (i > 100) throw new Error(moved.text.all);
+      if (i > 1200) throw new Error(moved.text.all);
       await new Promise((r) => setTimeout(r, 100));
     }
     expect(await moved.pcr16()).toBe(one);
@@ -183,5 +183,5 @@ test.skipIf(!can).each(['tpm-tis', 'tpm-crb'])(
     ok(await moved.tpm(extend(3)));
     await moved.hmp('quit');
   },
-  120_000,
+  600_000,
 );

@@ -1,6 +1,6 @@
 /** swtpm as a peer: its process, its two sockets. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Peer } from './corpus.ts';
@@ -87,11 +87,20 @@ export class SwtpmPeer extends Peer {
     );
   }
   async start(): Promise<this> {
-    for (let i = 0; i < 250 && !existsSync(join(this.dir, 'ctrl')); i++)
-      await new Promise((r) => setTimeout(r, 20));
-    this.control = await open(join(this.dir, 'ctrl'));
-    this.data = await open(join(this.dir, 'data'));
+    this.data = await this.connect('data');
+    this.control = await this.connect('ctrl');
     return this;
+  }
+  /** It listens when it is ready, within a minute. */
+  private async connect(name: string): Promise<Wire> {
+    for (let i = 0; ; i++) {
+      try {
+        return await open(join(this.dir, name));
+      } catch (e) {
+        if (i === 3000 || this.child.exitCode !== null) throw e;
+        await new Promise((r) => setTimeout(r, 20));
+      }
+    }
   }
   raw(bytes: Buffer): Promise<Buffer> {
     return this.data.ask(bytes, (b) => (b.length < 10 ? undefined : b.readUInt32BE(2)));

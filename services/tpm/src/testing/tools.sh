@@ -371,8 +371,8 @@ T tpm2_changeauth -c o -p ownerpass
 T tpm2_changeauth -c e epass
 T tpm2_changeauth -c e -p epass
 T tpm2_changeauth -c l lpass
-T tpm2_dictionarylockout -s -n 5 -t 10 -l 20 -p lpass
-T tpm2_dictionarylockout -s -n 5 -t 10 -l 20 -p bad
+T tpm2_dictionarylockout -s -n 5 -t 100000 -l 200000 -p lpass
+T tpm2_dictionarylockout -s -n 5 -t 100000 -l 200000 -p bad
 T tpm2_dictionarylockout -c -p lpass
 T "tpm2_getcap properties-variable | grep -A1 'LOCKOUT\|AUTH_FAIL'"
 T tpm2_setprimarypolicy -C o -L pw.policy -g sha256
