@@ -140,9 +140,9 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
         .toBe(true);
     // Each attack is told by its name.
     const kinds = (await vm.history()).flatMap((e) => (e.type === 'fault' ? [`${e.source} ${e.kind}`] : []));
-    expect(kinds).toEqual(
-      expect.arrayContaining(['disk4 deviceHang', 'disk5 deviceHang', 'disk6 stateCorruption']),
-    );
+    expect(kinds).toEqual(expect.arrayContaining(['disk4 deviceHang', 'disk6 stateCorruption']));
+    // Whichever comes first: its memory is at the limit, or its handler takes too long.
+    expect(kinds.join()).toMatch(/disk5 device(Hang|Crash)/);
     expect(kinds.join()).toMatch(/disk3 (ringCorruption|protocolViolation)/);
     // State that nobody can load is kept for whoever wants to know; the place is given up.
     await expect.poll(() => state('disk6'), { timeout: 20_000 }).toBe('isolated');

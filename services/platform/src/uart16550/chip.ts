@@ -230,6 +230,8 @@ export class Uart16550 {
       s.timeout = 0;
       s.timeoutAt = 0;
     }
+    // An emptied transmitter FIFO asks for bytes anew. The data sheet leaves it open; QEMU does so, and drivers know QEMU.
+    if (toggled || (value & Fcr.enable && value & Fcr.clearTx)) s.threPending = 1;
     // Without bit 0 the other bits are not programmed.
     s.fcr = value & Fcr.enable ? value & (Fcr.enable | Fcr.trigger) : 0;
     this.pull();
