@@ -4,7 +4,8 @@ import { defineConfig } from 'vitest/config';
  * Tests that draw random cases draw the same ones each time, so that a run tells about the change that is tested and not about
  * luck. NYX_SEED=NUMBER chooses others, NYX_SEED=random a new set, which is printed.
  */
-const seed = process.env.NYX_SEED === 'random' ? String(Date.now() % 2 ** 31) : (process.env.NYX_SEED ?? '20261');
+const seed =
+  process.env.NYX_SEED === 'random' ? String(Date.now() % 2 ** 31) : (process.env.NYX_SEED ?? '20261');
 if (seed !== '20261' && !process.env.VITEST_WORKER_ID) console.log(`NYX_SEED=${seed}`);
 
 export default defineConfig({
