@@ -23,6 +23,8 @@ export interface Guest {
   /** Lets the guest work to its end; what it left behind. */
   work(vm: Vm, folder: string): Promise<Seen>;
   readonly timely: readonly Timely[];
+  /** On the console of a guest that has given up waiting for a device: it saw a slow host, and does something else from there on. */
+  readonly impatient?: RegExp;
 }
 
 const sha = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -134,6 +136,8 @@ const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));
 export const seabiosTpm: Guest = {
   ...seabios,
   name: 'seabios-tpm',
+  // SeaBIOS waits 750 ms for the TIS (TIMEOUT_A of the PC Client specification).
+  impatient: /Timeout at wait_reg8/,
   spec: (folder) => ({ ...seabios.spec(folder), tpm: { model: 'tis' } }),
   async work(vm, folder) {
     const seen = await seabios.work(vm, folder);
