@@ -55,8 +55,8 @@ const commands: Record<string, [string[], RegExp] | string> = {
     ['bin/nyx', 'run', 'debian', '--tpm', '--exec', 'cat /sys/class/tpm/tpm0/tpm_version_major'],
     /^2$/m,
   ],
-  'bin/nyx storage serve --socket /tmp/disk.sock root.img': 'test/vhost-user.test.ts does that',
-  'bin/nyx run debian --vhost-user blk,socket=/tmp/disk.sock': 'test/vhost-user.test.ts does that',
+  'bin/nyx storage serve --socket /tmp/disk.sock root.img': 'test/vhost-user/disk.test.ts does that',
+  'bin/nyx run debian --vhost-user blk,socket=/tmp/disk.sock': 'test/vhost-user/disk.test.ts does that',
   'bin/nyx run debian --disk data.vhdx,format=vhdx,werror=stop,throttle.iops-total=500':
     'services/supervisor/src/cli/disk-option.test.ts reads such options',
   'bin/nyx run debian --disk nbd://127.0.0.1/backup:ro --disk memory://,size=1G':

@@ -1,10 +1,12 @@
 /** What tests of the AHCI controller share: the guest image with its driver, ISO images, programs for the guest. */
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Image, ImageStore } from '@nyx/image';
 import { type CpioEntry, cpio } from '@nyx/image/cpio';
+import { has, run } from '../boot-disk.ts';
+
+export { has, run };
 
 export const folder = mkdtempSync(join(tmpdir(), 'nyx-ahci-'));
 process.env.XDG_RUNTIME_DIR = folder;
@@ -21,18 +23,6 @@ export const guestImage = (): Promise<Image | undefined> =>
   new ImageStore()
     .build('debian-generic')
     .catch((e: Error) => leftOut('tests of AHCI in a guest are', `there is no image: ${e.message}`));
-
-export const has = (program: string, what: string): boolean => {
-  const found = (process.env.PATH ?? '').split(':').some((d) => existsSync(join(d, program)));
-  if (!found) leftOut(what, `there is no ${program}`);
-  return found;
-};
-
-export const run = (program: string, args: readonly string[]): string => {
-  const r = spawnSync(program, args, { encoding: 'utf8', timeout: 120_000 });
-  if (r.status !== 0) throw new Error(`${program}: ${r.error?.message ?? r.stderr}`);
-  return r.stdout;
-};
 
 /** An ISO 9660 image with these files. */
 export const iso = (name: string, contents: Record<string, string | Buffer>): string => {

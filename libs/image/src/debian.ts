@@ -6,9 +6,9 @@ import { isBzImage, parseBzImage, unpackKernel } from '@nyx/boot';
 import { Apt, type Package } from './apt.ts';
 import { readDeb, unpackModule } from './deb.ts';
 import { ImageError } from './errors.ts';
-import type { Guest } from './init.ts';
+import { type Guest, modulesForDevice } from './init.ts';
 import { buildInitramfs } from './initramfs.ts';
-import { loadOrder, moduleName } from './modules.ts';
+import { type LoadedModule, loadOrder, moduleName } from './modules.ts';
 import { tool } from './tool.ts';
 
 export interface Progress {
@@ -155,12 +155,16 @@ export async function makeDebian(cache: string, guest: Guest, onProgress: OnProg
   const modulePaths = new Map(
     [...files.keys()].filter((n) => /\.ko(\.\w+)?$/.test(n)).map((n) => [moduleName(n), n] as const),
   );
-  const modules = await loadOrder(guest.modules, async (name) => {
+  const read = async (name: string): Promise<Uint8Array | undefined> => {
     const path = modulePaths.get(name);
     const data = path === undefined ? undefined : files.get(path);
     return data && unpackModule(path!, data);
-  });
-  const initrd = buildInitramfs(busybox, await appletPaths(busybox, cache), modules);
+  };
+  const modules = await loadOrder(guest.modules, read);
+  const forDevice: Record<string, LoadedModule[]> = {};
+  for (const [type, names] of Object.entries(modulesForDevice))
+    forDevice[type] = (await loadOrder(names, read)).filter((m) => !modules.some((o) => o.name === m.name));
+  const initrd = buildInitramfs(busybox, await appletPaths(busybox, cache), modules, forDevice);
   return {
     release: kernel.release.split(' ')[0] ?? '',
     packages: list.map(({ name, version }) => ({ name, version })),

@@ -126,7 +126,7 @@ describe('kernel modules', () => {
 });
 
 describe('scripts of the guest', () => {
-  it.each([initScript(['a', 'b']), poweroffScript])('are shell', (script) =>
+  it.each([initScript(['a', 'b'], { '0x001a': ['c'] }), poweroffScript])('are shell', (script) =>
     expect(spawnSync('sh', ['-n'], { input: script }).stderr.toString()).toBe(''),
   );
 });

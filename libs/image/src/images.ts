@@ -23,7 +23,15 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { guestCmdline, makeDebian, type OnProgress } from './debian.ts';
 import { ImageError } from './errors.ts';
-import { agentScript, type Guest, guests, initScript, poweroffScript, profileScript } from './init.ts';
+import {
+  agentScript,
+  type Guest,
+  guests,
+  initScript,
+  modulesForDevice,
+  poweroffScript,
+  profileScript,
+} from './init.ts';
 import { withLock } from './lock.ts';
 
 /** Raise when what is made of the same packages and scripts changes. */
@@ -62,7 +70,7 @@ const hash = (value: unknown): string =>
 const recipe = (guest: Guest): string =>
   hash([
     RECIPE_VERSION,
-    initScript([]),
+    initScript([], modulesForDevice),
     agentScript,
     poweroffScript,
     profileScript,

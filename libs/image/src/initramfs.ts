@@ -9,14 +9,18 @@ const text = (s: string): Buffer => Buffer.from(s, 'utf8');
  * @param busybox the static binary
  * @param applets paths as `busybox --list-full` prints them ("bin/ls")
  * @param modules in load order
+ * @param forDevice loaded when there is such a device (init.ts)
  * @returns an uncompressed archive: memory is cheaper than guest instructions spent on unpacking
  */
 export function buildInitramfs(
   busybox: Uint8Array,
   applets: readonly string[],
   modules: readonly LoadedModule[],
+  forDevice: Readonly<Record<string, readonly LoadedModule[]>> = {},
 ): Buffer {
   const entries: CpioEntry[] = [];
+  const names = (list: readonly LoadedModule[]): string[] => list.map((m) => m.name);
+  const types = Object.entries(forDevice).map(([type, list]) => [type, names(list)] as const);
   for (const path of [
     'dev',
     'proc',
@@ -43,11 +47,12 @@ export function buildInitramfs(
   for (const path of [...applets].sort())
     if (/^(usr\/)?s?bin\/[^/]+$/.test(path) && path !== 'bin/busybox')
       entries.push({ path, type: 'link', target: '/bin/busybox' });
-  for (const m of modules) entries.push({ path: `lib/modules/${m.name}.ko`, type: 'file', data: m.data });
+  for (const m of new Set([...modules, ...Object.values(forDevice).flat()]))
+    entries.push({ path: `lib/modules/${m.name}.ko`, type: 'file', data: m.data });
   entries.push({
     path: 'init',
     type: 'file',
-    data: text(initScript(modules.map((m) => m.name))),
+    data: text(initScript(names(modules), Object.fromEntries(types))),
     mode: 0o755,
   });
   entries.push({ path: 'sbin/nyx-agent', type: 'file', data: text(agentScript), mode: 0o755 });

@@ -3,19 +3,12 @@
  * by interrupts alone, sees every command answered exactly once, every acknowledged write on the disk, and waits for nothing
  * that does not come.
  */
-import { describe, expect, it } from 'vitest';
+import { describe, expect } from 'vitest';
+import { random } from '../block/testing/rig.ts';
+import { holdsModel, killPoints } from '../testing/kill-points.ts';
 import { Ata } from './ata.ts';
 import { Bench } from './bench.ts';
 import { Irq, PortIs, slots } from './regs.ts';
-
-/** Pseudo-random numbers below n. */
-const random = (seed: number) => {
-  let x = seed >>> 0 || 1;
-  return (n: number): number => {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    return Math.floor((x / 4294967296) * n);
-  };
-};
 
 interface Variant {
   msi: boolean;
@@ -245,14 +238,7 @@ class Driver {
       if (!this.host() && this.inFlight > 0 && !this.interrupt())
         throw new Error(`lost: ${this.inFlight} commands in flight, nothing under way, no interrupt`);
     }
-    for (let i = 0; i < 16; i++) {
-      const want = this.model[i];
-      if (
-        want !== undefined &&
-        !this.bench.content.subarray(i * 4096, i * 4096 + 4096).every((v) => v === want)
-      )
-        throw new Error(`block ${i} at the end`);
-    }
+    holdsModel(this.bench.content, this.model);
   }
 }
 
@@ -264,48 +250,6 @@ const variants: [string, Variant][] = [
 ];
 
 describe('kill points', () => {
-  for (const [name, variant] of variants) {
-    it(`death at every step: ${name}`, { timeout: 180_000 }, () => {
-      const undisturbed = new Driver(variant, 1);
-      undisturbed.work(10);
-      const { steps } = undisturbed.bench.rig;
-      expect(steps).toBeGreaterThan(150);
-      let deaths = 0;
-      for (let n = 1; n <= steps; n++) {
-        const driver = new Driver(variant, 1);
-        driver.bench.rig.dieAt = [n];
-        try {
-          driver.work(10);
-        } catch (e) {
-          throw new Error(`death at step ${n} of ${steps}: ${(e as Error).message}`, { cause: e });
-        }
-        deaths += driver.bench.rig.deaths;
-      }
-      // Steps of the start are before `dieAt` is set.
-      expect(deaths).toBeGreaterThan(steps * 0.6);
-    });
-    it(`deaths again and again, other orders: ${name}`, { timeout: 60_000 }, () => {
-      for (let seed = 2; seed < 32; seed++) {
-        const driver = new Driver(variant, seed);
-        const rand = random(seed * 7919);
-        let { steps: at } = driver.bench.rig;
-        driver.bench.rig.dieAt = Array.from({ length: 40 }, () => {
-          at += 1 + rand(60);
-          return at;
-        });
-        try {
-          driver.work(24);
-        } catch (e) {
-          throw new Error(`seed ${seed}: ${(e as Error).message}`, { cause: e });
-        }
-        expect(driver.bench.rig.deaths).toBeGreaterThan(3);
-      }
-    });
-    it(`amnesia: a new process after every access and every completion: ${name}`, { timeout: 60_000 }, () => {
-      const driver = new Driver(variant, 3);
-      driver.bench.rig.amnesia = true;
-      driver.work(60);
-      expect(driver.bench.rig.deaths).toBeGreaterThan(60);
-    });
-  }
+  // Steps of the start are before `dieAt` is set.
+  for (const [name, variant] of variants) killPoints(name, (seed) => new Driver(variant, seed), 0.6);
 });

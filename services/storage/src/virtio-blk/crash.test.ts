@@ -4,7 +4,9 @@
  * waits for nothing that does not come.
  */
 import { CfgType } from '@nyx/device';
-import { describe, expect, it } from 'vitest';
+import { describe, expect } from 'vitest';
+import { random } from '../block/testing/rig.ts';
+import { holdsModel, killPoints } from '../testing/kill-points.ts';
 import { Bench, ringFeatures } from './bench.ts';
 import { BlkType } from './regs.ts';
 
@@ -27,15 +29,6 @@ interface Variant {
   /** The driver resets the device half-way, with requests in flight. */
   reset?: boolean;
 }
-
-/** Pseudo-random numbers below n. */
-const random = (seed: number) => {
-  let x = seed >>> 0 || 1;
-  return (n: number): number => {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    return Math.floor((x / 4294967296) * n);
-  };
-};
 
 interface Pending {
   type: number;
@@ -209,11 +202,7 @@ class Guest {
       if (!this.host() && this.inFlight > 0 && !this.interrupt())
         throw new Error(`lost: ${this.inFlight} requests in flight, nothing under way, no interrupt`);
     }
-    for (let i = 0; i < 16; i++) {
-      const want = this.model[i];
-      if (want !== undefined && !bench.content.subarray(i * 4096, i * 4096 + 4096).every((x) => x === want))
-        throw new Error(`block ${i} at the end`);
-    }
+    holdsModel(bench.content, this.model);
     expect(bench.driver.status).toBe(15);
     expect(this.inFlight).toBe(0);
   }
@@ -234,48 +223,5 @@ const variants: [string, Variant][] = [
 ];
 
 describe('kill points', () => {
-  for (const [name, variant] of variants) {
-    it(`death at every step: ${name}`, { timeout: 120_000 }, () => {
-      const undisturbed = new Guest(variant, 1);
-      undisturbed.work(10);
-      const { steps } = undisturbed.bench.rig;
-      expect(steps).toBeGreaterThan(150);
-      let deaths = 0;
-      for (let n = 1; n <= steps; n++) {
-        const guest = new Guest(variant, 1);
-        guest.bench.rig.dieAt = [n];
-        try {
-          guest.work(10);
-        } catch (e) {
-          throw new Error(`death at step ${n} of ${steps}: ${(e as Error).message}`, { cause: e });
-        }
-        deaths += guest.bench.rig.deaths;
-      }
-      // A few runs are over before their step: what happens after it depends on it.
-      expect(deaths).toBeGreaterThan(steps * 0.9);
-    });
-    it(`deaths again and again, other orders: ${name}`, () => {
-      for (let seed = 2; seed < 32; seed++) {
-        const guest = new Guest(variant, seed);
-        const rand = random(seed * 7919);
-        let at = 0;
-        guest.bench.rig.dieAt = Array.from({ length: 40 }, () => {
-          at += 1 + rand(60);
-          return at;
-        });
-        try {
-          guest.work(24);
-        } catch (e) {
-          throw new Error(`seed ${seed}: ${(e as Error).message}`, { cause: e });
-        }
-        expect(guest.bench.rig.deaths).toBeGreaterThan(3);
-      }
-    });
-    it(`amnesia: a new process after every access and every completion: ${name}`, () => {
-      const guest = new Guest(variant, 3);
-      guest.bench.rig.amnesia = true;
-      guest.work(60);
-      expect(guest.bench.rig.deaths).toBeGreaterThan(60);
-    });
-  }
+  for (const [name, variant] of variants) killPoints(name, (seed) => new Guest(variant, seed), 0.9);
 });

@@ -1,9 +1,11 @@
 /**
  * From acknowledged to stable: flushes, and the journal's way into the tables.
  *
- *     commit -> data stable -> changed sectors into the log -> log stable: flushes are over -> sectors into their places
+ *     commit -> data stable -> changed sectors into the log -> log stable -> sectors into their places: flushes are over
+ *                    ^--------------- more sectors than one entry of the log takes ---------------'
  *
- * What is in its place is made stable by the next commit, before that writes to the log again.
+ * The log makes them durable: what is in its place is made stable by the next commit only, before that writes to the log again.
+ * (Flushes wait for the places too: nothing reads the log but a machine that opens the image after a failure of power.)
  */
 import { ioOp } from '@nyx/native';
 import { BlockResult } from '../block.ts';
