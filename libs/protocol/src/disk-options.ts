@@ -47,6 +47,8 @@ export const diskOptions = {
   /** Of reads: report (usual), ignore or stop. */
   rerror: z.optional(z.enum(readErrorPolicies)),
   throttle: z.optional(Throttle),
+  /** Seconds that requests wait for an NBD server that is gone, before they fail; without it they wait without end. */
+  reconnectDelay: z.optional(z.int().check(z.gte(0), z.lte(86_400))),
   /** Bytes of a disk that is no file: `null-co://`, `memory://`. */
   size: z.optional(size),
 };

@@ -71,7 +71,10 @@ const diskFiles = (
       fds: { file: name, standby: `${name}.standby` },
     };
   }
-  if (top.format === 'nbd') Object.assign(config, { exportName: parseNbdUri(disk.path)?.exportName });
+  if (top.format === 'nbd') {
+    const { reconnectDelay } = disk;
+    Object.assign(config, { exportName: parseNbdUri(disk.path)?.exportName, reconnectDelay });
+  }
   const journal = isDiskFormat(top.format) ? { journal: `${name}.journal` } : {};
   const fds: Record<string, string> = { file: name, ...journal };
   for (let k = 1; k < files.length; k++) fds[`layer${k}`] = `${name}.${k}`;

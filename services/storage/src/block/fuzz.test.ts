@@ -1,14 +1,23 @@
 /**
  * A target for each parser of a format: images with random bytes where it looks, checksums made good, are checked, read and
- * written. Whatever comes: a coded error or a disk, in bounded time. NYX_FUZZ_SECONDS makes it longer; a failure names its seed.
+ * written; and what a server of a network disk says. Whatever comes: a coded error or a disk, in bounded time. NYX_FUZZ_SECONDS
+ * makes it longer, NYX_SEED begins elsewhere; a failure names its seed.
  */
+import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { acceptUnix, close, connectUnix, listenUnix } from '@nyx/native';
 import { expect, it } from 'vitest';
+import { BlockOp, BlockRequest } from './block.ts';
+import { Chunk, handshake, Magic, ReplyFlag } from './nbd/protocol.ts';
+import { Replies, type Slot } from './nbd/replies.ts';
 import { Compression, unpackCluster } from './qcow2/unpack.ts';
 import { goodQcow2, goodVhdx, useQcow2, useVhdx } from './testing/malformed.ts';
 import { random } from './testing/rig.ts';
 import { MiB, Place, regionTableBytes, seal } from './vhdx/format.ts';
 
-const seconds = Number(process.env.NYX_FUZZ_SECONDS ?? 3);
+const base = Number(process.env.NYX_SEED);
+const seconds = Number(process.env.NYX_FUZZ_SECONDS ?? 2);
 /** Longest that one image may take, ms. */
 const LONGEST = 5000;
 
@@ -17,7 +26,6 @@ const interesting = [0, 1, 2, 3, 0x7f, 0x80, 0xfe, 0xff];
 /** Tries `one` with a new seed each, as long as there is time. */
 function fuzz(one: (rand: (n: number) => number) => void): void {
   const end = Date.now() + seconds * 1000;
-  const base = Number(process.env.NYX_SEED);
   let tries = 0;
   for (; Date.now() < end || tries === 0; tries++) {
     const seed = (base + tries) >>> 0;
@@ -29,7 +37,7 @@ function fuzz(one: (rand: (n: number) => number) => void): void {
     }
     if (Date.now() - start > LONGEST) throw new Error(`seed ${seed}: took ${Date.now() - start} ms`);
   }
-  expect(tries).toBeGreaterThan(0);
+  console.log(`${expect.getState().currentTestName}: ${tries} tries from seed ${base}`);
 }
 
 /** Changes some bytes of a range: any, those that are often special, or a whole word. */
@@ -95,4 +103,141 @@ it('compressed clusters', patience, () => {
       if (!(e instanceof Error)) throw e;
     }
   });
+});
+
+/** What may come of a server that lies. */
+const codedNbd = (e: unknown): void => {
+  const { code } = e as { code?: string };
+  if (code === undefined || !/^(NBD_|EAGAIN$)/.test(code)) throw e;
+};
+
+const bytesOf = (...parts: [value: number, bytes: number][]): Buffer => {
+  const b = Buffer.alloc(parts.reduce((n, [, bytes]) => n + bytes, 0));
+  let at = 0;
+  for (const [value, bytes] of parts) {
+    if (bytes === 8) b.writeBigUInt64BE(BigInt(value), at);
+    else b.writeUIntBE(value, at, bytes);
+    at += bytes;
+  }
+  return b;
+};
+
+it('replies of an NBD server', patience, () => {
+  const size = 1 << 19;
+  const memory = new ArrayBuffer(size);
+  const bytes = new Uint8Array(memory);
+  const path = join(tmpdir(), `nyx-nbd-replies-${process.pid}`);
+  fuzz((rand) => {
+    // Requests under way: one in every other slot, each with an eighth of the middle of the memory.
+    const slots: Slot[] = Array.from({ length: 8 }, (_, i) => {
+      const r = new BlockRequest(i);
+      r.start(i % 2 ? BlockOp.write : BlockOp.read, i * 65536, 8192);
+      r.add(262_144 + i * 16384, 3000);
+      r.add(262_144 + i * 16384 + 8192, 5192);
+      const from = rand(2) * 512;
+      return {
+        request: rand(4) ? r : undefined,
+        from,
+        bytes: 8192 - from,
+        got: 0,
+        result: 0,
+        head: bytes,
+        sent: rand(8) > 0,
+      };
+    });
+    const structured = rand(3) > 0;
+    const replies = new Replies(slots, memory, (i) => {
+      slots[i]!.request = undefined;
+    });
+    replies.begin(structured);
+    const said: Buffer[] = [];
+    for (let n = rand(12); n >= 0; n--) {
+      const i = rand(9);
+      const s = slots[i % 8]!;
+      if (!structured || rand(4) === 0) {
+        said.push(bytesOf([Magic.simpleReply, 4], [rand(3) ? 0 : rand(256), 4], [0, 4], [i, 4]));
+        if (i % 2 === 0) said.push(Buffer.alloc(rand(3) ? s.bytes : rand(9000), 0x55));
+        continue;
+      }
+      const type = [Chunk.none, Chunk.data, Chunk.data, Chunk.hole, 0x8001, 0x8002, 9][rand(7)]!;
+      const at = (i % 8) * 65536 + s.from + (rand(3) ? 0 : rand(8192));
+      const length = rand(2) ? s.bytes : rand(8192);
+      const body =
+        type === Chunk.data
+          ? Buffer.concat([bytesOf([at, 8]), Buffer.alloc(length, 0x55)])
+          : type === Chunk.hole
+            ? bytesOf([at, 8], [length, 4])
+            : type & 0x8000
+              ? bytesOf([rand(128), 4], [0, 2])
+              : Buffer.alloc(0);
+      const flags = rand(2) ? ReplyFlag.done : 0;
+      said.push(
+        bytesOf([Magic.structuredReply, 4], [flags, 2], [type, 2], [0, 4], [i, 4], [body.length, 4]),
+        body,
+      );
+    }
+    const all = Buffer.concat(said);
+    if (rand(2) && all.length > 0) spoil(all, 0, all.length, rand);
+    bytes.fill(0xee);
+    writeFileSync(path, all);
+    // Where the file ends the server has hung up.
+    const from = openSync(path, 'r');
+    try {
+      while (replies.pull(from));
+    } catch (e) {
+      codedNbd(e);
+    } finally {
+      closeSync(from);
+    }
+    // Only reads get data, and only where they said.
+    for (let i = 0; i < size; i += 512) {
+      const slot = Math.floor((i - 262_144) / 16384);
+      const at = (i - 262_144) % 16384;
+      const given = slot >= 0 && slot < 8 && slot % 2 === 0 && (at < 3072 || (at >= 8192 && at < 13_824));
+      if (!given && bytes[i] !== 0xee) throw new Error(`memory at ${i} was written`);
+    }
+  });
+  rmSync(path);
+});
+
+it('greetings of an NBD server', patience, () => {
+  const path = join(tmpdir(), `nyx-nbd-fuzz-${process.pid}`);
+  const listener = listenUnix(path);
+  const hello = (flags: number): Buffer =>
+    bytesOf([Magic.passwdHi, 4], [Magic.passwdLo, 4], [Magic.optionHi, 4], [Magic.optionLo, 4], [flags, 2]);
+  const reply = (option: number, type: number, data: Buffer = Buffer.alloc(0)): Buffer =>
+    Buffer.concat([
+      bytesOf([Magic.optionReplyHi, 4], [Magic.optionReplyLo, 4], [option, 4], [type, 4], [data.length, 4]),
+      data,
+    ]);
+  let agreed = 0;
+  fuzz((rand) => {
+    const said = [hello(3), reply(8, rand(2) ? 1 : 0x8000_0001)];
+    for (let n = rand(4); n > 0; n--)
+      said.push(reply(7, 3, bytesOf([rand(4), 2], [rand(1 << 30), 8], [rand(65536), 2], [rand(1 << 20), 4])));
+    said.push(
+      reply(7, 3, bytesOf([0, 2], [rand(2 ** 31), 8], [rand(65536), 2])),
+      reply(7, [1, 1, 1, 0x8000_0001, 0x8000_0006, 99][rand(6)]!),
+      bytesOf([rand(2 ** 31), 8], [rand(65536), 2]),
+    );
+    const all = Buffer.concat(said);
+    if (rand(3)) spoil(all, 0, all.length, rand);
+    const [client, server] = [connectUnix(path), acceptUnix(listener)];
+    writeSync(server, all);
+    try {
+      const { size, most, physicalBytes } = handshake(client, 'export', 1);
+      expect(size).toBeGreaterThanOrEqual(0);
+      expect(most).toBeGreaterThanOrEqual(65536);
+      expect(physicalBytes).toBeGreaterThanOrEqual(512);
+      agreed++;
+    } catch (e) {
+      codedNbd(e);
+    } finally {
+      close(client);
+      close(server);
+    }
+  });
+  expect(agreed).toBeGreaterThan(0);
+  close(listener);
+  rmSync(path);
 });

@@ -34,6 +34,8 @@ export interface DiskConfig {
   layers?: DiskLayer[];
   /** Of an NBD server. */
   exportName?: string;
+  /** Seconds that requests wait for it; without it, without end. */
+  reconnectDelay?: number;
 }
 
 /** What is wrong with the layers of a configuration, if anything. */
@@ -73,6 +75,7 @@ export const openDisk =
           size: top.size,
           readOnly,
           discard,
+          ...(config.reconnectDelay === undefined ? {} : { reconnectDelay: config.reconnectDelay }),
           ...(source.has('connection') ? { fd: source.fd('connection') } : {}),
           connect: () => source.tell?.('connect', {}),
           note: (text) => source.log?.('info', text),

@@ -21,7 +21,7 @@ import { readerOf, readFileHeader } from '../block/vhdx/header.ts';
 import { VhdxImage } from '../block/vhdx/image.ts';
 import { Journal as VhdxJournal } from '../block/vhdx/journal.ts';
 import { Tables as VhdxTables } from '../block/vhdx/tables.ts';
-import { chainOf, type Format, Opened, openLocked, probe } from './open.ts';
+import { chainOf, type Format, Opened, openLocked, probe, type Server } from './open.ts';
 
 export type Progress = (fraction: number) => void;
 
@@ -235,37 +235,74 @@ export function resize(o: Target & { format: Format; size: number; relative: boo
   });
 }
 
-/** Copies the content, not the shape: holes and zeroes take no space. */
-export function convert(
-  o: { from: string; format?: Format; forceShare?: boolean; to: CreateRequest },
-  progress: Progress,
-): { size: number } {
+/** Connects to a server. @throws NBD_*, BACKEND_MISSING */
+async function onServer(path: string): Promise<Server> {
+  const size = (await nbdInfo(path))['virtual-size'] as number;
+  const address = parseNbdUri(path)!;
+  return { fd: await connectNbd(address), exportName: address.exportName, size };
+}
+
+type Convert = { from: string; format?: Format; forceShare?: boolean; to: CreateRequest };
+
+/**
+ * Copies the content, not the shape: holes and zeroes take no space. Either side may be an export of an NBD server, as raw
+ * bytes; one that is written is there already, and at least as large.
+ */
+export function convert(o: Convert, progress: Progress): { size: number } | Promise<{ size: number }> {
+  if (isNbdUri(o.from) || isNbdUri(o.to.path)) return convertOnServer(o, progress);
   const source = new Opened({ path: o.from, format: o.format, forceShare: o.forceShare }, false, CHUNK);
-  const { size } = source.disk;
-  create({ ...o.to, size });
+  create({ ...o.to, size: source.disk.size });
   const target = new Opened({ path: o.to.path, format: o.to.format }, true, CHUNK);
+  return copyAll(source, target, true, progress);
+}
+
+async function convertOnServer(o: Convert, progress: Progress): Promise<{ size: number }> {
+  const server = async (path: string, format: Format | undefined): Promise<Server | undefined> => {
+    if (!isNbdUri(path)) return undefined;
+    if (format !== undefined && format !== 'raw')
+      throw blockError('NBD_URI', `${path}: what a server has is taken as raw, not as ${format}`);
+    return onServer(path);
+  };
+  const [from, to] = [await server(o.from, o.format), await server(o.to.path, o.to.format)];
+  const source = new Opened(
+    from ? { server: from } : { path: o.from, format: o.format, forceShare: o.forceShare },
+    false,
+    CHUNK,
+  );
+  const { size } = source.disk;
+  if (to && to.size < size)
+    throw blockError('NBD_URI', `${o.to.path}: ${to.size} bytes, ${size} are to be written`);
+  if (!to) create({ ...o.to, size });
+  const target = new Opened(to ? { server: to } : { path: o.to.path, format: o.to.format }, true, CHUNK);
+  return copyAll(source, target, !to, progress);
+}
+
+/** @param fresh the target is all zeroes */
+function copyAll(source: Opened, target: Opened, fresh: boolean, progress: Progress): { size: number } {
+  const { size } = source.disk;
   const [from, to] = [Buffer.from(source.buffer), Buffer.from(target.buffer)];
   const zero = Buffer.alloc(65536);
   for (let at = 0; at < size; at += CHUNK) {
     const n = Math.min(CHUNK, size - at);
     source.do(BlockOp.read, at, n);
-    // Runs of what is not zero, in pieces of 64 KiB.
+    // Runs of what is zero and what is not, in pieces of 64 KiB.
+    const isZero = (k: number): boolean =>
+      from.compare(zero, 0, Math.min(65536, n - k), k, Math.min(n, k + 65536)) === 0;
     for (let i = 0; i < n; ) {
-      const isZero = (k: number): boolean =>
-        from.compare(zero, 0, Math.min(65536, n - k), k, Math.min(n, k + 65536)) === 0;
-      if (isZero(i)) {
-        i += 65536;
-        continue;
-      }
-      let end = i;
-      while (end < n && !isZero(end)) end += 65536;
+      const none = isZero(i);
+      let end = i + 65536;
+      while (end < n && isZero(end) === none) end += 65536;
       end = Math.min(end, n);
-      from.copy(to, 0, i, end);
-      target.do(BlockOp.write, at + i, end - i);
+      if (!none) {
+        from.copy(to, 0, i, end);
+        target.do(BlockOp.write, at + i, end - i);
+      } else if (!fresh) target.do(BlockOp.writeZeroes, at + i, end - i);
       i = end;
     }
     progress((at + n) / size);
   }
+  // A server may hold it in memory.
+  if (!fresh) target.do(BlockOp.flush, 0, 0);
   source.close();
   target.close();
   return { size };

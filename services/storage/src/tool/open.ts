@@ -83,6 +83,13 @@ export interface Layer {
   format: Format;
 }
 
+/** An export of an NBD server, connected. */
+export interface Server {
+  fd: number;
+  exportName: string;
+  size: number;
+}
+
 /** A disk and one request at a time on it. */
 export class Opened {
   readonly buffer: ArrayBuffer;
@@ -93,18 +100,28 @@ export class Opened {
   #finished = 0;
 
   /**
-   * @param what a path, with everything under it; or open files, which stay the caller's
+   * @param what a path, with everything under it; open files, which stay the caller's; or a server
    * @param bytes of the buffer
    */
   constructor(
     what:
       | { path: string; format?: Format | undefined; forceShare?: boolean | undefined }
-      | { layers: readonly Layer[] },
+      | { layers: readonly Layer[] }
+      | { server: Server },
     write: boolean,
     bytes: number,
   ) {
     this.buffer = new ArrayBuffer(bytes);
     const done: Completed = () => void this.#finished++;
+    if ('server' in what) {
+      const { fd, exportName, size } = what.server;
+      const layers = [{ format: 'nbd', size }];
+      // A connection that is lost is lost.
+      const config = { readOnly: !write, layers, exportName, reconnectDelay: 0 };
+      const source = { fd: () => fd, has: () => true, bulk: () => new ArrayBuffer(0) };
+      this.disk = openDisk(source, config)(this.buffer, done);
+      return;
+    }
     let chain: readonly { format: Format }[];
     if ('layers' in what) {
       chain = what.layers;
@@ -136,6 +153,7 @@ export class Opened {
     const r = this.#request;
     r.start(op, position, bytes);
     if (op === BlockOp.read || op === BlockOp.write) r.add(0, bytes);
+    r.unmap = op === BlockOp.writeZeroes;
     this.#finished = 0;
     this.disk.submit(r);
     if (!this.disk.drain(60_000) || this.#finished !== 1 || r.result !== 0)

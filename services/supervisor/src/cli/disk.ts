@@ -156,6 +156,9 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
   return o;
 };
 
+/** A file of this host, or what a server has. */
+const place = (text: string): string => (isNbdUri(text) ? text : resolve(text));
+
 const collect = (v: string, all: string[]): string[] => [...all, v];
 const OPTIONS = [
   '-o <key=value,...>',
@@ -212,7 +215,7 @@ export const make = (): Command => {
     .action(async (file: string, o: { f?: string; output: string; forceShare?: boolean }) => {
       const i = await tool<Record<string, unknown>>({
         command: 'info',
-        path: isNbdUri(file) ? file : resolve(file),
+        path: place(file),
         forceShare: o.forceShare,
         ...(o.f ? { format: formatOf(o.f) } : {}),
       });
@@ -270,22 +273,22 @@ export const make = (): Command => {
   disk
     .command('convert')
     .description('copies a disk into a new image; zeroes take no space')
-    .argument('<from>')
-    .argument('<to>')
+    .argument('<from>', 'file, or nbd://HOST/EXPORT')
+    .argument('<to>', 'new file, or an export of an NBD server that is there already')
     .option('-f <format>', 'of the source, instead of looking')
     .option('-O <format>', 'of the new image', 'raw')
     .option(...OPTIONS, collect, [])
     .option(...SHARE)
     .action(
       async (from: string, to: string, o: { f?: string; O: string; o: string[]; forceShare?: boolean }) => {
-        if (resolve(from) === resolve(to)) throw wrong('two files', from);
+        if (place(from) === place(to)) throw wrong('two files', from);
         const r = await tool<{ size: number }>(
           {
             command: 'convert',
-            from: resolve(from),
+            from: place(from),
             forceShare: o.forceShare,
             ...(o.f ? { format: formatOf(o.f) } : {}),
-            to: { path: resolve(to), format: formatOf(o.O), ...optionsOf(o.o) },
+            to: { path: place(to), format: formatOf(o.O), ...optionsOf(o.o) },
           },
           `${from} -> ${to}`,
         );

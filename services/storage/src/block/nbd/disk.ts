@@ -34,6 +34,8 @@ export interface NbdOptions {
   size: number;
   readOnly: boolean;
   discard?: boolean;
+  /** Seconds that requests wait for a connection, then they fail until there is one; without it they wait without end. */
+  reconnectDelay?: number;
   /** A connected socket, if there is one already. */
   fd?: number;
   /** Asks for a connection: it comes by the order 'connection', with a descriptor. */
@@ -69,6 +71,9 @@ export class NbdDisk implements BlockDriver {
   /** Bytes on their way out. */
   #out: Uint8Array[] = [];
   #retry: NodeJS.Timeout | undefined;
+  /** Until requests fail for want of a server; `#failing`: they do. */
+  #patience: NodeJS.Timeout | undefined;
+  #failing = false;
   readonly #done: BlockRequest[] = [];
   #doneCount = 0;
   #told = false;
@@ -94,7 +99,10 @@ export class NbdDisk implements BlockDriver {
     this.#free = Array.from({ length: SLOTS }, (_, i) => i);
     this.#replies = new Replies(this.#slots, memory, (i) => this.#answered(i));
     if (o.fd !== undefined) this.#attach(o.fd);
-    else o.connect();
+    else {
+      this.#wait();
+      o.connect();
+    }
   }
 
   get connected(): boolean {
@@ -131,6 +139,8 @@ export class NbdDisk implements BlockDriver {
       throw e;
     }
     this.#fd = fd;
+    clearTimeout(this.#patience);
+    this.#failing = false;
     this.#replies.begin(this.#export.structured);
     this.#watch = watch(fd, () => this.poll(), { drain: false });
     this.kick();
@@ -154,6 +164,42 @@ export class NbdDisk implements BlockDriver {
     }
     this.#retry = setTimeout(() => this.#o.connect(), AGAIN_MS);
     this.#retry.unref();
+    this.#wait();
+  }
+
+  /** There is no server: for how long that may be so begins now. */
+  #wait(): void {
+    const { reconnectDelay } = this.#o;
+    if (reconnectDelay === undefined) return;
+    clearTimeout(this.#patience);
+    this.#patience = setTimeout(() => {
+      this.#o.note?.(`nbd: no server for ${reconnectDelay} s, requests fail`);
+      this.#failing = true;
+      this.kick();
+    }, reconnectDelay * 1000);
+    this.#patience.unref();
+  }
+
+  /** Without a server, and without patience: all that waits fails. */
+  #fail(): void {
+    this.#unsent = [];
+    for (const [i, s] of this.#slots.entries()) {
+      const r = s.request;
+      if (r === undefined) continue;
+      s.request = undefined;
+      this.#free.push(i);
+      // Not stable: nothing is to be flushed behind it.
+      r.fua = false;
+      r.result = BlockResult.io;
+      // What waits for more slots is told of below.
+      if (!this.#waiting.some((w) => w.r === r)) this.#partDone(r);
+    }
+    for (const { r } of this.#waiting.splice(0)) {
+      r.fua = false;
+      r.result = BlockResult.io;
+      r.progress = 1;
+      this.#partDone(r);
+    }
   }
 
   // ---- requests ----
@@ -233,7 +279,10 @@ export class NbdDisk implements BlockDriver {
   };
 
   kick(): void {
-    if (this.#fd < 0) return;
+    if (this.#fd < 0) {
+      if (this.#failing) this.#fail();
+      return;
+    }
     this.#place();
     for (const i of this.#unsent.splice(0)) this.#encode(i);
     this.#push();
@@ -337,6 +386,7 @@ export class NbdDisk implements BlockDriver {
 
   close(): void {
     clearTimeout(this.#retry);
+    clearTimeout(this.#patience);
     this.#watch?.close();
     if (this.#fd < 0) return;
     const bye = new DataView(new ArrayBuffer(requestBytes));

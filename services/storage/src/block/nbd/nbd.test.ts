@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { close } from '@nyx/native';
 import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { BlockOp, type BlockRequest } from '../block.ts';
+import { convert } from '../../tool/commands.ts';
+import { BlockOp, type BlockRequest, BlockResult } from '../block.ts';
 import { Rig, random } from '../testing/rig.ts';
 import { NbdDisk } from './disk.ts';
 
@@ -43,13 +44,18 @@ async function serve(args: string[], uri: string): Promise<ChildProcess> {
   throw new Error('qemu-nbd does not come');
 }
 
-async function open(rig: Rig, uri: string, connect: () => void = () => {}): Promise<NbdDisk> {
+async function open(
+  rig: Rig,
+  uri: string,
+  connect: () => void = () => {},
+  more: { reconnectDelay?: number } = {},
+): Promise<NbdDisk> {
   const address = parseNbdUri(uri)!;
   const fd = await connectNbd(address);
   rig.open(
     (memory, completed) =>
       new NbdDisk(
-        { exportName: address.exportName, size: SIZE, readOnly: false, fd, connect },
+        { exportName: address.exportName, size: SIZE, readOnly: false, fd, connect, ...more },
         memory,
         completed,
       ),
@@ -129,6 +135,60 @@ describe.runIf(qemu)('qemu-nbd', () => {
     // qemu-nbd was killed, not its writes: they are in the page cache.
     expect(Buffer.compare(readFileSync(at('disk')), model)).toBe(0);
     disk.close();
+  });
+  it('with a reconnect-delay requests fail when it is over, until there is a server', {
+    timeout: 60_000,
+  }, async () => {
+    writeFileSync(at('disk'), Buffer.alloc(SIZE, 7));
+    const args = ['-x', 'x', '-k', at('socket')];
+    const server = await serve(args, unix());
+    const rig = new Rig();
+    let wanted = 0;
+    const disk = await open(rig, unix(), () => wanted++, { reconnectDelay: 1 });
+    const read = async (n: number): Promise<number[]> => {
+      // More than there is room for in the protocol.
+      for (let i = 0; i < n; i++) disk.submit(rig.request(BlockOp.read, 4096 * i, 4096, 4096 * i));
+      disk.kick();
+      for (let t = 0; rig.done.length < n && t < 4000; t++) await sleep(5);
+      return rig.done.splice(0).map((r) => r.result);
+    };
+    expect(new Set(await read(3))).toEqual(new Set([BlockResult.ok]));
+    server.kill('SIGKILL');
+    for (let t = 0; disk.connected && t < 1000; t++) await sleep(5);
+    const since = Date.now();
+    const results = await read(200);
+    expect([results.length, new Set(results)]).toEqual([200, new Set([BlockResult.io])]);
+    expect(Date.now() - since).toBeGreaterThan(500);
+    // Now they fail at once.
+    expect(await read(2)).toEqual([BlockResult.io, BlockResult.io]);
+    expect(wanted).toBe(1);
+    await serve(args, unix());
+    disk.order({ name: 'connection' }, [await connectNbd(parseNbdUri(unix())!)]);
+    expect(new Set(await read(200))).toEqual(new Set([BlockResult.ok]));
+    expect(rig.bytes[4096 * 199]).toBe(7);
+    disk.close();
+  });
+  it('images are copied from and to a server', { timeout: 60_000 }, async () => {
+    const content = Buffer.alloc(SIZE);
+    for (let i = 0; i < SIZE; i += 300_000) content.fill(i >> 12, i, i + 100_000);
+    writeFileSync(at('raw'), content);
+    // What is zero is to become zero.
+    writeFileSync(at('disk'), Buffer.alloc(SIZE + 512, 0xee));
+    await serve(['-x', 'x', '-k', at('socket')], unix());
+    const none = (): void => {};
+    await convert({ from: at('raw'), to: { path: unix(), format: 'raw' } }, none);
+    expect(readFileSync(at('disk')).subarray(0, SIZE).equals(content)).toBe(true);
+    expect(readFileSync(at('disk'))[SIZE]).toBe(0xee);
+    await convert({ from: unix(), to: { path: at('q'), format: 'qcow2' } }, none);
+    const same = ['compare', '-f', 'raw', '-F', 'qcow2', at('disk'), at('q')];
+    expect(spawnSync('qemu-img', same, { encoding: 'utf8' }).stdout).toMatch(/identical/);
+    writeFileSync(at('raw'), Buffer.alloc(SIZE + 1024));
+    await expect(convert({ from: at('raw'), to: { path: unix(), format: 'raw' } }, none)).rejects.toThrow(
+      /4195328 are to be written/,
+    );
+    await expect(convert({ from: at('raw'), to: { path: unix(), format: 'qcow2' } }, none)).rejects.toThrow(
+      /taken as raw/,
+    );
   });
   it('an export that is not there, or read-only', { timeout: 20_000 }, async () => {
     writeFileSync(at('disk'), Buffer.alloc(SIZE));
