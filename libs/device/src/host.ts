@@ -108,13 +108,13 @@ export class DeviceHost {
     };
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
     this.clock = new GuestClock(mmap(fd(role.vmPage), fileSize(fd(role.vmPage)), { write: false }));
-    const ram = map(role.ram);
+    const ram = role.ram === undefined ? new ArrayBuffer(0) : map(role.ram);
     const pages =
       role.pageMap === undefined
         ? undefined
         : openPageMap(map(role.pageMap), this.clock.page.cpus, role.ramBytes / 4096);
     const memory = (): GuestMemory => {
-      const m = new GuestMemory(ram, role.ramLowBytes);
+      const m = new GuestMemory(ram, Math.min(role.ramLowBytes, ram.byteLength));
       if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);
       return m;
     };

@@ -129,7 +129,7 @@ describe('a served process', () => {
     s.role.devices[0]!.kind = 'doorbell';
     await s.start();
     await s.kill();
-    s.role.devices[0]!.state = s.role.ram;
+    s.role.devices[0]!.state = s.role.ram!;
     new Uint32Array(s.ram).fill(0x5a5a5a5a, 0, 64);
     new Uint32Array(s.ram)[BlockHeader.offsetOf('initialized') >> 2] = 1;
     await expect(s.start()).rejects.toMatchObject({ code: 'STATE_FORMAT' });

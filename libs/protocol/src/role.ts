@@ -43,8 +43,10 @@ export interface Role {
   irqPage: number;
   irqEvent: number;
   vmPage: number;
+  /** With `ram` alone: what is written there is told in it. */
   pageMap?: number;
-  ram: number;
+  /** Guest memory; absent in a process none of whose devices does DMA. */
+  ram?: number;
   ramLowBytes: number;
   ramBytes: number;
   log?: number;

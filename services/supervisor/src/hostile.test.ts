@@ -2,7 +2,7 @@
  * Disks whose programs were taken over (services/storage/src/testing/hostile.ts), in a machine with a real Linux guest and an
  * honest disk: what they try is refused or contained, and the guest goes on. As any user; needs the default image.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -76,6 +76,7 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
       memory: '256M',
       accel: 'soft',
       agent: true,
+      tpm: {},
       recovery: { budget: 3, window: 300, hangTimeout: 1 },
       disks: [
         disk('honest'),
@@ -93,6 +94,17 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
     const sum =
       'dd if=/dev/urandom of=/tmp/x bs=64k count=8 2>/dev/null; dd if=/tmp/x of=/dev/vda bs=64k 2>/dev/null; sync; echo 3 > /proc/sys/vm/drop_caches; a=$(sha256sum < /tmp/x); b=$(dd if=/dev/vda bs=64k count=8 2>/dev/null | sha256sum); [ "$a" = "$b" ] && echo same';
     expect(await run(sum)).toBe('same');
+
+    // Guest memory, and the map of its pages, are there where DMA is done, and in no other device process.
+    const holds = async (name: string): Promise<string[]> => {
+      const { pid } = (await vm!.status()).processes.find((p) => p.name === name)!;
+      const links = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+      return ['nyx-ram', 'nyx-pages'].filter((m) => links.some((l) => l.startsWith(`/memfd:${m}`)));
+    };
+    expect({ disk0: await holds('disk0'), tpm: await holds('tpm') }).toEqual({
+      disk0: ['nyx-ram', 'nyx-pages'],
+      tpm: [],
+    });
 
     const write = (letter: string): Promise<string> =>
       run(`(dd if=/dev/zero of=/dev/vd${letter} bs=4k count=4 oflag=direct 2>/dev/null &) ; echo begun`);

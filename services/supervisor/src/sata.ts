@@ -61,6 +61,7 @@ export function sataLine(
     {
       name: 'ahci',
       kind: 'ahci',
+      dma: true,
       process: 'ahci',
       service: 'storage',
       bdf: (device << 3) | fn,

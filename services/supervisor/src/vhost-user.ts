@@ -206,6 +206,7 @@ const vhostLines = (opened: readonly OpenedBackend[]): DeviceLine[] =>
     return {
       name,
       kind: 'vhost-user',
+      dma: true,
       process: name,
       service: 'vhost-user',
       bdf: slot << 3,

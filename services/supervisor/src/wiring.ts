@@ -29,6 +29,8 @@ export interface DeviceLine {
   /** bus << 8 | device << 3 | function */
   bdf?: number;
   config?: Record<string, unknown>;
+  /** It reads or writes guest memory: its process is granted that. */
+  dma?: true;
   /** Names of machine resources (resources.ts) that it gets, by the name the device knows them by. */
   fds?: Record<string, string>;
 }
@@ -100,7 +102,7 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cd
   { name: 'pvpanic', kind: 'pvpanic', ...platform, pio: [[pvpanicPort, 1, 0]] },
   { name: 'mch', kind: 'mch', ...platform, bdf: bdf(0) },
   { name: 'lpc', kind: 'lpc', ...platform, bdf: bdf(31), pio: [[pm.reset, 1, 0]], irqs: Array.from({ length: 16 }, (_, irq): Route => `line ${irq}`) },
-  { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], fds: { blob: 'fwcfg' } },
+  { name: 'fwcfg', kind: 'fw-cfg', ...platform, pio: [[0x510, 2, 0], [0x514, 8, 1]], dma: true, fds: { blob: 'fwcfg' } },
   ...(spec.watchdog === undefined ? [] : [{ name: 'watchdog', kind: spec.watchdog, ...platform, bdf: bdf(30) }]),
   ...spec.disks.flatMap((disk, i): DeviceLine[] => disk.bus === 'ahci' ? [] : [{
     name: `disk${i}`,
@@ -109,6 +111,7 @@ export const wiring = (spec: VmSpec, files: readonly (readonly DiskFile[])[], cd
     service: disk.service ?? 'storage',
     bdf: bdf(diskSlot(i)),
     irqs: [`line ${pciGsi(diskSlot(i), 0)}`, ...repeat(9, 'msi')],
+    dma: true,
     ...diskFiles(i, disk, files[i]!, spec.deterministic),
   }]),
   ...tpmLine(spec),
