@@ -169,6 +169,8 @@ const Status = z.object({
   pid: count,
   vcpuPid: count,
   vcpuJail: z.optional(JailStatus),
+  /** Why device processes are in no control group; absent when they are. */
+  noCgroup: z.optional(z.string()),
   /** What the engine is: '' before it is known. */
   accel: z.string(),
   cpus: count,

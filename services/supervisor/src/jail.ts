@@ -12,6 +12,8 @@ export interface Jail {
   read: readonly string[];
   /** Bytes of anonymous memory, where there is a limit. */
   dataLimit?: number;
+  /** Folder of its control group. */
+  cgroup?: string;
   /** Time slice in ns, for a program that is to run soon when it wakes. */
   slice?: number;
   /** It empties its root directory itself when all of its code is loaded (libs/device lockdown.ts). */
@@ -79,6 +81,7 @@ export const spawnJailed = (
       launcher,
       [
         ...['--mode', mode, '--why', refusal, ...options],
+        ...(jail.cgroup ? ['--cgroup', jail.cgroup] : []),
         ...(jail.slice ? ['--slice', String(jail.slice)] : []),
         ...(leaves ? ['--leave', String(fds.length + 1)] : []),
         ...['--', program, ...args],

@@ -2,6 +2,7 @@
  * A machine: starts its processes, drives it through its states (lifecycle.ts), answers what happens to it. Policy is
  * here; mechanisms are in the files that it uses.
  */
+
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { monotonicNs } from '@nyx/native';
@@ -12,6 +13,7 @@ import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { BootLoader } from './boot.ts';
 import { CdDrives } from './cd.ts';
+import { cgroups } from './cgroup.ts';
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { Disks } from './disks.ts';
@@ -339,6 +341,7 @@ export class Machine {
       since: this.#life.since,
       pid: process.pid,
       vcpuPid: this.#vcpu?.pid ?? 0,
+      ...(cgroups().refusal ? { noCgroup: cgroups().refusal } : {}),
       ...(this.#vcpu?.child.jail ? { vcpuJail: this.#vcpu.child.jail } : {}),
       accel: this.#status.accel,
       cpus: spec.cpus,

@@ -4,6 +4,7 @@
  */
 import { isDeviceEvent, type Role, type RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
+import { cgroups, type Group } from './cgroup.ts';
 import { Child } from './child.ts';
 import { deviceDataLimit } from './jail.ts';
 import { addonPath, bundleFiles } from './paths.ts';
@@ -34,6 +35,7 @@ export class DeviceChild {
   #onReply: (r: RoleReply) => void = () => {};
   #onDeath: (reason: string) => void = () => {};
   #death: string | undefined;
+  readonly #group: Group | undefined;
 
   constructor(
     readonly service: string,
@@ -41,12 +43,17 @@ export class DeviceChild {
   ) {
     const bundle = host.bundle(service);
     const read = host.jail === false ? undefined : [...bundleFiles(bundle), ...(host.jail ?? [addonPath()])];
+    if (read) this.#group = cgroups().make(deviceDataLimit);
+    const cgroup = this.#group && { cgroup: this.#group.path };
     this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
       log: host.log,
-      ...(read ? { jail: { read, leaves: true, dataLimit: deviceDataLimit, slice: deviceSlice } } : {}),
+      ...(read
+        ? { jail: { read, leaves: true, dataLimit: deviceDataLimit, slice: deviceSlice, ...cgroup } }
+        : {}),
       onMessage: (bytes) => this.#message(bytes),
       onDeath: (reason) => {
         this.#death = reason;
+        this.#group?.remove();
         this.#onDeath(reason);
       },
     });
@@ -64,6 +71,8 @@ export class DeviceChild {
     onDeath: (reason: string) => void,
   ): void {
     this.listen(onReply, onDeath);
+    // Guest memory counts where it is touched first.
+    if (role.ram !== undefined) this.#group?.limit(deviceDataLimit + role.ramBytes);
     if (this.#death === undefined) this.child.send(Buffer.from(JSON.stringify(role)), fds);
   }
 

@@ -1,6 +1,6 @@
 // nyx-jail: becomes another program, after it has taken from itself what that program shall not have.
 //
-//   nyx-jail --mode user|root|none [--why TEXT] --read PATH ... [--limit NAME=N] ... [--leave FD] -- PROGRAM ARGUMENT ...
+//   nyx-jail --mode user|root|none [--why TEXT] --read PATH ... [--limit NAME=N] ... [--cgroup PATH] [--leave FD] -- PROGRAM ARGUMENT ...
 //
 // The mode tells how the caller started us: in namespaces of our own together with a user namespace, whose root we are; without one, by root;
 // or in none, because of TEXT.
@@ -42,6 +42,7 @@ struct Options {
   std::string why;
   std::vector<std::string> read;
   std::vector<std::string> limits;
+  std::string cgroup;
   int leave = -1;
   uint64_t slice = 0;  // ns; 0: the scheduler's own
   char** program = nullptr;
@@ -78,6 +79,7 @@ Options Parse(char** argv) {
     else if (name == "--why") o.why = value;
     else if (name == "--read") o.read.push_back(value);
     else if (name == "--limit") o.limits.push_back(value);
+    else if (name == "--cgroup") o.cgroup = value;
     else if (name == "--slice") o.slice = strtoull(value.c_str(), nullptr, 10);
     else if (name == "--leave") o.leave = atoi(value.c_str());
     else Die("unknown option " + name);
@@ -188,6 +190,17 @@ bool SetLimits(const std::vector<std::string>& limits, std::string* why) {
   return true;
 }
 
+// Writing 0 moves the writer (cgroup v2, "cgroup.procs").
+bool EnterCgroup(const std::string& path) {
+  const int fd = open((path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool good = write(fd, "0", 1) == 1;
+  const int error = errno;
+  close(fd);
+  errno = error;
+  return good;
+}
+
 bool Landlock(const Options& o, std::string* why) {
   landlock::Ruleset rules;
   const char* failed = rules.Create();
@@ -221,6 +234,8 @@ int Main(char** argv) {
   Report report;
   std::string why;
   const bool own = o.mode != "none";
+  // While the folder is to be seen, and before there is a helper.
+  if (!o.cgroup.empty()) report.Errno(EnterCgroup(o.cgroup), "cgroup");
   if (!own) {
     report.Step(false, "namespaces", o.why);
   } else {

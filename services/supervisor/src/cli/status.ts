@@ -13,13 +13,16 @@ const processState = (p: ProcessStatus): string =>
 
 type Jailed = { name: string; jail?: { missing: string[] } | undefined };
 /** One word when every layer holds everywhere; else what does not, and why. */
-const jailLines = (all: Jailed[]): string[] => {
+const jailLines = (all: Jailed[], noCgroup: string | undefined): string[] => {
   const lines = all.flatMap((p) =>
     p.jail ? p.jail.missing.map((m) => `jail of ${p.name} lacks ${m}`) : [`${p.name} is in no jail`],
   );
   return lines.length > 0
     ? lines.map((l) => yellow(l))
-    : [`jail     ${green('complete')} for ${all.map((p) => p.name).join(', ')}`];
+    : [
+        `jail     ${green('complete')} for ${all.map((p) => p.name).join(', ')}`,
+        ...(noCgroup ? [dim(`limits   of each process (no control group: ${noCgroup})`)] : []),
+      ];
 };
 
 /** Faults so far, the worst in full. */
@@ -110,7 +113,7 @@ export const draw = (s: Status, before?: Status): string => {
     ).split('\n'),
     '',
     ...faultLines(s),
-    ...jailLines([{ name: 'nyx-vcpu', jail: s.vcpuJail }, ...s.processes]),
+    ...jailLines([{ name: 'nyx-vcpu', jail: s.vcpuJail }, ...s.processes], s.noCgroup),
     ...s.processes.flatMap((p) => (p.error ? [red(`${p.name}: ${p.error.code}: ${p.error.got ?? ''}`)] : [])),
   ];
   return box(`${s.name}  (nyxd ${s.pid}, nyx-vcpu ${s.vcpuPid})`, head);
