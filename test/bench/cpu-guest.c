@@ -230,8 +230,17 @@ static const struct {
     {"page touch", page_touch}, {"mmap, munmap", map_unmap},
 };
 
+// Whether `name` is in a list with semicolons between names.
+static int listed(const char *list, const char *name) {
+  const size_t n = strlen(name);
+  for (; list; list = strchr(list, ';') ? strchr(list, ';') + 1 : NULL)
+    if (strncmp(list, name, n) == 0 && (list[n] == 0 || list[n] == ';')) return 1;
+  return 0;
+}
+
 int main(int argc, char **argv) {
   if (argc > 0 && strcmp(argv[0], "true") == 0) return 0;
+  const char *const only = getenv("only");  // from the kernel's command line
   log_fd = open("/dev/kmsg", O_WRONLY);
   say("@shell");
   a_buffer = malloc(BUFFER);
@@ -239,6 +248,7 @@ int main(int argc, char **argv) {
   memset(a_buffer, 1, BUFFER);
   memset(b_buffer, 2, BUFFER);
   for (size_t k = 0; k < sizeof(programs) / sizeof(programs[0]); k++) {
+    if (only && !listed(only, programs[k].name)) continue;
     say("@begin %s", programs[k].name);
     const uint64_t check = programs[k].run();
     say("@end %s: %llx", programs[k].name, (unsigned long long)check);
