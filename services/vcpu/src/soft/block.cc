@@ -37,9 +37,6 @@ uint8_t* map_code(uint8_t* at, size_t bytes) {
   return nullptr;
 }
 
-// Linear address of c.rip.
-uint64_t fetch_linear(const Cpu& c, uint64_t rip) { return c.code64() ? rip : uint32_t(c.seg[CS].base + rip); }
-
 // Granules of [from, to) within a page, to <= 4096.
 uint64_t granule_mask(unsigned from, unsigned to) {
   const unsigned first = from >> 6, last = (to - 1) >> 6;
@@ -73,7 +70,7 @@ BlockCache::BlockCache(const OpTables& tables, size_t max_blocks, size_t max_ins
       insns_(reinterpret_cast<Insn*>(reserved_ + pages(max_blocks * sizeof(Block)))),
       hash_(new Block*[1 << kHashBits]()),
       page_hash_(new Page*[1 << kPageHashBits]()) {
-  std::memset(jumps, 0xff, sizeof(jumps));
+  ForgetJumps();
   if (!code_bytes_) return;
   uint8_t* const code = reserved_ + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn));
   code_write_ = map_code(code, code_bytes_);
@@ -91,6 +88,23 @@ BlockCache::~BlockCache() {
 size_t BlockCache::Hash(const uint8_t* host, uint64_t rip, uint32_t mode) {
   const uint64_t h = (reinterpret_cast<uintptr_t>(host) ^ rip << 20 ^ mode) * 0x9e3779b97f4a7c15u;
   return h >> (64 - kHashBits);
+}
+
+// ---- the jump cache
+
+void BlockCache::ForgetJumps() {
+  for (auto& table : jumps)
+    for (JumpEntry& e : table) e = {~0ull, nullptr, nullptr, nullptr};
+}
+
+void BlockCache::RememberJump(Block* b) {
+  const bool hot = translates(b->mode);
+  jump_entry(b->mode, b->rip) = {hot ? jump_key(b->mode, b->rip) : ~0ull, hot ? b->host : nullptr, b, b->hot};
+}
+
+void BlockCache::ForgetJump(const Block* b) {
+  JumpEntry& e = jump_entry(b->mode, b->rip);
+  if (e.block == b) e = {~0ull, nullptr, nullptr, nullptr};
 }
 
 // ---- pages
@@ -156,6 +170,7 @@ void BlockCache::Unlink(Block* b, uint64_t phys, int which) {
 
 void BlockCache::Drop(Cpu& c, Block* b) {
   b->valid = false;
+  ForgetJump(b);
   if (translator_) {
     disconnect(b);
     b->hot = translator_->enter_thunk();
@@ -211,14 +226,13 @@ void BlockCache::FlushOwn(Cpu& c) {
     for (unsigned k = 0; k <= b->count; k++) b->insns[k].fn = dropped;
     b->valid = false;
     b->link[0] = b->link[1] = nullptr;
-    b->link_gen[0] = b->link_gen[1] = ~0ull;
     b->stub[0] = b->stub[1] = nullptr;
     b->in = 0;
     b->jumps_to[0] = b->jumps_to[1] = nullptr;
   }
   if (translator_) translator_->Reset();
   used_blocks_ = used_insns_ = 0;
-  std::memset(jumps, 0xff, sizeof(jumps));
+  ForgetJumps();
   std::memset(hash_.get(), 0, sizeof(Block*) << kHashBits);
   for (size_t k = 0; k < 1 << kPageHashBits; k++) {
     while (page_hash_[k]) RemovePage(page_hash_[k]);
@@ -229,10 +243,10 @@ void BlockCache::FlushOwn(Cpu& c) {
 
 Block* BlockCache::Find(Cpu& c, uint32_t mode) {
   const uint64_t linear = fetch_linear(c, c.rip);
-  const TlbEntry& e = tlb_entry(c, linear);
+  const CodeEntry& e = code_entry(c, linear);
   const uint8_t* host;
   uint64_t phys = ~0ull;
-  if (e.exec == (linear & ~kPageMask)) [[likely]] {
+  if (e.page == (linear & ~kPageMask)) [[likely]] {
     host = reinterpret_cast<const uint8_t*>(linear + uint64_t(e.addend));
   } else {
     const CodePage page = fetch_page(c, nullptr, linear);
@@ -278,7 +292,6 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
   b->phys = phys;
   b->mode = mode;
   b->insns = insns;
-  b->link_gen[0] = b->link_gen[1] = ~0ull;
   b->phys2 = ~0ull;
   b->host = host;
   b->valid = true;
@@ -300,6 +313,7 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
         const CodePage second = fetch_page(c, nullptr, linear2);
         if (!second.host) raise(c, nullptr, kUD);
         b->phys2 = second.phys;
+        b->host2 = second.host;
         AddPage(c, second.phys);
         std::memcpy(bytes, host, room);
         std::memcpy(bytes + room, second.host, kMaxInsnBytes - room);

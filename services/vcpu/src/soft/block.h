@@ -18,13 +18,16 @@ inline constexpr uint32_t kModeStep = 1u << 31;
 
 inline constexpr unsigned kMaxBlockInsns = 64;
 
-// What the CPU may jump to without looking anything up: RIP -> block.
+// What a jump to a computed address finds: RIP -> block. Translated code reads `key`, `host` and `hot` alone.
 struct alignas(32) JumpEntry {
-  uint64_t rip;
-  uint64_t gen;  // Cpu::map_gen for which it holds
-  Block* block;
+  uint64_t key;         // jump_key, or ~0
+  const uint8_t* host;  // of the block's first byte
+  Block* block;         // or null
+  const uint8_t* hot;   // Block::hot
 };
 inline constexpr unsigned kJumpBits = 12;
+// Besides user and supervisor mode, which have a table each, translated modes differ in the width of addresses.
+inline uint64_t jump_key(uint32_t mode, uint64_t rip) { return mode & kMode64 ? rip : rip | (mode & kModeLMA ? 1ull << 62 : 1ull << 61); }
 
 class BlockCache {
  public:
@@ -50,7 +53,14 @@ class BlockCache {
   void set_twin(BlockCache* twin) { twin_ = twin; twin->twin_ = this; }
   Translator* translator() { return translator_.get(); }
 
-  JumpEntry jumps[1 << kJumpBits];
+  // Of supervisor and user mode.
+  JumpEntry jumps[2][1 << kJumpBits];
+  JumpEntry& jump_entry(uint32_t mode, uint64_t rip) {
+    return jumps[(mode & kModeUser) != 0][(rip ^ rip >> kJumpBits) & ((1 << kJumpBits) - 1)];
+  }
+  // Also when a block that may be there has been translated.
+  void RememberJump(Block* b);
+  void ForgetJump(const Block* b);
 
  private:
   struct Page {
@@ -70,6 +80,7 @@ class BlockCache {
   void Link(Block* b, Page* page, int which);
   void Unlink(Block* b, uint64_t phys, int which);
   void Drop(Cpu& c, Block* b);
+  void ForgetJumps();
   static size_t Hash(const uint8_t* host, uint64_t rip, uint32_t mode);
 
   const OpTables& tables_;

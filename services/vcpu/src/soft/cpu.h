@@ -81,12 +81,16 @@ enum ModeBits : uint32_t {
   kModeChecked = 256,  // tlb is tlbs[2]: alignment checks or data breakpoints
 };
 
-// One translation. Tags are page addresses; a tag with low bits set never matches (slow path).
-struct TlbEntry {
+// One translation of data. Tags are page addresses; a tag with low bits set never matches (slow path).
+struct alignas(32) TlbEntry {
   uint64_t read;
   uint64_t write;  // clean-code pages (decoded blocks) never have a matching write tag
-  uint64_t exec;
   intptr_t addend;  // host address = linear address + addend
+};
+// One translation of code, in RAM or ROM.
+struct CodeEntry {
+  uint64_t page;    // or kTlbInvalid
+  intptr_t addend;
 };
 inline constexpr uint64_t kTlbInvalid = ~0ull;
 inline constexpr int kTlbBits = 12;
@@ -95,11 +99,20 @@ inline constexpr int kTlbEntries = 1 << kTlbBits;
 inline constexpr uint64_t kTagIo = 1;    // device memory: addend is physical minus linear address
 inline constexpr uint64_t kTagRom = 2;   // write tag: RAM that ignores writes
 inline constexpr uint64_t kTagCode = 4;  // write tag: decoded blocks stem from this page
+inline constexpr int kCodeEntries = 1 << 10;
+template <unsigned N>
+struct TlbBits {
+  uint64_t used[N / 64];    // entries that hold anything
+  uint64_t global[N / 64];  // entries that outlive a CR3 load
+  uint64_t large[N / 64];   // entries cut from a page larger than 4 KiB
+  uint64_t gigabytes;       // bit n: one of them may be in a GiB whose number is n modulo 64
+};
+// Code has entries of its own, so that data does not displace what links between blocks rely on (run.h).
 struct Tlb {
   TlbEntry entries[kTlbEntries];
-  uint64_t used[kTlbEntries / 64];    // entries that hold anything
-  uint64_t global[kTlbEntries / 64];  // entries that outlive a CR3 load
-  uint64_t large[kTlbEntries / 64];   // entries cut from a page larger than 4 KiB
+  CodeEntry code[kCodeEntries];
+  TlbBits<kTlbEntries> bits;
+  TlbBits<kCodeEntries> code_bits;
 };
 
 // Where the engine is, when it is not executing guest code (sampler.h).
@@ -130,13 +143,12 @@ struct alignas(64) Cpu {
   uint32_t eflags;     // the other RFLAGS bits: TF IF IOPL NT RF VM AC VIF VIP ID (and bit 1); not kArith, not DF
   const Insn* current; // instruction that a slow path works for (set by slow paths that may fault)
   Block* block;        // block that is being executed (invalidation must not free it)
-  uint64_t map_gen;    // grows when any linear-to-physical mapping or the mode may have changed; guards block links
   uint8_t inhibit;     // Inhibit of the last STI or MOV SS (run.h: set_inhibit); counts only while icount == inhibit_at
   volatile uint8_t where;  // Where; read by the sampler's signal
   bool trap_pending;   // run loop: single-step trap due after this instruction; software interrupts clear it
   uint64_t inhibit_at;
   class BlockCache* blocks;  // block.h
-  JumpEntry* jumps;    // blocks->jumps
+  JumpEntry* jumps;    // blocks->jumps[0]
   uint32_t hot_count;  // executions after which a block is translated
   struct StoreLog* log;       // lockstep.h; null but in its tests
   class Lockstep* lockstep;   // the same
@@ -186,8 +198,6 @@ struct alignas(64) Cpu {
   bool watch;              // DR7 has data breakpoints: the same
   uint8_t watch_hits;      // those that the current instruction hit: #DB after it (DR6 bits 3:0)
   int64_t tsc_offset;      // guest TSC = Clock::Tsc() + tsc_offset
-  // Hash set of linear pages that code was fetched from since the last change of map_gen: INVLPG of others keeps links.
-  uint64_t code_pages[64];
   Tlb tlbs[3];             // supervisor, user, checked accesses (never matches)
 
   bool long_mode() const { return mode & kModeLMA; }

@@ -25,7 +25,6 @@ void start_at_sipi(Cpu& c, uint8_t vector) {
   cs.selector = uint16_t(vector << 8);
   cs.base = uint64_t{vector} << 12;
   c.rip = 0;
-  c.map_gen++;
   c.wait_sipi = false;
   update_mode(c);
 }

@@ -133,7 +133,6 @@ void deliver_legacy(Cpu& c, const Insn* i, const Event& e, uint64_t rip) {
 }  // namespace
 
 void set_real_cs(Cpu& c, uint16_t selector) {
-  if (c.seg[CS].base != uint64_t{selector} << 4) c.map_gen++;
   set_real_segment(c, CS, selector);
 }
 

@@ -132,12 +132,13 @@ struct Block {
   uint16_t count;     // instructions
   uint16_t bytes;
   Insn* insns;        // count instructions, then one `end of block` entry
-  Block* link[2];     // successors (taken, fall-through), valid while link_gen[k] == Cpu::map_gen and the target is valid
-  uint64_t link_gen[2];
+  Block* link[2];     // successors (taken, fall-through), or null; leads_to (run.h) tells whether one still is
+  intptr_t link_addend[2];  // CodeEntry::addend of jumps_to[k]
   Block* hash_next;
   Block* page_next[2];  // blocks of the same physical page: of phys, of phys2
   uint64_t phys2;     // address in the second page of an instruction that spans pages, else ~0
   const uint8_t* host;  // host address of its first byte
+  const uint8_t* host2;  // of phys2's page
   bool valid;
 
   // Translation (translate.h).

@@ -112,7 +112,7 @@ void Lockstep::Step(Cpu& c) {
   int first = 0;
   if (compare) {
     c.blocks = &interpreted_;
-    c.jumps = interpreted_.jumps;
+    c.jumps = &interpreted_.jumps[0][0];
     Block* const reference = find_block(c);
     compare = pure(reference) && reference->count == b->count;
     if (compare) {
@@ -140,7 +140,7 @@ void Lockstep::Step(Cpu& c) {
       std::memcpy(static_cast<void*>(&c), before_.get(), kState);
     }
     c.blocks = translated;
-    c.jumps = translated->jumps;
+    c.jumps = &translated->jumps[0][0];
   }
   if (!compare && c.attention == &always) {  // the interpreter did it, and it cannot be done again
     skipped_++;

@@ -25,6 +25,8 @@ uint64_t linear_legacy(Cpu& c, const Insn* i, uint64_t offset, unsigned size, Ac
 uint64_t linear_seg(Cpu& c, const Insn* i, SegReg seg, uint64_t offset, unsigned size, Access a);
 
 inline TlbEntry& tlb_entry(Cpu& c, uint64_t linear) { return c.tlb->entries[linear >> 12 & (kTlbEntries - 1)]; }
+// For fetching instructions; checks of data accesses do not matter here.
+inline CodeEntry& code_entry(Cpu& c, uint64_t linear) { return c.tlbs[c.cpl == 3].code[linear >> 12 & (kCodeEntries - 1)]; }
 
 // Offset part of the effective address (LEA).
 [[gnu::always_inline]] inline uint64_t ea_offset(const Cpu& c, const Insn* i) {

@@ -21,17 +21,22 @@ unsigned slot_of(uint64_t linear) { return linear >> 12 & (kTlbEntries - 1); }
   raise(c, i, kPFx, error);
 }
 
-// The entry of `linear` in TLB `which` (0 supervisor, 1 user), filled by a walk if it does not allow `a`.
-TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned which) {
-  const uint64_t page = linear & ~0xfffull;
-  TlbEntry& e = c.tlbs[which].entries[slot_of(linear)];
-  const uint64_t tag = a == Access::kWrite ? e.write : a == Access::kRead ? e.read : e.exec;
-  if ((tag & ~0xfffull) == page && tag != kTlbInvalid) return e;
+// A walk that a TLB did not spare.
+Walk need_walk(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned which) {
   c.stat_tlb_misses++;
   const In in(c, kInMmu);
   Walk w;
   if (!walk(c, linear, a, which == 1, &w)) page_fault(c, i, linear, w.error);
-  tlb_fill(c, which, page, w);
+  return w;
+}
+
+// The entry of `linear` in TLB `which` (0 supervisor, 1 user), filled by a walk if it does not allow `a`: read or write.
+TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned which) {
+  const uint64_t page = linear & ~0xfffull;
+  TlbEntry& e = c.tlbs[which].entries[slot_of(linear)];
+  const uint64_t tag = a == Access::kWrite ? e.write : e.read;
+  if ((tag & ~0xfffull) == page && tag != kTlbInvalid) return e;
+  tlb_fill(c, which, page, need_walk(c, i, linear, a, which));
   return e;
 }
 
@@ -213,8 +218,11 @@ template void store_system(Cpu&, const Insn*, uint64_t, uint64_t);
 CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
   if (!canonical(linear)) non_canonical(c, i, false);
   const uint64_t page = linear & ~0xfffull;
-  const TlbEntry& e = lookup(c, i, linear, Access::kExec, current(c));
-  if (e.exec != page) return {nullptr, page + uint64_t(e.addend)};
+  const CodeEntry& e = code_entry(c, linear);
+  if (e.page != page) {
+    const Walk w = need_walk(c, i, linear, Access::kExec, current(c));
+    if (!tlb_fill_code(c, current(c), page, w)) return {nullptr, w.phys};
+  }
   const uint8_t* host = reinterpret_cast<const uint8_t*>(page + uint64_t(e.addend));
   return {host, phys_of_host(c, host)};
 }

@@ -12,7 +12,7 @@ struct CodePage {
 };
 CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear);
 
-void tlb_flush_all(Cpu& c);           // also global entries; bumps map_gen
+void tlb_flush_all(Cpu& c);           // also global entries
 void tlb_flush_nonglobal(Cpu& c);     // CR3 load
 void tlb_flush_page(Cpu& c, uint64_t linear);  // INVLPG
 // The host page at `phys` now holds decoded code: no CPU may keep a write tag for it (waits until all have seen it).
@@ -27,9 +27,8 @@ T load_system(Cpu& c, const Insn* i, uint64_t linear);
 template <class T>
 void store_system(Cpu& c, const Insn* i, uint64_t linear, T v);
 
-// Recomputes Cpu::mode, Cpu::tlb after a segment register, CR0, EFER, CPL, RFLAGS.VM or RFLAGS.AC changed. Does not
-// bump map_gen: blocks and links are found by mode, and a link never leads from one mode to another. The loader of CS
-// bumps it when CS.base changes.
+// Recomputes Cpu::mode, Cpu::tlb after a segment register, CR0, EFER, CPL, RFLAGS.VM or RFLAGS.AC changed. Blocks and
+// links are found by mode, and a link never leads from one mode to another.
 void update_mode(Cpu& c);
 
 }  // namespace nyx::soft

@@ -2,6 +2,7 @@
 #include "soft/reset.h"
 
 #include "soft/block.h"
+#include "soft/mmu.h"
 #include "soft/simd.h"
 #include "soft/system.h"
 
@@ -90,7 +91,7 @@ void boot_state(Cpu& c, const machine::MachineHeader& h, bool boot_cpu) {
   c.cr4 = wide ? kCr4PAE : 0;
   c.efer = wide ? kEferLME | kEferLMA : 0;
   c.mtrr_def_type = 0x806;  // firmware would have enabled MTRRs with write-back as default; Linux uses PAT only then
-  c.map_gen++;
+  tlb_flush_all(c);
   update_mode(c);
 }
 

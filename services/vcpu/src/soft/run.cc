@@ -34,31 +34,16 @@ nyx_soft_call:
 namespace nyx::soft {
 namespace {
 
-// Whether `b` is still what c.rip leads to, by the TLB alone.
-bool still_there(Cpu& c, const Block* b) {
-  if (!b->valid || b->phys2 != ~0ull || b->mode != c.mode) return false;
-  const uint64_t linear = c.code64() ? c.rip : uint32_t(c.seg[CS].base + c.rip);
-  const TlbEntry& e = tlb_entry(c, linear);
-  return e.exec == (linear & ~0xfffull) && reinterpret_cast<const uint8_t*>(linear + uint64_t(e.addend)) == b->host;
-}
-
-JumpEntry& jump_entry(Cpu& c, uint64_t rip) {
-  return c.blocks->jumps[(rip ^ rip >> kJumpBits) & ((1 << kJumpBits) - 1)];
-}
-
 void jump_slow(Cpu& c, uint64_t rip) {
-  JumpEntry& e = jump_entry(c, rip);
   c.rip = rip;
-  Block* b;
-  if (e.rip == rip && e.block != reinterpret_cast<Block*>(~0ull) && still_there(c, e.block)) b = e.block;
-  else b = find_block(c);
-  e = {rip, c.map_gen, b};
+  Block* const b = find_block(c);
+  c.blocks->RememberJump(b);
   return enter(c, b);
 }
 
 // Instruction breakpoints (SDM vol. 3, 17.2): raises #DB when one is at c.rip.
 void check_breakpoints(Cpu& c) {
-  const uint64_t linear = c.code64() ? c.rip : uint32_t(c.seg[CS].base + c.rip);
+  const uint64_t linear = fetch_linear(c, c.rip);
   uint64_t hit = 0;
   for (unsigned n = 0; n < 4; n++) {
     const bool enabled = c.dr[7] >> (2 * n) & 3, execute = (c.dr[7] >> (16 + 4 * n) & 15) == 0;
@@ -95,29 +80,21 @@ Block* find_block(Cpu& c) { return c.blocks->Find(c, c.mode); }
 
 void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
   Block* const from = c.block;
-  Block* b = from->link[k];
   c.rip = rip;
-  if (b && from->valid && still_there(c, b)) {
-    from->link_gen[k] = c.map_gen;
-    connect(from, k, b);
-    return enter(c, b);
-  }
   // Its memory may be the new block's when it was dropped, or everything is.
   const bool linkable = from->valid;
   const uint64_t generation = c.blocks->generation();
-  b = find_block(c);
+  Block* const b = find_block(c);
   if (linkable && generation == c.blocks->generation()) {
     from->link[k] = b;
-    from->link_gen[k] = c.map_gen;
     connect(from, k, b);
   }
   return enter(c, b);
 }
 
 void jump(Cpu& c, const Insn*, uint64_t rip) {
-  const JumpEntry& e = jump_entry(c, rip);
-  if (e.rip == rip && e.gen == c.map_gen && e.block->valid && e.block->mode == c.mode) [[likely]]
-    return enter(c, e.block);
+  Block* const b = c.blocks->jump_entry(c.mode, rip).block;
+  if (b && b->rip == rip && b->mode == c.mode && leads_to(c, b)) [[likely]] return enter(c, b);
   return jump_slow(c, rip);
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 #include "soft/block.h"
 #include "soft/insn.h"
+#include "soft/mem.h"
 
 namespace nyx::soft {
 
@@ -37,11 +38,28 @@ Block* find_block(Cpu& c);
   return b->code(c, b->insns);
 }
 
+// Linear address of an instruction.
+[[gnu::always_inline]] inline uint64_t fetch_linear(const Cpu& c, uint64_t rip) { return c.code64() ? rip : uint32_t(c.seg[CS].base + rip); }
+
+// Whether the TLB has the bytes at `host`, in one page, as those of linear address `at`.
+[[gnu::always_inline]] inline bool fetches(Cpu& c, uint64_t at, const uint8_t* host) {
+  const CodeEntry& e = code_entry(c, at);
+  return e.page == (at & ~0xfffull) && reinterpret_cast<const uint8_t*>(at + uint64_t(e.addend)) == host;
+}
+// Whether `b`, which was once found at its RIP in this mode, is what would be found there now: by the TLB alone, so that
+// links and the jump cache outlive CR3 loads and INVLPG.
+[[gnu::always_inline]] inline bool leads_to(Cpu& c, const Block* b) {
+  const uint64_t at = fetch_linear(c, b->rip);
+  if (!b->valid || !fetches(c, at, b->host)) return false;
+  const uint64_t second = (at | 0xfff) + 1;
+  return b->phys2 == ~0ull || fetches(c, c.code64() ? second : uint32_t(second), b->host2);
+}
+
 // Goes on at link `k` of the current block, whose target is `rip`; tail position.
 void follow_slow(Cpu& c, const Insn* i, int k, uint64_t rip);
 [[gnu::always_inline]] inline void follow(Cpu& c, const Insn* i, int k, uint64_t rip) {
   Block* b = c.block->link[k];
-  if (c.block->link_gen[k] == c.map_gen && b->valid) [[likely]] return enter(c, b);
+  if (b && leads_to(c, b)) [[likely]] return enter(c, b);
   return follow_slow(c, i, k, rip);
 }
 

@@ -62,7 +62,6 @@ void set_real_segment(Cpu& c, SegReg r, uint16_t selector) {
 }
 
 void set_cs(Cpu& c, const Segment& s, unsigned cpl) {
-  if (c.seg[CS].base != s.base) c.map_gen++;
   c.seg[CS] = s;
   if (protected_mode(c)) c.seg[CS].selector = uint16_t((s.selector & 0xfffc) | cpl);
   c.cpl = uint8_t(cpl);

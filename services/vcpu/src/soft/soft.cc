@@ -34,7 +34,7 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   c.index = context.index;
   c.engine = &engine;
   c.blocks = &blocks_;
-  c.jumps = blocks_.jumps;
+  c.jumps = &blocks_.jumps[0][0];
   c.hot_count = kHotCount;
   if (config.soft_mode == machine::SoftMode::kLockstep && config.cpus == 1 && blocks_.translator()) {
     lockstep_ = std::make_unique<Lockstep>(c);
@@ -42,7 +42,8 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   }
   c.delivering = -1;
   for (Tlb& t : c.tlbs) {
-    for (TlbEntry& e : t.entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
+    for (TlbEntry& e : t.entries) e = {kTlbInvalid, kTlbInvalid, 0};
+    for (CodeEntry& e : t.code) e = {kTlbInvalid, 0};
   }
   engine.peers[c.index].cpu = &c;
   reset_cpu(c, false);

@@ -152,7 +152,6 @@ void task_switch(Cpu& c, const Insn* i, uint16_t selector, TaskSource source, ui
     c.gpr[k] = wide ? regs[k] : (c.gpr[k] & 0xffff0000) | regs[k];
   }
   set_rflags(c, wide ? new_flags : (rflags(c) & 0xffff0000 & ~uint64_t{kVM}) | new_flags);
-  c.map_gen++;
   c.dr[7] &= ~uint64_t{0x155};  // local breakpoints
   load_task_segments(c, selectors, ldt, ext);
   update_mode(c);

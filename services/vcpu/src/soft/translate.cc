@@ -14,7 +14,7 @@ constexpr size_t kMaxCode = 24 << 10;  // of one block
 
 // Enters `b` from translated code whose registers are back in Cpu.
 void enter_from_code(Cpu& c, Block* b) {
-  if (!b->valid) [[unlikely]] {
+  if (!leads_to(c, b)) [[unlikely]] {
     c.rip = b->rip;
     return;
   }
@@ -28,7 +28,7 @@ void follow_edge(Cpu& c, const Insn* i) {
   if (!c.code64()) rip = uint32_t(rip);
   Block* const a = c.block;
   Block* const b = a->link[K];
-  if (a->link_gen[K] == c.map_gen && b->valid) [[likely]] {
+  if (b && a->valid && leads_to(c, b)) [[likely]] {
     connect(a, K, b);
     return enter(c, b);
   }
@@ -72,6 +72,7 @@ static void remove_from(Block* target, Block* a, int k) {
 
 void connect(Block* a, int k, Block* b) {
   if (!a->stub[k] || !b->hot_flags) return;
+  a->link_addend[k] = intptr_t(b->host) - intptr_t(b->rip);
   if (a->jumps_to[k] == b) return;
   if (a->jumps_to[k]) remove_from(a->jumps_to[k], a, k);
   a->jumps_to[k] = b;
@@ -144,6 +145,7 @@ bool Translator::Translate(Cpu& c, Block* b) {
   if (bytes_ - used_ < kMaxCode) return false;
   Translation t(*this, c, b);
   used_ = (used_ + t.Run() + 15) & ~size_t{15};
+  if (c.blocks->jump_entry(b->mode, b->rip).block == b) c.blocks->RememberJump(b);
   c.stat_translated++;
   return true;
 }
@@ -220,6 +222,7 @@ bool Translation::flags_dead(unsigned k) const {
 void Translation::entries() {
   const Rm attention = cpu_field(offsetof(Cpu, attention));
   uint8_t* count = nullptr;
+  early_ = early_ && b_->phys2 == ~0ull;
   hot_flags_ = here();
   if (early_) {
     load(hCX, attention);
@@ -233,6 +236,14 @@ void Translation::entries() {
   in_host_ = false;
   in_mem_ = true;
   hot_ = here();
+  if (b_->phys2 != ~0ull) {  // who comes here has looked at the first page
+    const uint64_t second = target((b_->rip | 0xfff) + 1);
+    check_code_page(second);
+    exit_[exits_++] = jcc(ccNE);
+    imm(hAX, uint64_t(b_->host2) - second);
+    ins(8, 0x3b, hAX, code_field(second, offsetof(CodeEntry, addend)));
+    exit_[exits_++] = jcc(ccNE);
+  }
   load(hAX, attention);
   alu_imm(4, 7, mem(hAX), 0);
   exit_[exits_++] = jcc(ccNE);
@@ -249,11 +260,20 @@ void Translation::entries() {
   body_entry_ = at;
 }
 
+// Compares the tag of the TLB's entry for code at `linear`. Clobbers RAX and the host's flags.
+void Translation::check_code_page(uint64_t linear) {
+  const uint64_t page = linear & ~0xfffull;
+  const Rm at = code_field(linear, offsetof(CodeEntry, page));
+  if (int64_t(page) == int32_t(page)) return alu_imm(8, 7, at, int32_t(page));
+  imm(hAX, page);
+  ins(8, 0x3b, hAX, at);
+}
+
 void Translation::edge(int k) {
   const uint64_t target = k == 0 ? taken() : rip_after();
   edge_used_[k] = true;
   edge_pending_[k] = !in_mem_;
-  // Within its page a block may go on while it runs itself; beyond, the mapping must be what it was.
+  // Within its page a block may go on while it runs itself; beyond, the TLB must say that the target is where it was.
   const bool same_page = (b_->rip ^ target) >> 12 == 0 && b_->phys2 == ~0ull && !interpreted_;
   if (same_page && target == b_->rip) {
     jmp_to(in_mem_ ? hot_ : hot_flags_);
@@ -262,9 +282,11 @@ void Translation::edge(int k) {
   if (!same_page) {
     if (!in_mem_) save_flags();
     edge_pending_[k] = false;
-    load(hAX, cpu_field(offsetof(Cpu, map_gen)));
-    ins(8, 0x3b, hAX, near(&b_->link_gen[k]));
-    edge_slow_[k] = jcc(ccNE);
+    check_code_page(target);
+    edge_slow_[k][0] = jcc(ccNE);
+    load(hAX, code_field(target, offsetof(CodeEntry, addend)));
+    ins(8, 0x3b, hAX, near(&b_->link_addend[k]));
+    edge_slow_[k][1] = jcc(ccNE);
   }
   ins(4, 0xff, 4, near(&b_->jump[k]));
 }
@@ -281,7 +303,7 @@ void Translation::out_of_line() {
   for (int k = 0; k < 2; k++) {
     if (!edge_used_[k]) continue;
     const uint8_t* const stub = here();
-    if (edge_slow_[k]) bind(edge_slow_[k]);
+    if (edge_slow_[k][0]) bind(edge_slow_[k][0]), bind(edge_slow_[k][1]);
     if (edge_pending_[k]) save_flags();
     lea(hCX, near(i_));
     imm(hAX, reinterpret_cast<uintptr_t>(k == 0 ? &follow_edge<0> : &follow_edge<1>));

@@ -15,7 +15,7 @@ bool Translation::exchange(const OpName& n) {
     set(i.rm, hCX, size);
     return true;
   }
-  if (!bytes_ok()) return false;
+  if (!bytes_ok(true, !n.memory)) return false;
   if (n.map == 0) {
     if (!n.memory) {
       if (size < 4) return false;

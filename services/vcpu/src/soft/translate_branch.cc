@@ -50,20 +50,32 @@ bool Translation::stack(const OpName& n) {
 
 void Translation::lookup() {
   static_assert(sizeof(JumpEntry) == 32);
+  static_assert(sizeof(CodeEntry) == 16);
+  const int64_t code = int64_t(tlb_ + offsetof(Tlb, code)), table = b_->mode & kModeUser ? int64_t(sizeof(JumpEntry)) << kJumpBits : 0;
+  // The host's address of the target, by the TLB.
+  mov(h10, hAX, 4);
+  ins(4, 0xc1, 5, reg(h10), 1), byte(8);
+  alu_imm(4, 4, reg(h10), (kCodeEntries - 1) << 4);
+  mov(hCX, hAX);
+  alu_imm(8, 4, reg(hCX), -4096);
+  ins(8, 0x3b, hCX, mem(hBP, h10, 0, code + int64_t(offsetof(CodeEntry, page))));
+  bail(jcc(ccNE));
+  load(hCX, mem(hBP, h10, 0, code + int64_t(offsetof(CodeEntry, addend))));
+  ins(8, 0x03, hCX, reg(hAX));
+  // Its entry in the jump cache.
   mov(h10, hAX);
   ins(8, 0xc1, 5, reg(h10), 1), byte(kJumpBits);
   ins(4, 0x33, h10, reg(hAX));
   alu_imm(4, 4, reg(h10), (1 << kJumpBits) - 1);
   ins(4, 0xc1, 4, reg(h10), 1), byte(5);
   ins(8, 0x03, h10, cpu_field(offsetof(Cpu, jumps)));
-  ins(8, 0x39, hAX, mem(h10, offsetof(JumpEntry, rip)));
+  if (const uint64_t bit = jump_key(b_->mode, 0)) {
+    ins(8, 0x0fba, 5, reg(hAX), 1);  // bts
+    byte(unsigned(__builtin_ctzll(bit)));
+  }
+  ins(8, 0x39, hAX, mem(h10, table + int64_t(offsetof(JumpEntry, key))));
   bail(jcc(ccNE));
-  load(hCX, mem(h10, offsetof(JumpEntry, gen)));
-  ins(8, 0x3b, hCX, cpu_field(offsetof(Cpu, map_gen)));
-  bail(jcc(ccNE));
-  load(hCX, mem(h10, offsetof(JumpEntry, block)));
-  ins(4, 0x81, 7, mem(hCX, offsetof(Block, mode)), 4);
-  dword(b_->mode);
+  ins(8, 0x39, hCX, mem(h10, table + int64_t(offsetof(JumpEntry, host))));
   bail(jcc(ccNE));
   in_host_ = false;
 }
@@ -72,7 +84,9 @@ bool Translation::branch(const OpName& n) {
   const Insn& i = *i_;
   const int sp = kHost[RSP], w = int(word_);
   const auto go = [&] {
-    ins(4, 0xff, 4, mem(hCX, offsetof(Block, hot)));
+    const int64_t table = b_->mode & kModeUser ? int64_t(sizeof(JumpEntry)) << kJumpBits : 0;
+    load(hCX, mem(h10, table + int64_t(offsetof(JumpEntry, block))));
+    ins(4, 0xff, 4, mem(h10, table + int64_t(offsetof(JumpEntry, hot))));
     ended_ = true;
     return true;
   };
@@ -132,10 +146,10 @@ bool Translation::branch(const OpName& n) {
     }
     lookup();
     if (n.n == 2) {
-      store(cpu_field(offsetof(Cpu, scratch)), hCX);
+      store(cpu_field(offsetof(Cpu, scratch)), h10);
       push_check();
       put_return();
-      load(hCX, cpu_field(offsetof(Cpu, scratch)));
+      load(h10, cpu_field(offsetof(Cpu, scratch)));
     }
     return go();
   }

@@ -37,11 +37,11 @@ void Translation::alu(int n, unsigned size, uint8_t dst, const Rm* src, int32_t 
 bool Translation::alu_form(const OpName& n) {
   const Insn& i = *i_;
   const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
-  if (!bytes_ok()) return false;
   const bool test = n.opcode >= 0x84 && n.opcode != 0xa8 && n.opcode != 0xa9 ? n.opcode <= 0x85 || n.opcode >= 0xf6 : n.opcode >= 0xa8;
   const int op = test ? kAnd : n.opcode < 0x40 ? n.opcode >> 3 : n.n;
   const bool has_imm = n.opcode >= 0x40 ? n.opcode != 0x84 && n.opcode != 0x85 : (n.opcode & 7) >= 4;
   const bool to_reg = n.opcode < 0x40 && (n.opcode & 6) == 2;
+  if (!bytes_ok(!has_imm, !n.memory)) return false;
   const int32_t v = int32_t(i.imm);
   if (!n.memory) {
     if (reads_carry(op)) need_host_flags();
@@ -103,7 +103,7 @@ bool Translation::unary(const OpName& name) {
   const int n = name.opcode < 0x48 ? 0 : name.opcode < 0x50 ? 1 : name.n;
   const unsigned opcode = (step ? 0xfe : 0xf6) | wide;
   const bool flags = step || n == 3;
-  if (!bytes_ok()) return false;
+  if (!bytes_ok(false, !name.memory)) return false;
   if (name.memory) {
     memory_operand(size, true);
     if (step) need_host_carry();
@@ -149,7 +149,7 @@ bool Translation::move(const OpName& n) {
       if (size == 8) return widen(4, true, n.memory);
       [[fallthrough]];  // a MOV, and the first opcode in the tables of its handlers
     case 0x88: case 0x89: case 0x8a: case 0x8b: {
-      if (!bytes_ok()) return false;
+      if (!bytes_ok(true, !n.memory)) return false;
       const bool to_reg = n.opcode >= 0x8a || n.opcode == 0x63;
       if (!n.memory) {
         const uint8_t to = to_reg ? i.reg : i.rm, from = to_reg ? i.rm : i.reg;
@@ -215,7 +215,7 @@ bool Translation::move(const OpName& n) {
 bool Translation::shift(const OpName& name) {
   const Insn& i = *i_;
   const unsigned size = i.opsize, wide = size == 1 ? 0 : 1;
-  if (size == 1 && high_byte(i.rm)) return false;
+  if (!bytes_ok(false, !name.memory)) return false;
   const bool by_imm = (name.opcode & 0xfe) == 0xc0, by_cl = (name.opcode & 0xfe) == 0xd2;
   const unsigned count = by_imm ? unsigned(i.imm) & (size == 8 ? 63 : 31) : 1;
   if (name.memory && by_cl) return false;

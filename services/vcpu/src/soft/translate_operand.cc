@@ -64,7 +64,9 @@ void Translation::set(uint8_t r, int from, unsigned size) {
   }
 }
 
-bool Translation::bytes_ok() const { return i_->opsize != 1 || !((i_->reg | i_->rm) & 7); }
+bool Translation::bytes_ok(bool has_reg, bool has_rm) const {
+  return i_->opsize != 1 || (!(has_reg && high_byte(i_->reg)) && !(has_rm && high_byte(i_->rm)));
+}
 
 void Translation::address() {
   const Insn& i = *i_;

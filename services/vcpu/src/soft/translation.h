@@ -28,6 +28,10 @@ class Translation : public Emit {
   void out_of_line();          // behind it
   bool flags_dead(unsigned k) const;  // instructions from k on overwrite all flags before anything can look at them
   void edge(int k);            // goes on at link k
+  void check_code_page(uint64_t linear);
+  Rm code_field(uint64_t linear, size_t at) const {
+    return cpu_field(tlb_ + offsetof(Tlb, code) + (linear >> 12 & (kCodeEntries - 1)) * sizeof(CodeEntry) + at);
+  }
   uint64_t target(uint64_t rip) const { return wide_ ? rip : uint32_t(rip); }
   uint64_t rip_after() const { return target(b_->rip + i_->off + i_->len); }
   uint64_t taken() const { return target(b_->rip + i_->imm); }
@@ -49,7 +53,8 @@ class Translation : public Emit {
   }
   int value(uint8_t r, unsigned size, int scratch);   // host register that holds it
   void set(uint8_t r, int from, unsigned size);       // guest register from a host register
-  bool bytes_ok() const;
+  // Whether the registers among an 8-bit instruction's operands are none of AH .. BH.
+  bool bytes_ok(bool has_reg, bool has_rm) const;
   void address();              // linear address of the memory operand to RAX, without changing flags (segment bases do)
   // RAX: linear address -> host address; else the instruction is interpreted. Flags are saved first.
   void translate_address(unsigned size, bool write);
@@ -77,7 +82,7 @@ class Translation : public Emit {
   bool branch(const OpName& n);
   bool stack(const OpName& n);
   void push_check();           // RAX: host address of the new top of the stack
-  void lookup();               // RAX: target. RCX: its block; else bail
+  void lookup();               // RAX: target. R10: its JumpEntry; else bail
 
   // ---- translate_simd.cc
   bool simd(const OpName& n);
@@ -116,12 +121,12 @@ class Translation : public Emit {
   // Jumps to the pieces behind the body.
   unsigned tails_ = 0, exits_ = 0;
   uint8_t* tail_[kMaxBlockInsns * 2 + 4];
-  uint8_t* exit_[4];
+  uint8_t* exit_[6];
   uint8_t* body_entry_ = nullptr;
   const uint8_t *hot_ = nullptr, *hot_flags_ = nullptr;
   bool early_;
   bool edge_used_[2] = {false, false}, edge_pending_[2] = {false, false};
-  uint8_t* edge_slow_[2] = {nullptr, nullptr};
+  uint8_t* edge_slow_[2][2] = {};
 };
 
 }  // namespace nyx::soft

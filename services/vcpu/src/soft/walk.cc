@@ -37,39 +37,64 @@ bool set_bits(const Entry& e, uint64_t bits) {
   return std::atomic_ref<T>(*reinterpret_cast<T*>(e.host)).compare_exchange_strong(expected, T(e.value | bits));
 }
 
-unsigned page_hash(uint64_t page_number) { return unsigned(page_number * 0x9e3779b97f4a7c15ull >> 52); }
-void remember_code_page(Cpu& c, uint64_t key) { c.code_pages[page_hash(key) >> 6] |= 1ull << (page_hash(key) & 63); }
-bool was_code_page(const Cpu& c, uint64_t key) { return c.code_pages[page_hash(key) >> 6] >> (page_hash(key) & 63) & 1; }
-// A large page is remembered by its gigabyte, too: INVLPG may name another part of it.
-uint64_t large_key(uint64_t linear) { return ~(linear >> 30); }
+uint64_t gigabyte(uint64_t linear) { return 1ull << (linear >> 30 & 63); }
 
+template <unsigned N, class F>
+void each(const uint64_t (&bits)[N], F f) {
+  for (unsigned word = 0; word < N; word++) {
+    for (uint64_t left = bits[word]; left; left &= left - 1) f(word * 64 + unsigned(__builtin_ctzll(left)));
+  }
+}
 template <class F>
 void each_used(Tlb& t, F f) {
-  for (unsigned word = 0; word < kTlbEntries / 64; word++) {
-    for (uint64_t bits = t.used[word]; bits; bits &= bits - 1) f(word * 64 + unsigned(__builtin_ctzll(bits)));
-  }
+  each(t.bits.used, f);
 }
 
-void clear(Tlb& t, unsigned n) {
-  t.entries[n] = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
-  t.used[n >> 6] &= ~(1ull << (n & 63));
-  t.global[n >> 6] &= ~(1ull << (n & 63));
-  t.large[n >> 6] &= ~(1ull << (n & 63));
-}
+void forget(TlbEntry& e) { e = {kTlbInvalid, kTlbInvalid, 0}; }
+void forget(CodeEntry& e) { e = {kTlbInvalid, 0}; }
+uint64_t tag(const TlbEntry& e) { return e.read; }
+uint64_t tag(const CodeEntry& e) { return e.page; }
 
-// Links between blocks are void; pages that can still be executed without a walk stay remembered.
-void bump(Cpu& c) {
-  c.map_gen++;
-  std::memset(c.code_pages, 0, sizeof c.code_pages);
-  for (unsigned k = 0; k < 2; k++) {
-    Tlb& t = c.tlbs[k];
-    each_used(t, [&](unsigned n) {
-      const uint64_t exec = t.entries[n].exec;
-      if (exec == kTlbInvalid) return;
-      remember_code_page(c, exec >> 12);
-      if (t.large[n >> 6] >> (n & 63) & 1) remember_code_page(c, large_key(exec));
-    });
+// The following work on either kind of entries.
+template <class E, unsigned N>
+void clear(E* entries, TlbBits<N>& bits, unsigned n) {
+  const uint64_t keep = ~(1ull << (n & 63));
+  forget(entries[n]);
+  bits.used[n >> 6] &= keep;
+  bits.global[n >> 6] &= keep;
+  bits.large[n >> 6] &= keep;
+}
+template <class E, unsigned N>
+void clear_all(E* entries, TlbBits<N>& bits) {
+  each(bits.used, [&](unsigned n) { forget(entries[n]); });
+  bits = {};
+}
+template <class E, unsigned N>
+void clear_nonglobal(E* entries, TlbBits<N>& bits) {
+  for (unsigned word = 0; word < N / 64; word++) {
+    for (uint64_t left = bits.used[word] & ~bits.global[word]; left; left &= left - 1)
+      forget(entries[word * 64 + unsigned(__builtin_ctzll(left))]);
+    bits.used[word] &= bits.global[word];
+    bits.large[word] &= bits.global[word];
   }
+}
+template <class E, unsigned N>
+void clear_page(E* entries, TlbBits<N>& bits, uint64_t linear) {
+  const unsigned n = linear >> 12 & (N - 1);
+  if ((tag(entries[n]) ^ linear) >> 12 == 0) clear(entries, bits, n);
+  if (!(bits.gigabytes & gigabyte(linear))) return;
+  each(bits.large, [&](unsigned m) {
+    if ((tag(entries[m]) ^ linear) >> 30 == 0) clear(entries, bits, m);
+  });
+}
+template <unsigned N>
+void note(TlbBits<N>& bits, uint64_t page, const Walk& w) {
+  const unsigned n = page >> 12 & (N - 1);
+  const uint64_t bit = 1ull << (n & 63);
+  bits.used[n >> 6] |= bit;
+  bits.global[n >> 6] = w.global ? bits.global[n >> 6] | bit : bits.global[n >> 6] & ~bit;
+  bits.large[n >> 6] = w.large ? bits.large[n >> 6] | bit : bits.large[n >> 6] & ~bit;
+  if (w.large) bits.gigabytes |= gigabyte(page);
 }
 
 template <class T>
@@ -154,24 +179,25 @@ bool walk(Cpu& c, uint64_t linear, Access a, bool user, Walk* w) {
 
 void tlb_fill(Cpu& c, unsigned which, uint64_t page, const Walk& w) {
   Tlb& t = c.tlbs[which];
-  const unsigned n = page >> 12 & (kTlbEntries - 1);
-  const uint64_t bit = 1ull << (n & 63);
-  TlbEntry& e = t.entries[n];
-  t.used[n >> 6] |= bit;
-  t.global[n >> 6] = w.global ? t.global[n >> 6] | bit : t.global[n >> 6] & ~bit;
-  t.large[n >> 6] = w.large ? t.large[n >> 6] | bit : t.large[n >> 6] & ~bit;
+  TlbEntry& e = t.entries[page >> 12 & (kTlbEntries - 1)];
+  note(t.bits, page, w);
   const MemoryMap::Region* r = c.memory->Find(w.phys);
   if (!r) {
-    e = {page | kTagIo, w.write ? page | kTagIo : kTlbInvalid, kTlbInvalid, intptr_t(w.phys - page)};
+    e = {page | kTagIo, w.write ? page | kTagIo : kTlbInvalid, intptr_t(w.phys - page)};
     return;
   }
   uint8_t* host = r->host + (w.phys - r->gpa);
   const uint64_t slow = r->read_only ? kTagRom : is_code(c, *r, w.phys) ? kTagCode : 0;
-  e = {page, w.write ? page | slow : kTlbInvalid, w.exec ? page : kTlbInvalid, intptr_t(uint64_t(host) - page)};
-  if (w.exec) {
-    remember_code_page(c, page >> 12);
-    if (w.large) remember_code_page(c, large_key(page));
-  }
+  e = {page, w.write ? page | slow : kTlbInvalid, intptr_t(uint64_t(host) - page)};
+}
+
+bool tlb_fill_code(Cpu& c, unsigned which, uint64_t page, const Walk& w) {
+  Tlb& t = c.tlbs[which];
+  const MemoryMap::Region* r = c.memory->Find(w.phys);
+  if (!r) return false;
+  note(t.code_bits, page, w);
+  t.code[page >> 12 & (kCodeEntries - 1)] = {page, intptr_t(uint64_t(r->host + (w.phys - r->gpa)) - page)};
+  return true;
 }
 
 bool load_pdptes(Cpu& c, uint64_t cr3) {
@@ -194,33 +220,24 @@ uint64_t phys_of_host(const Cpu& c, const uint8_t* host) {
 }
 
 void tlb_flush_all(Cpu& c) {
-  for (Tlb& t : c.tlbs) each_used(t, [&](unsigned n) { clear(t, n); });
-  bump(c);
+  for (Tlb& t : c.tlbs) {
+    clear_all(t.entries, t.bits);
+    clear_all(t.code, t.code_bits);
+  }
 }
 
 void tlb_flush_nonglobal(Cpu& c) {
   for (unsigned k = 0; k < 2; k++) {
-    Tlb& t = c.tlbs[k];
-    each_used(t, [&](unsigned n) {
-      if (!(t.global[n >> 6] >> (n & 63) & 1)) clear(t, n);
-    });
+    clear_nonglobal(c.tlbs[k].entries, c.tlbs[k].bits);
+    clear_nonglobal(c.tlbs[k].code, c.tlbs[k].code_bits);
   }
-  bump(c);
 }
 
 void tlb_flush_page(Cpu& c, uint64_t linear) {
   for (unsigned k = 0; k < 2; k++) {
-    Tlb& t = c.tlbs[k];
-    const unsigned n = linear >> 12 & (kTlbEntries - 1);
-    if ((t.entries[n].read ^ linear) >> 12 == 0) clear(t, n);
-    for (unsigned word = 0; word < kTlbEntries / 64; word++) {
-      for (uint64_t bits = t.large[word]; bits; bits &= bits - 1) {
-        const unsigned m = word * 64 + unsigned(__builtin_ctzll(bits));
-        if ((t.entries[m].read ^ linear) >> 30 == 0) clear(t, m);
-      }
-    }
+    clear_page(c.tlbs[k].entries, c.tlbs[k].bits, linear);
+    clear_page(c.tlbs[k].code, c.tlbs[k].code_bits, linear);
   }
-  if (was_code_page(c, linear >> 12) || was_code_page(c, large_key(linear))) bump(c);
 }
 
 void tlb_mark_code(Cpu& c, const uint8_t* host, bool code) {

@@ -21,8 +21,10 @@ struct Walk {
 // Translates for one access, setting accessed and dirty bits. False: page fault with w->error.
 bool walk(Cpu& c, uint64_t linear, Access a, bool user, Walk* w);
 
-// Enters a translation for linear page `page` in TLB `which`.
+// Enters a translation for linear page `page` in TLB `which`, for data and for code. False: no code to be had there, since it
+// is a device.
 void tlb_fill(Cpu& c, unsigned which, uint64_t page, const Walk& w);
+bool tlb_fill_code(Cpu& c, unsigned which, uint64_t page, const Walk& w);
 
 // Loads the four PDPTEs of PAE paging from CR3. False: a reserved bit is set (#GP).
 bool load_pdptes(Cpu& c, uint64_t cr3);

@@ -40,7 +40,6 @@ uint8_t* need(Cpu& c, const Insn* i, uint64_t at, unsigned size, bool write) {
   const bool code = page >= oracle::kCode && page < oracle::kCode + oracle::kCodeBytes;
   e.read = page;
   e.write = write && !code ? page : kTlbInvalid;
-  e.exec = kTlbInvalid;
   e.addend = intptr_t(p) - intptr_t(at);
   return p;
 }
@@ -82,8 +81,7 @@ CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
     const bool canonical = int64_t(linear << 16) >> 16 == int64_t(linear);
     raise(c, i, canonical ? kPFx : kGP, 0);
   }
-  TlbEntry& e = tlb_entry(c, linear);
-  e = {kTlbInvalid, kTlbInvalid, page, intptr_t(p) - intptr_t(page)};
+  code_entry(c, linear) = {page, intptr_t(p) - intptr_t(page)};
   return {p, page};
 }
 void protect_code_page(Cpu&, uint64_t) {}
@@ -133,10 +131,9 @@ void soft_open() {
   Cpu& c = *flat.cpu;
   c.attention = new std::atomic<uint32_t>(0);
   c.blocks = new BlockCache(op_tables(), 1 << 12, 1 << 16, 16 << 20);
-  c.jumps = c.blocks->jumps;
+  c.jumps = &c.blocks->jumps[0][0];
   c.hot_count = ~0u;
   c.tlb = &c.tlbs[1];  // of CPL 3
-  c.map_gen = 1;
   c.cr4 = kCr4OSFXSR | kCr4OSXMMEXCPT;
   flat.code = native_code();
   flat.data = static_cast<uint8_t*>(std::aligned_alloc(0x1000, kDataBytes));
@@ -145,9 +142,9 @@ void soft_open() {
 
 void flat_forget() {
   Cpu& c = *flat.cpu;
-  for (TlbEntry& e : c.tlbs[1].entries) e = {kTlbInvalid, kTlbInvalid, kTlbInvalid, 0};
+  for (TlbEntry& e : c.tlbs[1].entries) e = {kTlbInvalid, kTlbInvalid, 0};
+  for (CodeEntry& e : c.tlbs[1].code) e = {kTlbInvalid, 0};
   flush_blocks(c);
-  c.map_gen++;
 }
 
 void flat_mode(Mode mode) {
@@ -161,7 +158,6 @@ void flat_mode(Mode mode) {
   for (Segment& s : c.seg) s = {seg ? kData : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0f3};
   c.seg[CS] = {seg ? kCode : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0fb};
   c.seg[FS] = c.seg[GS] = {mode == kLong ? kGsBase : 0, 0xffffffff, 0, 0xc0f3};
-  c.map_gen++;
 }
 
 void flat_load_fx(Cpu& c, const uint8_t* fx) {

@@ -90,11 +90,11 @@ void tiny_cache() {
   BlockCache tiny(op_tables(), 4, 4 * (kMaxBlockInsns + 1), 1 << 16);
   BlockCache* const usual = c.blocks;
   c.blocks = &tiny;
-  c.jumps = tiny.jumps;
+  c.jumps = &tiny.jumps[0][0];
   c.block = nullptr;
   execute(c);
   c.blocks = usual;
-  c.jumps = usual->jumps;
+  c.jumps = &usual->jumps[0][0];
   c.block = nullptr;
   check("tiny cache", "fib(15)", c.gpr[RAX], 610);
 }
