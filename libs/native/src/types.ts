@@ -47,6 +47,16 @@ export interface Timer {
   unref(): void;
 }
 
+/** A stream socket whose peer waits for each answer before it asks again. */
+export interface Exchange {
+  /**
+   * Sends the first `answer` octets of the output (0: none), then receives into the input behind the first `have` octets. Octets
+   * received; 0: the peer has closed, or does not read its answers; -1: nothing has come. With `mayWait` it blocks for the time
+   * that was given, unless the event loop has something to do.
+   */
+  next(answer: number, have: number, mayWait: boolean): number;
+}
+
 export interface SeqSocketOptions {
   /** `bytes` is the receiver's own copy; `fds` now belong to it and must be closed by it. */
   onMessage(bytes: Uint8Array, fds: number[]): void;
@@ -399,15 +409,8 @@ export interface Native {
    * nothing waits; no bytes and no descriptors: the peer has closed.
    */
   receiveRights(fd: number, maxBytes: number): { bytes: Uint8Array; fds: number[] } | undefined;
-  /** Bytes received from a socket into the buffer; 0: the peer has closed; -1: nothing waits. */
-  receive(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number): number;
-  /**
-   * Blocks until the descriptor is readable, so many milliseconds, or until the event loop has something to do: what is readable
-   * then. For who has just answered and expects the next request: the way through the event loop costs several times as much.
-   */
-  waitReadable(fd: number, milliseconds: number): boolean;
-  /** Bytes of the buffer that a socket has taken, maybe not all; -1: none now. EPIPE when the peer has closed. */
-  transmit(fd: number, buffer: ArrayBuffer, byteOffset: number, length: number): number;
+  /** Takes the descriptor out of O_NONBLOCK; the caller keeps and closes it. `waitMs`: how long `next` may block. */
+  createExchange(fd: number, input: ArrayBuffer, output: ArrayBuffer, waitMs: number): Exchange;
   openFrameSocket(fd: number, options: FrameSocketOptions): SeqSocket;
   /** SOCK_STREAM at a path that does not exist yet (EADDRINUSE). */
   listenUnix(path: string): number;

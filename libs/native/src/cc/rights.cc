@@ -1,9 +1,10 @@
-// Unix stream sockets whose protocol has no frames that MessageSocket could cut: reading with descriptors, and reading and
-// writing without any cost but the system call's.
+// Unix stream sockets whose protocol has no frames that MessageSocket could cut: reading with descriptors, and
+// requests answered one after the other without any cost but that of two system calls.
 #include "rights.h"
 
-#include <poll.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -58,43 +59,81 @@ napi_value ReceiveRights(napi_env env, napi_callback_info info) {
   return out;
 }
 
-// (fd, buffer, offset, length): bytes, 0 at the end of the stream, -1 when it would block.
-template <bool kSend>
-napi_value Transfer(napi_env env, napi_callback_info info) {
-  Call call(env, info);
-  int fd;
-  uint8_t* data;
-  size_t length;
-  if (!call.Fd(0, &fd) || !call.Range(1, "buffer", &data, &length)) return nullptr;
-  ssize_t n;
-  do n = kSend ? send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, data, length, MSG_DONTWAIT);
-  while (n < 0 && errno == EINTR);
-  if (n < 0 && errno != EAGAIN) return ThrowErrno(env, kSend ? "send" : "recv", errno);
-  return FromInt(env, static_cast<int32_t>(n));
-}
+// A stream socket whose peer waits for each answer before it asks again. Answer and next request are one call: who sends requests
+// one after the other has the next one soon, and the way through the event loop costs several times as much.
+class Exchange : public Object {
+ public:
+  static napi_value Create(napi_env env, napi_callback_info info) {
+    Call call(env, info);
+    int fd;
+    double wait_ms;
+    Span in, out;
+    if (!call.Fd(0, &fd) || !call.Buffer(1, "input", &in) || !call.Buffer(2, "output", &out) ||
+        !call.Number(3, "waitMs", 1, 1000, &wait_ms)) {
+      return nullptr;
+    }
+    timeval wait = {};
+    wait.tv_usec = static_cast<suseconds_t>(wait_ms * 1000);
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) return ThrowErrno(env, "fcntl", errno);
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait) != 0) return ThrowErrno(env, "setsockopt", errno);
+    auto* self = new Exchange(env, fd, in, out, HoldMemory(call[1]), HoldMemory(call[2]));
+    napi_value object;
+    napi_create_object(env, &object);
+    SetMethod(env, object, "next", self, Next);
+    return object;
+  }
 
-// (fd, milliseconds): whether it is readable. False as soon as the event loop has something to do.
-napi_value WaitReadable(napi_env env, napi_callback_info info) {
-  Call call(env, info);
-  int fd;
-  int64_t ms;
-  if (!call.Fd(0, &fd) || !call.Int(1, "milliseconds", 0, 1000, &ms)) return nullptr;
-  uv_loop_t* loop;
-  napi_get_uv_event_loop(env, &loop);
-  const int due = uv_backend_timeout(loop);
-  if (due >= 0 && due < ms) ms = due;
-  pollfd fds[] = {{fd, POLLIN, 0}, {uv_backend_fd(loop), POLLIN, 0}};
-  const int n = poll(fds, 2, static_cast<int>(ms));
-  return FromBool(env, n > 0 && fds[0].revents != 0);
-}
+ private:
+  enum { kEnded = 0, kNothing = -1 };
+
+  Exchange(napi_env env, int fd, Span in, Span out, std::shared_ptr<void> hold_in, std::shared_ptr<void> hold_out)
+      : fd_(fd), in_(in), out_(out), hold_in_(std::move(hold_in)), hold_out_(std::move(hold_out)) {
+    napi_get_uv_event_loop(env, &loop_);
+  }
+
+  // (answer, have, mayWait): sends that many octets of the output, and receives behind so many of the input.
+  static napi_value Next(napi_env env, napi_callback_info info) {
+    napi_value args[3];
+    size_t argc = 3;
+    void* data;
+    napi_get_cb_info(env, info, &argc, args, nullptr, &data);
+    auto* self = static_cast<Exchange*>(static_cast<Object*>(data));
+    uint32_t answer = 0, have = 0;
+    bool may_wait = false;
+    napi_get_value_uint32(env, args[0], &answer);
+    napi_get_value_uint32(env, args[1], &have);
+    napi_get_value_bool(env, args[2], &may_wait);
+    if (answer > self->out_.size || have > self->in_.size) return Throw(env, "ERR_INVALID_ARG_VALUE", "beyond the buffer");
+    return FromInt(env, self->Do(answer, have, may_wait));
+  }
+  int32_t Do(uint32_t answer, uint32_t have, bool may_wait) {
+    ssize_t n;
+    if (answer > 0) {
+      do n = send(fd_, out_.data, answer, MSG_DONTWAIT | MSG_NOSIGNAL);
+      while (n < 0 && errno == EINTR);
+      // A peer that does not read its answers (a socket holds more than 200 KiB) is not waited for.
+      if (n != static_cast<ssize_t>(answer)) return kEnded;
+    }
+    if (have == in_.size) return kNothing;
+    const bool wait = may_wait && uv_backend_timeout(loop_) != 0;
+    // A signal ends the wait: the event loop handles it.
+    n = recv(fd_, in_.data + have, in_.size - have, wait ? 0 : MSG_DONTWAIT);
+    if (n >= 0) return static_cast<int32_t>(n);
+    return errno == EAGAIN || errno == EINTR ? kNothing : kEnded;
+  }
+
+  int fd_;
+  Span in_, out_;
+  std::shared_ptr<void> hold_in_, hold_out_;
+  uv_loop_t* loop_ = nullptr;
+};
 
 }  // namespace
 
 void ExportRights(napi_env env, napi_value exports) {
   SetFunction(env, exports, "receiveRights", ReceiveRights);
-  SetFunction(env, exports, "receive", Transfer<false>);
-  SetFunction(env, exports, "transmit", Transfer<true>);
-  SetFunction(env, exports, "waitReadable", WaitReadable);
+  SetFunction(env, exports, "createExchange", Exchange::Create);
 }
 
 }  // namespace nyx

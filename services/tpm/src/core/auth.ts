@@ -45,8 +45,7 @@ export function parseSessions(call: Call, r: Reader, size: number): void {
   r.pos += size;
   while (area.left > 0) {
     const i = call.sessions.length;
-    const blame = (rc: number): never => refuse(modify(rc, RC_S, i + 1));
-    if (i === LIMIT.sessionsPerCommand) blame(RC.SIZE);
+    if (i === LIMIT.sessionsPerCommand) refuse(modify(RC.SIZE, RC_S, i + 1));
     try {
       const handle = area.u32();
       if (handle !== RH.PW && !isSession(handle)) refuse(RC.VALUE);
@@ -65,7 +64,7 @@ export function parseSessions(call: Call, r: Reader, size: number): void {
       checkUse(call, use, i);
       call.sessions.push(use);
     } catch (e) {
-      if (e instanceof Refusal) blame(e.rc);
+      if (e instanceof Refusal) refuse(modify(e.rc, RC_S, i + 1));
       throw e;
     }
   }
@@ -116,19 +115,19 @@ function rolesOf({ command }: Call): readonly Role[] {
 export function authorize(call: Call): void {
   const { tpm } = call;
   const roles = rolesOf(call);
-  roles.forEach((role, i) => {
-    if (role === 'none') return;
+  for (let i = 0; i < roles.length; i++) {
+    if (roles[i] === 'none') continue;
     const use = call.sessions[i];
     if (!use) refuse(RC.AUTH_MISSING);
     use.authorizes = call.handles[i];
-  });
-  call.sessions.forEach((use, i) => {
-    const blame = (rc: number): never => refuse(modify(rc, RC_S, i + 1));
+  }
+  for (let i = 0; i < call.sessions.length; i++) {
+    const use = call.sessions[i]!;
     const s = use.session;
     if (!s) {
-      if (use.authorizes === undefined) blame(RC.HANDLE);
+      if (use.authorizes === undefined) refuse(modify(RC.HANDLE, RC_S, i + 1));
     } else {
-      if (s.type === 3) blame(RC.ATTRIBUTES);
+      if (s.type === 3) refuse(modify(RC.ATTRIBUTES, RC_S, i + 1));
       if (s.isDaBound) tpm.da.check(s.isLockoutBound === 1);
     }
     try {
@@ -141,10 +140,10 @@ export function authorize(call: Call): void {
         if (!equal(use.hmac, commandHmac(call, use, i))) refuse(failedAuth(tpm, use));
       }
     } catch (e) {
-      if (e instanceof Refusal) blame(e.rc);
+      if (e instanceof Refusal) refuse(modify(e.rc, RC_S, i + 1));
       throw e;
     }
-  });
+  }
 }
 
 function checkAuthorization(call: Call, use: SessionUse, role: Role): void {
@@ -329,11 +328,14 @@ function updateAudit(call: Call, params: Buffer): void {
   );
 }
 
+function isAudited({ tpm, command }: Call): boolean {
+  const { auditAlg, auditList } = tpm.persistent;
+  return auditAlg !== ALG.NULL && auditList.includes(command.code);
+}
 /** Command audit (part 1, 34): every command of the list extends one digest. */
 function updateCommandAudit(call: Call, params: Buffer): void {
   const { tpm, command } = call;
-  const { auditAlg, auditList } = tpm.persistent;
-  if (auditAlg === ALG.NULL || !auditList.includes(command.code)) return;
+  const { auditAlg } = tpm.persistent;
   let digest = tpm.reset.commandAuditDigest;
   if (digest.length === 0) {
     tpm.persistent.auditCounter++;
@@ -362,15 +364,19 @@ function responseHmac(call: Call, use: SessionUse, s: Session, params: Buffer): 
   );
 }
 
-/** Encrypts `params` if asked, updates audits, and appends the session area to `w`. */
-export function finishSessions(call: Call, params: Buffer, w: Writer | undefined): void {
+const hasSession = (use: SessionUse): boolean => use.session !== undefined;
+
+/** Encrypts the parameters, which begin at `start`, if asked, updates audits, and appends the session area if there is one. */
+export function finishSessions(call: Call, w: Writer, start: number, area: boolean): void {
   const { tpm } = call;
   rollNonces(call);
+  const audited = isAudited(call);
+  // With passwords alone nobody looks at the parameters.
+  const params = audited || call.sessions.some(hasSession) ? w.buf.subarray(start, w.pos) : none;
   call.encryptResponse(params);
   updateAudit(call, params);
-  updateCommandAudit(call, params);
-  if (!w) return;
-  w.bytes(params);
+  if (audited) updateCommandAudit(call, params);
+  if (!area) return;
   for (const use of call.sessions) {
     const s = use.session;
     if (!s) {

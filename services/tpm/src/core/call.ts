@@ -30,9 +30,10 @@ export class Call {
   readonly command: Command;
   handles: number[] = [];
   sessions: SessionUse[] = [];
-  /** The parameters as they came; the first one decrypted once the sessions are checked. */
-  params: Buffer = none;
-  private cpHashes = new Map<number, Buffer>();
+  private bytes: Buffer = none;
+  private at = 0;
+  private ownParams: Buffer | undefined;
+  private cpHashes: Map<number, Buffer> | undefined;
   decryptor: SessionUse | undefined;
   encryptor: SessionUse | undefined;
   auditor: SessionUse | undefined;
@@ -43,11 +44,22 @@ export class Call {
     this.command = command;
   }
 
+  paramsAt(bytes: Buffer, at: number): void {
+    this.bytes = bytes;
+    this.at = at;
+  }
+  /** The parameters as they came; the first one decrypted once the sessions are checked. */
+  get params(): Buffer {
+    this.ownParams ??= this.bytes.subarray(this.at);
+    return this.ownParams;
+  }
+
   names(): Buffer[] {
     return this.handles.map((h) => entityName(this.tpm, h));
   }
   /** Hash of command code, Names and parameters; of the parameters as they came. */
   cpHash(alg: number): Buffer {
+    this.cpHashes ??= new Map();
     let h = this.cpHashes.get(alg);
     if (!h) {
       h = hash(alg, be32(this.command.code), ...this.names(), this.params);
@@ -79,8 +91,8 @@ export class Call {
       s.nonceTPM,
       params.subarray(2, 2 + size),
     );
-    this.params = Buffer.from(params);
-    clear.copy(this.params, 2);
+    this.ownParams = Buffer.from(params);
+    clear.copy(this.ownParams, 2);
   }
   encryptResponse(params: Buffer): void {
     const use = this.encryptor;
@@ -105,13 +117,14 @@ export class Call {
     }
   }
 
-  private readonly afterwards: (() => void)[] = [];
+  private afterwards: (() => void)[] | undefined;
   /** Does `f` when the response is complete: what authorizes it must be there until then. */
   later(f: () => void): void {
+    this.afterwards ??= [];
     this.afterwards.push(f);
   }
   end(): void {
-    for (const f of this.afterwards) f();
+    if (this.afterwards) for (const f of this.afterwards) f();
   }
 
   isPolicy(use: SessionUse): boolean {

@@ -2,7 +2,11 @@
 import { randomBytes } from 'node:crypto';
 import { LIMIT } from '../spec/constants.ts';
 
-const monotonic = () => Number(process.hrtime.bigint() / 1_000_000n);
+const { hrtime } = process;
+const monotonic = () => {
+  const [seconds, nanoseconds] = hrtime();
+  return seconds * 1000 + Math.floor(nanoseconds / 1_000_000);
+};
 
 /** Fine, medium and coarse steps of TPM2_ClockRateAdjust, in millionths. */
 const steps: Record<number, number> = { 253: -30_000, 254: -3_000, 255: -300, 1: 300, 2: 3_000, 3: 30_000 };

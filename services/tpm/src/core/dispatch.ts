@@ -62,6 +62,14 @@ const inFailureMode: ReadonlySet<CommandName> = new Set(['GetTestResult', 'GetCa
  * another one for the next command.
  */
 export function execute(tpm: Tpm, bytes: Buffer, number = 0): Buffer {
+  const response = executeShared(tpm, bytes, number);
+  const own = Buffer.allocUnsafe(response.length);
+  own.set(response);
+  return own;
+}
+
+/** The same for who uses the response at once: it lies where the next one will be. */
+export function executeShared(tpm: Tpm, bytes: Buffer, number = 0): Buffer {
   let response: Buffer;
   try {
     tpm.clock.tick();
@@ -101,14 +109,14 @@ function run(tpm: Tpm, bytes: Buffer): Buffer {
   tpm.endDrtm();
 
   const input: Record<string, unknown> = {};
-  c.handles.forEach(([name, spec], i) => {
-    const at = (rc: number) => refuse(modify(rc, 0, i + 1));
-    if (r.left < 4) at(RC.INSUFFICIENT);
+  for (let i = 0; i < c.handles.length; i++) {
+    const [name, spec] = c.handles[i]!;
+    if (r.left < 4) refuse(modify(RC.INSUFFICIENT, 0, i + 1));
     const h = r.u32();
-    if (!spec.accepts(h)) at(RC.VALUE);
+    if (!spec.accepts(h)) refuse(modify(RC.VALUE, 0, i + 1));
     call.handles.push(h);
     input[name] = h;
-  });
+  }
   checkLoaded(tpm, call.handles);
 
   if (tag === ST.SESSIONS) {
@@ -116,48 +124,45 @@ function run(tpm: Tpm, bytes: Buffer): Buffer {
     if (authSize < 9 || authSize > r.left) refuse(RC.SIZE);
     parseSessions(call, r, authSize);
   }
-  call.params = bytes.subarray(r.pos);
+  call.paramsAt(bytes, r.pos);
   if (tag === ST.SESSIONS) {
     authorize(call);
     call.decryptParams();
   } else authorizeNothing(call);
 
-  const p = new Reader(call.params);
-  c.params.forEach(([name, codec], i) => {
-    try {
+  const p = call.decryptor ? new Reader(call.params) : r;
+  let i = 0;
+  try {
+    for (; i < c.params.length; i++) {
+      const [name, codec] = c.params[i]!;
       input[name] = codec.read(p, input);
-    } catch (e) {
-      if (e instanceof Refusal) refuse(modify(e.rc, RC_P, i + 1));
-      throw e;
     }
-  });
+  } catch (e) {
+    if (e instanceof Refusal) refuse(modify(e.rc, RC_P, i + 1));
+    throw e;
+  }
   if (p.left > 0) refuse(RC.SIZE);
 
   const out = (c.action(tpm, input as never, call) ?? {}) as Record<string, unknown>;
   return respond(call, c, tag, out);
 }
 
-/** Where responses and their parameters are put together; what leaves is a copy. */
-const responseWriter = new Writer(LIMIT.response);
-const paramsWriter = new Writer(LIMIT.response);
+/** Where responses are put together. */
+const writer = new Writer(LIMIT.response);
 
 function respond(call: Call, c: Compiled, tag: number, out: Record<string, unknown>): Buffer {
-  const w = responseWriter.clear();
+  const w = writer.clear();
+  const sessions = tag === ST.SESSIONS;
   w.u16(tag);
   w.u32(0);
   w.u32(RC.SUCCESS);
   if (c.command.handleOut) w.u32(out.handle as number);
-  const p = paramsWriter.clear();
-  for (const [name, codec] of c.out) codec.write(p, out[name], out);
-  const params = p.view();
-  if (tag === ST.SESSIONS) {
-    w.u32(params.length);
-    finishSessions(call, params, w);
-  } else {
-    finishSessions(call, params, undefined);
-    w.bytes(params);
-  }
+  if (sessions) w.u32(0);
+  const params = w.pos;
+  for (const [name, codec] of c.out) codec.write(w, out[name], out);
+  if (sessions) w.buf.writeUInt32BE(w.pos - params, params - 4);
+  finishSessions(call, w, params, sessions);
   call.end();
   w.buf.writeUInt32BE(w.pos, 2);
-  return w.done();
+  return w.view();
 }

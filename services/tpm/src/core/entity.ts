@@ -41,7 +41,8 @@ export const isPlatformPersistent = (handle: number): boolean => handle >= 0x818
 
 /** Refuses unless everything that the handles name is there and enabled (part 3, 5.4). */
 export function checkLoaded(tpm: Tpm, handles: readonly number[]): void {
-  handles.forEach((h, i) => {
+  for (let i = 0; i < handles.length; i++) {
+    const h = handles[i]!;
     switch (handleType(h)) {
       case HT.PERMANENT:
         if (h >= RH.AUTH_00 && h <= RH.AUTH_FF) badHandle(RC.VALUE, i + 1);
@@ -68,7 +69,7 @@ export function checkLoaded(tpm: Tpm, handles: readonly number[]): void {
         if (!nvAccessible(tpm, h)) badHandle(RC.HANDLE, i + 1);
         break;
     }
-  });
+  }
 }
 
 /** A loaded session by its number, whichever type the handle claims. */

@@ -355,7 +355,7 @@ export class Tpm {
     for (const [name, encodeIt] of this.dirty) changes.set(name, encodeIt?.());
     this.dirty.clear();
     if (this.crashOnly) {
-      if (number !== 0 && response) this.answer = { number, response };
+      if (number !== 0 && response) this.answer = { number, response: Buffer.from(response) };
       changes.set(runRecord, encode(runRecordBody, { ...this.answer, state: saveVolatile(this) }));
     }
     this.store.commit(changes, durable);

@@ -1,6 +1,7 @@
 /** Hashes, HMAC and the two key derivation functions (part 1, 11.4.10). */
 import { createHmac, hash as hashOnce, timingSafeEqual } from 'node:crypto';
 import { digestSize, hashInfo } from '../spec/algorithms.ts';
+import { Prefixes } from '../spec/codec.ts';
 
 const nameOf = (alg: number): string => {
   const info = hashInfo(alg);
@@ -9,9 +10,23 @@ const nameOf = (alg: number): string => {
   return info.name;
 };
 
+const scratch = new Prefixes(Buffer.alloc(512));
+/** The parts one after the other, until the next call. */
+function together(parts: readonly Uint8Array[]): Uint8Array {
+  let n = 0;
+  for (const p of parts) n += p.length;
+  if (n > scratch.of.length) return Buffer.concat(parts, n);
+  n = 0;
+  for (const p of parts) {
+    scratch.of.set(p, n);
+    n += p.length;
+  }
+  return scratch.get(n);
+}
+
 /** In one call: a Hash object costs four times as much as the digest of a few blocks; and as a string, which costs less than a Buffer. */
 export function hash(alg: number, ...parts: Uint8Array[]): Buffer {
-  const data = parts.length === 1 ? parts[0]! : Buffer.concat(parts);
+  const data = parts.length === 1 ? parts[0]! : together(parts);
   return Buffer.from(hashOnce(nameOf(alg), data, 'binary'), 'latin1');
 }
 

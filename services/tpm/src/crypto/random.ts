@@ -15,9 +15,13 @@ export class RandomSource {
 
   readonly bytes: Rand = (n) => {
     if (this.used + n > poolSize) this.fill();
-    const out = Buffer.from(this.pool.subarray(this.used, this.used + n));
-    // Nothing that was given out stays.
-    this.pool.fill(0, this.used, this.used + n);
+    const { pool, used } = this;
+    const out = Buffer.allocUnsafe(n);
+    for (let i = 0; i < n; i++) {
+      out[i] = pool[used + i]!;
+      // Nothing that was given out stays.
+      pool[used + i] = 0;
+    }
     this.used += n;
     return out;
   };

@@ -95,7 +95,7 @@ export async function serveCli(args: string[]): Promise<void> {
       const swtpm = new SwtpmServer(host, { startupClear, onShutdown: () => setImmediate(stop) });
       if (data !== undefined && /^\d+$/.test(data)) await serve(swtpm.listen('data'), data);
       else if (data !== undefined) {
-        closers.push(listenData(data, swtpm.execute));
+        closers.push(listenData(data, swtpm.executeShared));
         closers.push(() => rmSync(data, { force: true }));
       }
       await serveControl(swtpm, ctrl);

@@ -1,5 +1,5 @@
 /** The TPM behind the servers: power, platform signals, commands and state blobs, whichever wire they come on. */
-import { execute } from '../core/dispatch.ts';
+import { execute, executeShared } from '../core/dispatch.ts';
 import { ORDERLY } from '../core/state.ts';
 import { MemoryStore, runRecord, type Store } from '../core/store.ts';
 import { Tpm, type TpmOptions } from '../core/tpm.ts';
@@ -82,12 +82,12 @@ export class TpmHost {
     }
   }
 
-  /** Executes a command at a locality. Undefined while the power is off. */
-  command(bytes: Buffer, locality: number): Buffer | undefined {
+  /** Executes a command at a locality. Undefined while the power is off. `shared`: the response lies where the next one will be. */
+  command(bytes: Buffer, locality: number, shared = false): Buffer | undefined {
     const tpm = this.current;
     if (!tpm) return undefined;
     tpm.locality = locality;
-    const response = execute(tpm, bytes);
+    const response = shared ? executeShared(tpm, bytes) : execute(tpm, bytes);
     tpm.cancelled = false;
     return response;
   }

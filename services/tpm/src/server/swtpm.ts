@@ -152,13 +152,16 @@ export class SwtpmServer {
   /** A command at the locality that the control channel has set. Without power there is an answer, too: QEMU asks before CMD_INIT. */
   readonly execute = (command: Buffer): Buffer =>
     this.host.command(command, this.locality) ?? errorResponse(RC.FAILURE);
+  /** The same; the response lies where the next one will be. */
+  readonly executeShared = (command: Buffer): Buffer =>
+    this.host.command(command, this.locality, true) ?? errorResponse(RC.FAILURE);
 
   /** The data socket that a peer of a unix control channel hands over. It is the server's to close. */
   private setData(fds: readonly number[]): number {
     if (fds.length !== 1) return RES.BAD_PARAMETER;
     if (this.dataOpen) return RES.IOERROR;
     try {
-      serveDataFd(fds[0]!, this.execute, () => (this.dataOpen = false));
+      serveDataFd(fds[0]!, this.executeShared, () => (this.dataOpen = false));
     } catch {
       return RES.BAD_PARAMETER;
     }

@@ -46,13 +46,33 @@ const noOctets = Buffer.alloc(0);
 function copyOf(b: Buffer, from: number, to: number): Buffer {
   if (from === to) return noOctets;
   const out = Buffer.allocUnsafe(to - from);
-  b.copy(out, 0, from, to);
+  // A short one octet by octet: `copy` makes a view first.
+  if (to - from <= 64) for (let i = from; i < to; i++) out[i - from] = b[i]!;
+  else b.copy(out, 0, from, to);
   return out;
 }
+
+/** Views of the first octets of a buffer: making one costs more than all else that is done with a short message. */
+export class Prefixes {
+  private readonly made: (Buffer | undefined)[] = [];
+  readonly of: Buffer;
+  constructor(of: Buffer) {
+    this.of = of;
+  }
+  get(length: number): Buffer {
+    const have = this.made[length];
+    if (have) return have;
+    const view = this.of.subarray(0, length);
+    if (length < maxPrefix) this.made[length] = view;
+    return view;
+  }
+}
+const maxPrefix = 1024;
 
 export class Writer {
   buf: Buffer;
   pos = 0;
+  private views: Prefixes | undefined;
   constructor(size = 256) {
     this.buf = Buffer.allocUnsafe(size);
   }
@@ -86,9 +106,10 @@ export class Writer {
     const at = this.room(b.length);
     this.buf.set(b, at);
   }
-  /** What was written, until more is; see `done`. */
+  /** What was written, until more is; see `done`. The same object for the same length, as long as the memory stays. */
   view(): Buffer {
-    return this.buf.subarray(0, this.pos);
+    if (this.views?.of !== this.buf) this.views = new Prefixes(this.buf);
+    return this.views.get(this.pos);
   }
   /** Starts over in the same memory. */
   clear(): this {
