@@ -67,7 +67,7 @@ const disk = async (): Promise<string> => {
 };
 
 describe.runIf(image)('in a guest', () => {
-  test('a delegated group bounds the memory and the threads of a process', { timeout: 240_000 }, async () => {
+  test('a delegated group bounds the memory and the threads of a process', { timeout: 660_000 }, async () => {
     vm = await Vm.start({
       name: 'cgroup',
       kernel: image!.vmlinux,
@@ -84,16 +84,12 @@ for d in proc sys dev; do mount --bind /$d /m/$d; done
 mount -t cgroup2 none /m/sys/fs/cgroup; cd /m/sys/fs/cgroup
 echo '+memory +pids' > cgroup.subtree_control; mkdir ours; echo $$ > ours/cgroup.procs
 cd /; exec chroot /m /usr/bin/node /nyx/guest.mjs`;
-    const r = await vm.exec(script, { timeout: 200 });
+    const r = await vm.exec(script, { timeout: 600 });
     expect(r.status, r.stderr.toString()).toBe(0);
     const seen = JSON.parse(r.stdout.toString());
     expect(seen).toMatchObject({ refusal: '', base: '/sys/fs/cgroup/ours', left: false });
-    expect(seen.modest.layers).toContain('cgroup');
-    expect([seen.modest.reason, seen.greedy.reason, seen.raised.reason]).toEqual([
-      'exited 7',
-      'killed by SIGKILL',
-      'exited 8',
-    ]);
+    expect(seen.raised.layers).toContain('cgroup');
+    expect([seen.greedy.reason, seen.raised.reason]).toEqual(['killed by SIGKILL', 'exited 8']);
     expect(seen.events).toMatch(/^oom_group_kill 1$/m);
     // 100 threads are refused at once; without a limit they would live for a minute, and it would end with 10.
     expect(seen.threads.reason).toMatch(/^exited [19]$/);

@@ -29,13 +29,12 @@ const found = Cgroups.find();
 const result: Record<string, unknown> = { refusal: found.refusal, base: found.base };
 const group = found.make(96 * mib);
 if (group) {
-  result.modest = await run(group, 'process.exit(7)');
   result.greedy = await run(group, 'const a = []; for (;;) a.push(Buffer.alloc(1 << 20, 1));');
   result.events = readFileSync(join(group.path, 'memory.events'), 'utf8');
   group.limit(512 * mib);
   result.raised = await run(
     group,
-    'const a = []; for (let i = 0; i < 160; i++) a.push(Buffer.alloc(1 << 20, 1)); process.exit(8)',
+    'const a = []; for (let i = 0; i < 110; i++) a.push(Buffer.alloc(1 << 20, 1)); process.exit(8)',
   );
   result.threads = await run(
     group,
