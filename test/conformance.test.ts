@@ -28,22 +28,12 @@ const files = [...sources(join(root, 'services'))].map((path) => ({
 }));
 const defining = files.filter((f) => !f.path.endsWith('.test.ts') && /\bdefineDevice\(/.test(f.text));
 
-/** Folders of devices that have no run of the suite, and why. */
-const without: Record<string, string> = {
-  'services/vhost-user/src': 'needs a foreign back-end that answers; not done yet',
-};
-
 describe('every device passes conformance', () => {
   test('the devices are found', () => {
     expect(defining.length).toBeGreaterThanOrEqual(platform.length + storage.length);
   });
 
   test.each(defining.map((f) => [f.path.slice(root.length), f.path]))('%s', (_name, path) => {
-    const reason = without[dirname(path).slice(root.length)];
-    if (reason !== undefined) {
-      console.warn(`${path.slice(root.length)}: no conformance: ${reason}`);
-      return;
-    }
     const beside = files.filter((f) => dirname(f.path) === dirname(path) && f.path.endsWith('.test.ts'));
     expect(beside.some((f) => /^\s*conformance\(/m.test(f.text))).toBe(true);
   });

@@ -154,10 +154,17 @@ export class DeviceProcess {
 
   /**
    * Empties the place, lets `change` happen while nobody is there, and fills it again, whatever became of the change. vCPUs
-   * that need the device wait meanwhile. @returns how the successor came
-   * @throws what `change` threw; NyxError VM_STATE, or why no successor serves
+   * that need the device wait meanwhile. One after the other: several disks and drives may be in one process.
+   * @returns how the successor came @throws what `change` threw; NyxError VM_STATE, or why no successor serves
    */
-  async replace(reason: string, change: () => Promise<void>): Promise<Recovered> {
+  replace(reason: string, change: () => Promise<void>): Promise<Recovered> {
+    const done = this.#replaced.then(() => this.#replace(reason, change));
+    this.#replaced = done.catch(() => {});
+    return done;
+  }
+  #replaced: Promise<unknown> = Promise.resolve();
+
+  async #replace(reason: string, change: () => Promise<void>): Promise<Recovered> {
     if (this.#stopped || this.#replacing || this.#first)
       throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
     const since = monotonicNs();

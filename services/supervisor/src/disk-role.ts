@@ -8,21 +8,26 @@ import type { ProcessPlan } from './plan.ts';
 
 /**
  * A role says these files from now on; whoever has it already does not know.
+ * @param port of the AHCI controller, whose role has the disk's descriptors as `pN.file` ...; undefined: the role is the disk's
  * @param journal of `files[0]`, when it is an image
  * @param old journal of `files[1]`, which was the topmost until now
  */
 export function rewire(
   plan: Pick<ProcessPlan, 'role' | 'fds'>,
   name: string,
+  port: number | undefined,
   files: readonly DiskFile[],
   journal: number | undefined,
   old?: number,
 ): void {
-  const device = plan.role.devices.find((r) => r.name === name)!;
+  const device = plan.role.devices.find((r) => r.name === (port === undefined ? name : 'ahci'))!;
+  const of = port === undefined ? '' : `p${port}.`;
   const [top] = files;
-  const wanted = new Map<string, number>(files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
-  if (journal !== undefined && top!.format !== 'raw') wanted.set('journal', journal);
-  if (old !== undefined) wanted.set('journal1', old);
+  const wanted = new Map<string, number>(
+    files.map((f, i) => [`${of}${i === 0 ? 'file' : `layer${i}`}`, f.fd]),
+  );
+  if (journal !== undefined && top!.format !== 'raw') wanted.set(`${of}journal`, journal);
+  if (old !== undefined) wanted.set(`${of}journal1`, old);
   const fds: Record<string, number> = {};
   for (const [as, fd] of wanted) {
     const slot = device.fds[as];
@@ -32,16 +37,23 @@ export function rewire(
       fds[as] = slot;
     }
   }
-  // A place that is not named any more: any descriptor that exists fills it.
-  for (const [as, slot] of Object.entries(device.fds))
-    if (!wanted.has(as)) plan.fds[slot] = plan.fds[plan.role.ring]!;
+  for (const [as, slot] of Object.entries(device.fds)) {
+    if (wanted.has(as)) continue;
+    // A place that is not named any more: any descriptor that exists fills it.
+    if (as.startsWith(of)) plan.fds[slot] = plan.fds[plan.role.ring]!;
+    else fds[as] = slot;
+  }
   device.fds = fds;
-  device.config = {
-    ...device.config,
-    ...(top!.format === 'raw'
+  const content =
+    top!.format === 'raw'
       ? { size: top!.bytes, layers: undefined }
-      : { size: undefined, layers: files.map((f) => ({ format: f.format, size: f.bytes })) }),
-  };
+      : { size: undefined, layers: files.map((f) => ({ format: f.format, size: f.bytes })) };
+  if (port === undefined) device.config = { ...device.config, ...content };
+  else {
+    const ports = [...(device.config.ports as object[])];
+    ports[port] = { ...ports[port], ...content };
+    device.config = { ...device.config, ports };
+  }
 }
 
 /** Others may have it, although its descriptors are open somewhere. */

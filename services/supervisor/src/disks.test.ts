@@ -4,9 +4,9 @@
  * as guest.test.ts.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { type Image, ImageStore } from '@nyx/image';
 import type { VmEvent } from '@nyx/protocol/control';
 import { TestVm } from '@nyx/testkit';
@@ -21,39 +21,44 @@ const image: Image | undefined = await new ImageStore().build('debian').catch((e
   console.warn(`tests of running disks are left out, there is no image: ${e.message}`);
   return undefined;
 });
+const generic: Image | undefined = await new ImageStore().build('debian-generic').catch((e: Error) => {
+  console.warn(`tests of running disks at AHCI are left out, there is no image: ${e.message}`);
+  return undefined;
+});
 const qemu = spawnSync('qemu-img', ['--version']).status === 0;
 if (!qemu) console.warn('skipped: disks are not checked by qemu-img, which is not installed');
 afterAll(() => {
   for (const f of [folder, runtime]) rmSync(f, { recursive: true, force: true });
 });
 
-const boot = (disks: object[]): Promise<TestVm> =>
+const boot = (disks: object[], i = image!): Promise<TestVm> =>
   TestVm.boot({
-    kernel: image!.vmlinux,
-    initrd: image!.initrd,
-    append: image!.cmdline,
+    kernel: i.vmlinux,
+    initrd: i.initrd,
+    append: i.cmdline,
     memory: '256M',
     accel: 'soft',
     disks: disks as never,
+    ...(i === image ? {} : { cdroms: [{}] }),
   });
 
 /** Writes blocks that say which they are, flushed, until /tmp/stop; what was acknowledged is in /tmp/log. */
-const LOAD = `
+const LOAD = (disk = 'vda'): string => `
 rm -f /tmp/stop /tmp/err; : > /tmp/log
 yes 'the quick brown fox' | head -c 32000 > /tmp/pad
 ( i=0; while [ ! -e /tmp/stop ]; do
     i=$((i+1)); s=$((i*7%61))
-    { echo "block $i of slot $s"; cat /tmp/pad; } | dd of=/dev/vda bs=64k seek=$s conv=notrunc,fsync 2>/dev/null || echo "write $i" >> /tmp/err
+    { echo "block $i of slot $s"; cat /tmp/pad; } | dd of=/dev/${disk} bs=64k seek=$s conv=notrunc,fsync 2>/dev/null || echo "write $i" >> /tmp/err
     echo "$s $i" >> /tmp/log
   done; echo done > /tmp/ended ) > /dev/null 2>&1 &
 `;
 /** Reads all slots past the page cache. Says nothing when all is as the log says. */
-const VERIFY = `
+const VERIFY = (disk = 'vda'): string => `
 touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.1; done; rm -f /tmp/ended
 echo 3 > /proc/sys/vm/drop_caches
 awk '{last[$1]=$2} END {for (s in last) print s, last[s]}' /tmp/log | while read s i; do
   { echo "block $i of slot $s"; cat /tmp/pad; } > /tmp/want
-  dd if=/dev/vda bs=64k skip=$s count=1 2>/dev/null | head -c $(wc -c < /tmp/want) | cmp -s - /tmp/want || echo "slot $s: not block $i but $(dd if=/dev/vda bs=64k skip=$s count=1 2>/dev/null | head -n 1)"
+  dd if=/dev/${disk} bs=64k skip=$s count=1 2>/dev/null | head -c $(wc -c < /tmp/want) | cmp -s - /tmp/want || echo "slot $s: not block $i but $(dd if=/dev/${disk} bs=64k skip=$s count=1 2>/dev/null | head -n 1)"
 done
 cat /tmp/err 2>/dev/null; dmesg | grep -i 'i/o error'; wc -l < /tmp/log
 `;
@@ -72,43 +77,48 @@ const childrenOf = (pid: number, text: string): number[] =>
     })
     .map(Number);
 
+/** Does things to `disk` under load, and kills its process now and then meanwhile; then all must be as it was acknowledged. */
+const struck = (vm: TestVm, disk = 'vda', device = 'disk0') => {
+  let writes = 0;
+  const during = async (what: string, work: () => Promise<unknown>): Promise<void> => {
+    await vm.run(LOAD(disk));
+    await new Promise((r) => setTimeout(r, 300));
+    let over = false;
+    let kills = 0;
+    const killer = (async () => {
+      for (let n = 1; !over; n++) {
+        await new Promise((r) => setTimeout(r, 40 + ((n * 137) % 300)));
+        // Nobody may be there just now.
+        if (!over)
+          await vm.vm.kill(device).then(
+            () => kills++,
+            () => {},
+          );
+      }
+    })();
+    try {
+      await work();
+      // The successor dies as well.
+      await new Promise((r) => setTimeout(r, 400));
+    } finally {
+      over = true;
+      await killer;
+    }
+    const { stdout } = await vm.run(VERIFY(disk), 120);
+    const lines = stdout.trim().split('\n');
+    expect(lines.slice(0, -1), what).toEqual([]);
+    writes += Number(lines.at(-1));
+    expect(kills, what).toBeGreaterThan(0);
+  };
+  return { during, writes: () => writes };
+};
+
 describe.runIf(image)('the disk of a guest that writes', () => {
   test('every change, with deaths in the middle', { timeout: 400_000 }, async () => {
     await runTool({ command: 'create', path: at('a.qcow2'), format: 'qcow2', size: 16 << 20 });
     const vm = await boot([{ path: at('a.qcow2'), format: 'qcow2' }]);
     try {
-      let writes = 0;
-      /** Does it under load; kills the process now and then meanwhile. */
-      const during = async (what: string, work: () => Promise<unknown>): Promise<void> => {
-        await vm.run(LOAD);
-        await new Promise((r) => setTimeout(r, 300));
-        let over = false;
-        let kills = 0;
-        const killer = (async () => {
-          for (let n = 1; !over; n++) {
-            await new Promise((r) => setTimeout(r, 40 + ((n * 137) % 300)));
-            // Nobody may be there just now.
-            if (!over)
-              await vm.vm.kill('disk0').then(
-                () => kills++,
-                () => {},
-              );
-          }
-        })();
-        try {
-          await work();
-          // The successor dies as well.
-          await new Promise((r) => setTimeout(r, 400));
-        } finally {
-          over = true;
-          await killer;
-        }
-        const { stdout } = await vm.run(VERIFY, 120);
-        const lines = stdout.trim().split('\n');
-        expect(lines.slice(0, -1), what).toEqual([]);
-        writes += Number(lines.at(-1));
-        expect(kills, what).toBeGreaterThan(0);
-      };
+      const { during, writes } = struck(vm);
       const now = async () => (await vm.vm.disks())[0]!;
 
       await during('swap', async () => {
@@ -136,8 +146,8 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       await during('mirror to qcow2', async () => {
         await vm.vm.mirrorDisk('disk0', at('g.qcow2'), 'qcow2');
       });
-      expect(writes).toBeGreaterThan(40);
-      console.log(`${writes} acknowledged writes verified`);
+      expect(writes()).toBeGreaterThan(40);
+      console.log(`${writes()} acknowledged writes verified`);
       // Overlays of jobs do not stay.
       expect(readdirSync(folder).filter((f) => /mirror|commit/.test(f))).toEqual([]);
     } finally {
@@ -148,6 +158,57 @@ describe.runIf(image)('the disk of a guest that writes', () => {
     for (const f of ['a.qcow2', 'b.qcow2', 'd.qcow2', 'g.qcow2'])
       execFileSync('qemu-img', ['check', '-q', at(f)]);
     execFileSync('qemu-img', ['check', '-q', '-f', 'vhdx', at('c.vhdx')]);
+  });
+
+  test.runIf(generic)('at AHCI: every change, with deaths in the middle', { timeout: 400_000 }, async () => {
+    await runTool({ command: 'create', path: at('s.raw'), format: 'raw', size: 16 << 20 });
+    await runTool({ command: 'create', path: at('t.qcow2'), format: 'qcow2', size: 1 << 20 });
+    writeFileSync(at('cd.iso'), Buffer.alloc(1 << 20));
+    const vm = await boot(
+      [
+        { path: at('s.raw'), format: 'raw', bus: 'ahci' },
+        { path: at('t.qcow2'), format: 'qcow2', bus: 'ahci' },
+      ],
+      generic,
+    );
+    try {
+      // Which of the two Linux finds first is not said.
+      const found =
+        'for d in sda sdb; do [ "$(cat /sys/block/$d/size)" = 32768 ] && ln -s $d /dev/first; done';
+      await vm.run(
+        `for i in $(seq 100); do [ -b /dev/sda ] && [ -b /dev/sdb ] && break; sleep 0.1; done; ${found}`,
+      );
+      const { during, writes } = struck(vm, 'first', 'ahci');
+      const chain = async (i = 0) => (await vm.vm.disks())[i]!.chain.map((f) => basename(f));
+      await during('swap', () => vm.vm.swapBackend('disk0', {}));
+      // What is at another port of the same process changes at the same time.
+      await during('overlay', () =>
+        Promise.all([
+          vm.vm.snapshotDisk('disk0', { path: at('s1.qcow2') }),
+          vm.vm.snapshotDisk('disk1', { create: 'one' }),
+          vm.vm.insertCd(at('cd.iso'), 'cd0', true),
+        ]),
+      );
+      expect(await chain()).toEqual(['s1.qcow2', 's.raw']);
+      await during('snapshot', async () => {
+        await vm.vm.snapshotDisk('disk0', { create: 'one' });
+        await vm.vm.snapshotDisk('disk0', { create: 'two' });
+        await vm.vm.snapshotDisk('disk0', { remove: 'one' });
+      });
+      await during('commit', () => vm.vm.commitDisk('disk0'));
+      expect(await chain()).toEqual(['s.raw']);
+      await during('mirror', () => vm.vm.mirrorDisk('disk0', at('u.vhdx'), 'vhdx'));
+      expect(await chain()).toEqual(['u.vhdx']);
+      expect(await chain(1)).toEqual(['t.qcow2']);
+      const resized = vm.vm.resizeDisk('disk0', 1 << 20, true);
+      await expect(resized).rejects.toMatchObject({ code: 'VM_STATE' });
+      expect(writes()).toBeGreaterThan(20);
+      console.log(`${writes()} acknowledged writes verified`);
+    } finally {
+      await vm.close();
+    }
+    if (!qemu) return;
+    for (const f of ['s1.qcow2', 't.qcow2', 'u.vhdx']) execFileSync('qemu-img', ['check', '-q', at(f)]);
   });
 
   test('a copy that is killed: the guest goes on over the overlay, which a commit takes away', {
@@ -161,7 +222,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       const { pid } = await vm.vm.status();
       let struck = 0;
       for (let tries = 0; tries < 8 && struck < 2; tries++) {
-        await vm.run(LOAD);
+        await vm.run(LOAD());
         let over = false;
         const killer = (async () => {
           while (!over) {
@@ -181,7 +242,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
         await killer;
         if (failed) struck++;
         const { chain } = (await vm.vm.disks())[0]!;
-        const lines = (await vm.run(VERIFY, 120)).stdout.trim().split('\n');
+        const lines = (await vm.run(VERIFY(), 120)).stdout.trim().split('\n');
         expect(lines.slice(0, -1)).toEqual([]);
         if (!failed) continue;
         expect(chain.length).toBeGreaterThan(1);
@@ -207,7 +268,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       for (let i = 0; i < 100 && !existsSync(at('nbd')); i++) await new Promise((r) => setTimeout(r, 20));
       const vm = await boot([{ path: `nbd+unix:///d?socket=${at('nbd')}` }]);
       try {
-        await vm.run(LOAD);
+        await vm.run(LOAD());
         for (let i = 0; i < 6; i++) {
           await new Promise((r) => setTimeout(r, 400));
           if (i % 2) await vm.kill('disk0');
@@ -217,7 +278,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
             server = serve();
           }
         }
-        const lines = (await vm.run(VERIFY, 60)).stdout.trim().split('\n');
+        const lines = (await vm.run(VERIFY(), 60)).stdout.trim().split('\n');
         expect(lines.slice(0, -1)).toEqual([]);
         expect(Number(lines.at(-1))).toBeGreaterThan(10);
       } finally {

@@ -20,6 +20,7 @@ import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
 import { mustBeNew, newName, openBytes, release, rewire, unlock } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
 import { openFile } from './preflight.ts';
+import { sataPort } from './sata.ts';
 
 /** The machine, as far as disks need it. */
 export interface DiskOwner {
@@ -34,6 +35,8 @@ export interface DiskOwner {
 interface Disk {
   name: string;
   index: number;
+  /** Of the AHCI controller; undefined: it has a controller, and a process, of its own. */
+  port: number | undefined;
   /** As in the specification, whose path and format follow what is done. */
   spec: VmSpec['disks'][number];
   files: DiskFile[];
@@ -67,7 +70,7 @@ export class Disks {
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(
-    spec: Pick<VmSpec, 'disks'>,
+    spec: Pick<VmSpec, 'disks' | 'cdroms'>,
     files: readonly DiskFile[][],
     journals: (name: string) => number | undefined,
     private readonly owner: DiskOwner,
@@ -75,7 +78,8 @@ export class Disks {
     this.events = new DiskEvents(owner, (device) => this.#disks.find((d) => d.name === device)?.spec.path);
     this.#disks = spec.disks.map((s, index) => {
       const name = `disk${index}`;
-      return { name, index, spec: s, files: files[index]!, journal: journals(`${name}.journal`) };
+      const port = s.bus === 'ahci' ? sataPort(spec, { disk: index }) : undefined;
+      return { name, index, port, spec: s, files: files[index]!, journal: journals(`${name}.journal`) };
     });
   }
 
@@ -108,11 +112,12 @@ export class Disks {
   }
 
   #process(d: Disk): DeviceProcess {
-    const p = this.owner.processes().find((x) => x.name === d.name);
+    const name = d.port === undefined ? d.name : 'ahci';
+    const p = this.owner.processes().find((x) => x.name === name);
     if (!p || d.spec.standby !== undefined)
       throw new NyxError('VM_STATE', {
-        expected: `${d.name} at a virtio controller, without a standby`,
-        got: d.spec.bus,
+        expected: `${d.name} without a standby`,
+        got: p ? 'it has one' : 'no process',
       });
     return p;
   }
@@ -125,7 +130,7 @@ export class Disks {
 
   /** The role of the process says these files from now on. */
   #rewire(d: Disk, files: DiskFile[], journal: number | undefined, old?: number): void {
-    rewire(this.#process(d).plan, d.name, files, journal, old);
+    rewire(this.#process(d).plan, d.name, d.port, files, journal, old);
   }
 
   /** Takes over what is under the disk now. */
@@ -304,6 +309,13 @@ export class Disks {
       const d = this.#find(name);
       const p = this.#process(d);
       this.#writable(d);
+      // ATA has no word for it: a drive says how large it is when it is asked who it is, and drivers ask once.
+      if (d.port !== undefined)
+        throw new NyxError('VM_STATE', {
+          expected: 'a disk at a virtio controller, whose driver can be told of its size',
+          got: `${name} at AHCI`,
+          hint: 'End the machine, then: nyx disk resize FILE SIZE.',
+        });
       const [top] = d.files;
       let size = 0;
       const r = await p.replace('resize', async () => {
