@@ -1,6 +1,7 @@
 /**
  * Disks that firmware boots: MBR, Debian's GRUB behind it, and one ext3 partition with kernel, initramfs and a root file system.
- * Made with grub-pc-bin and mke2fs, without privileges.
+ * Made with grub-pc-bin and mke2fs (for UEFI: grub-efi-amd64-bin and mtools),
+ * without privileges.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -20,6 +21,8 @@ import type { Image } from '@nyx/image';
 
 export const bios = '/usr/share/seabios/bios-256k.bin';
 export const grub = '/usr/lib/grub/i386-pc';
+export const ovmf = '/usr/share/OVMF/OVMF_CODE.fd';
+export const efi = '/usr/lib/grub/x86_64-efi';
 const MiB = 1 << 20;
 
 /** Says what is left out when the program is not there. */
@@ -30,8 +33,12 @@ export const has = (program: string, what: string): boolean => {
 };
 
 /** What a boot from a disk needs of the host. */
-export const canBoot = (what: string, programs: readonly string[] = ['grub-mkimage', 'mke2fs']): boolean => {
-  const missing = [bios, `${grub}/boot.img`].filter((f) => !existsSync(f));
+export const canBoot = (
+  what: string,
+  programs: readonly string[] = ['grub-mkimage', 'mke2fs'],
+  files: readonly string[] = [bios, `${grub}/boot.img`],
+): boolean => {
+  const missing = files.filter((f) => !existsSync(f));
   if (missing.length > 0) console.warn(`${what} left out: there is no ${missing.join(', ')}`);
   return programs.every((p) => has(p, what)) && missing.length === 0;
 };
@@ -80,6 +87,37 @@ echo rooted on $(awk '$2 == "/" && $1 != "rootfs" {print $1}' /proc/mounts)
 while :; do setsid cttyhack sh -l; done
 `;
 
+const partition = (type: number, mib: number): Buffer => {
+  const sector = Buffer.alloc(512);
+  Buffer.from([0x80, 0, 0, 0, type, 0, 0, 0]).copy(sector, 446);
+  sector.writeUInt32LE(MiB / 512, 454);
+  sector.writeUInt32LE(((mib - 1) * MiB) / 512, 458);
+  sector.writeUInt16LE(0xaa55, 510);
+  return sector;
+};
+
+/** A disk that UEFI firmware boots: GRUB as \EFI\BOOT\BOOTX64.EFI on a FAT partition, kernel and initramfs beside it. */
+export function efiDisk(folder: string, image: Image, words: string, mib = 96): string {
+  const path = join(folder, 'efi.img');
+  const config = join(folder, 'efi.cfg');
+  const loader = join(folder, 'bootx64.efi');
+  writeFileSync(config, `search --set=root --file /vmlinuz\n${grubConfig(words)}`);
+  const modules = ['part_msdos', 'fat', 'normal', 'linux', 'serial', 'search', 'search_fs_file'];
+  run('grub-mkimage', ['-d', efi, '-O', 'x86_64-efi', '-o', loader, '-c', config, '-p', '/', ...modules]);
+  run('truncate', ['-s', `${mib}M`, path]);
+  const at = `${path}@@1M`;
+  const sectors = ((mib - 1) * MiB) / 512;
+  run('mformat', ['-i', at, '-F', '-T', String(sectors), '-h', '255', '-s', '63', '::']);
+  run('mmd', ['-i', at, '::EFI', '::EFI/BOOT']);
+  run('mcopy', ['-i', at, loader, '::EFI/BOOT/BOOTX64.EFI']);
+  run('mcopy', ['-i', at, image.kernel, '::vmlinuz']);
+  run('mcopy', ['-i', at, image.initrd, '::initrd.img']);
+  const fd = openSync(path, 'r+');
+  writeSync(fd, partition(0xef, mib), 0, 512, 0);
+  closeSync(fd);
+  return path;
+}
+
 /**
  * A disk of `mib` MiB that boots.
  * @param words of the kernel's command line
@@ -116,12 +154,8 @@ export function bootDisk(
   run('grub-mkimage', ['-d', grub, '-O', 'i386-pc', '-o', core, '-p', '(hd0,msdos1)/boot/grub', ...modules]);
   const loader = readFileSync(core);
   if (loader.length > MiB - 512) throw new Error(`GRUB is ${loader.length} bytes, there is 1 MiB`);
-  const sector = Buffer.alloc(512);
+  const sector = partition(0x83, mib);
   readFileSync(`${grub}/boot.img`).copy(sector, 0, 0, 440);
-  Buffer.from([0x80, 0, 0, 0, 0x83, 0, 0, 0]).copy(sector, 446);
-  sector.writeUInt32LE(MiB / 512, 454);
-  sector.writeUInt32LE(((mib - 1) * MiB) / 512, 458);
-  sector.writeUInt16LE(0xaa55, 510);
   const fd = openSync(path, 'r+');
   writeSync(fd, sector, 0, 512, 0);
   writeSync(fd, loader, 0, loader.length, 512);

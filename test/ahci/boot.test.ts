@@ -1,5 +1,5 @@
 /**
- * Firmware, boot loader, kernel: SeaBIOS starts GRUB from a disk and from a CD (El Torito) at the AHCI controller, and GRUB
+ * Firmware, boot loader, kernel: SeaBIOS starts GRUB from a disk and from a CD (El Torito) at the AHCI controller, OVMF from a disk; GRUB
  * starts Debian's kernel, which finds them again with its own driver. Disk and ISO are made with Debian's grub-pc-bin, mke2fs,
  * mtools and xorriso.
  */
@@ -9,7 +9,7 @@ import type { Image } from '@nyx/image';
 import type { VmSpecInput } from '@nyx/nyx';
 import { vmTest } from '@nyx/testkit';
 import { afterAll, describe, expect } from 'vitest';
-import { bios, bootDisk, canBoot, grub, grubConfig, run } from '../boot-disk.ts';
+import { bios, bootDisk, canBoot, efi, efiDisk, grub, grubConfig, ovmf, run } from '../boot-disk.ts';
 import { clean, folder, guestImage } from './machine.ts';
 
 afterAll(clean);
@@ -54,3 +54,14 @@ describe.runIf(image)(
   },
   400_000,
 );
+
+const uefi =
+  image !== undefined &&
+  canBoot('a boot of OVMF from AHCI', ['grub-mkimage', 'mformat', 'mcopy'], [ovmf, `${efi}/moddep.lst`]);
+test.runIf(uefi)('OVMF and GRUB boot Linux from a disk at AHCI', { timeout: 400_000 }, async ({ boot }) => {
+  const disks = [{ path: efiDisk(folder, image!, words('uefi')), bus: 'ahci' as const }];
+  const vm = await boot({ bios: ovmf, disks }, { bootTimeout: 300 });
+  const found = 'for i in $(seq 100); do [ -b /dev/sda1 ] && break; sleep 0.1; done; ls /dev/sda1';
+  const r = await vm.run(`cat /proc/cmdline; ls -d /sys/firmware/efi; ${found}`);
+  expect(r.stdout).toMatch(/mark=uefi\n\/sys\/firmware\/efi\n\/dev\/sda1\n/);
+});

@@ -2,10 +2,10 @@
  * A disk over vhost-user with real partners: our guest on our back-end and on qemu-storage-daemon; back-end and front-end are
  * killed under load, again and again. The guest may not see an error, or wrong bytes. (QEMU's guest: root.test.ts.)
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, truncateSync } from 'node:fs';
 import { vmTest } from '@nyx/testkit';
 import { afterAll, afterEach, describe, expect } from 'vitest';
-import { blank, clean, during, endAll, image, installed, ours, socket, storageDaemon } from './rig.ts';
+import { blank, clean, during, endAll, grow, image, installed, ours, socket, storageDaemon } from './rig.ts';
 
 afterAll(clean);
 afterEach(endAll);
@@ -29,6 +29,12 @@ done
 sync; dmesg | grep -iE "I/O error|timed out|blocked" && bad=log
 echo "over bad=$bad"`;
 
+/** Waits until the guest's disk has so many sectors. */
+const sizeIs = (sectors: number): string =>
+  `n() { cat /sys/block/vda/size; }; for i in $(seq 100); do [ $(n) = ${sectors} ] && break; sleep 0.1; done
+[ $(n) = ${sectors} ] || exit 1
+`;
+
 describe.skipIf(!image)('vhost-user', () => {
   test('our guest on our back-end: back-end and front-end die under load', { timeout: 240_000 }, async ({
     boot,
@@ -42,6 +48,17 @@ describe.skipIf(!image)('vhost-user', () => {
     );
     expect(result.stdout).toBe('over bad=0\n');
     expect(strikes).toBeGreaterThan(1);
+    // It grows under load, and the guest is told.
+    const more = vm.run(load('/dev/vda', 6), 180);
+    grow('+16M');
+    expect(
+      await vm.run(`${sizeIs(65536)}echo x | dd of=/dev/vda bs=512 seek=65535 conv=sync,fsync`),
+    ).toMatchObject({
+      status: 0,
+    });
+    expect((await more).stdout).toBe('over bad=0\n');
+    await vm.kill('blk0-vhost');
+    expect((await vm.run('cat /sys/block/vda/size')).stdout).toBe('65536\n');
   });
 
   test.skipIf(!hasDaemon)(
@@ -56,6 +73,10 @@ describe.skipIf(!image)('vhost-user', () => {
       );
       expect(result.stdout).toBe('over bad=0\n');
       expect(strikes).toBeGreaterThan(1);
+      // It does not tell of a resize; the one that comes after it has another size.
+      truncateSync(path, 24 << 20);
+      await daemon.again();
+      expect((await vm.run(sizeIs(49152))).status).toBe(0);
       expect(
         readFileSync(path)
           .subarray(0, 8192)

@@ -73,6 +73,12 @@ export async function ours(path: string, ...more: string[]): Promise<{ child: Ch
   };
 }
 
+/** `nyx storage resize`, which must work. */
+export function grow(size: string): void {
+  const r = spawnSync(process.execPath, [nyx, 'storage', 'resize', socket, size], { encoding: 'utf8' });
+  if (r.status !== 0) throw new Error(r.stderr);
+}
+
 /** A program that listens on the socket, and can be killed and started again. */
 export class Partner {
   #child: ChildProcess | undefined;

@@ -64,6 +64,7 @@ export const {
   memcpy,
   crc32c,
   socketpair,
+  streamPair,
   openSeqSocket,
   receiveRights,
   createExchange,

@@ -402,7 +402,10 @@ export interface Native {
   /** CRC-32C (Castagnoli) of a range; `seed` continues an earlier one. */
   crc32c(buffer: ArrayBuffer, byteOffset: number, length: number, seed?: number): number;
 
+  /** Connected sockets that keep the borders of messages (SOCK_SEQPACKET). */
   socketpair(): [number, number];
+  /** The same of SOCK_STREAM. */
+  streamPair(): [number, number];
   openSeqSocket(fd: number, options: SeqSocketOptions): SeqSocket;
   /**
    * What waits at a unix stream socket, and the descriptors that came with it, which the caller must close. Undefined when

@@ -19,6 +19,7 @@ test('builds a specification', () => {
     .append('console=ttyS0')
     .disk('a.img')
     .disk('b.img', { readonly: true })
+    .disk('dev.vhdx')
     .accel('soft')
     .name('web')
     .withLogging('trace')
@@ -36,9 +37,10 @@ test('builds a specification', () => {
     recovery: { budget: 3, window: 30 },
     tpm: { model: 'tis', state: 'tpm', measure: true },
   });
-  expect(spec.disks.map((d) => [d.path, d.readonly])).toEqual([
-    ['a.img', false],
-    ['b.img', true],
+  expect(spec.disks.map((d) => [d.path, d.readonly, d.format])).toEqual([
+    ['a.img', false, undefined],
+    ['b.img', true, undefined],
+    ['dev.vhdx', false, 'vhdx'],
   ]);
 });
 
@@ -59,7 +61,7 @@ test('features that are not there say so at once', () => {
     () => b().withDebugSymbols('app.dbg'),
     () => b().withIommu(),
     () => b().passthroughDevice(0x100, 'STRICT'),
-    () => b().disk('dev.vhdx'),
+    () => b().disk('dev.vmdk'),
   ];
   for (const f of all) expect(code(f)).toBe('NOT_AVAILABLE');
 });

@@ -7,6 +7,7 @@
  * Methods of features that are not there yet throw NOT_AVAILABLE when they are called, not when the machine starts: nobody is to
  * believe that he has a TPM.
  */
+import { type DiskFormat, diskFormats } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
 import { Vm } from './vm.ts';
@@ -82,10 +83,15 @@ export class ProductionVMBuilder {
     this.#spec.bios = path;
     return this;
   }
-  /** A disk image (raw unless `format` says otherwise), a virtio-blk disk of its own process unless after `ahci()`. Several calls, several disks. */
-  disk(path: string, options: { readonly?: boolean; serial?: string; format?: 'raw' | 'qcow2' } = {}): this {
-    if (/\.(vhdx?|vmdk|nvme)$/i.test(path)) notYet(`the disk format of ${path}; raw and qcow2 images work`);
-    this.#disks.push({ path, bus: this.#bus, ...options });
+  /**
+   * A disk image, a virtio-blk disk of its own process unless after `ahci()`. Several calls, several disks. Its format is what
+   * its name ends in, unless said: .qcow2, .vhdx, anything else is raw.
+   */
+  disk(path: string, options: { readonly?: boolean; serial?: string; format?: DiskFormat } = {}): this {
+    if (/\.(vhd|vmdk|nvme)$/i.test(path))
+      notYet(`the disk format of ${path}; ${diskFormats.join(', ')} work`);
+    const format = diskFormats.find((f) => f !== 'raw' && path.toLowerCase().endsWith(`.${f}`));
+    this.#disks.push({ path, bus: this.#bus, ...(format ? { format } : {}), ...options });
     return this;
   }
   /** Disks that follow are SATA disks of an AHCI controller (`on` false: virtio again). */

@@ -16,6 +16,7 @@ const turns = async (n = 30): Promise<void> => {
 
 let f: FuzzBackend;
 let frontend: Frontend;
+let changes: number;
 let fds: number[];
 let buffer: ArrayBuffer;
 let view: DataView;
@@ -26,7 +27,8 @@ beforeEach(async () => {
   memory = own(memfdCreate('memory', 4 * MEMORY));
   buffer = mmap(memory, 4 * MEMORY);
   view = new DataView(buffer);
-  frontend = new Frontend(f.connect(), { closed() {} });
+  changes = 0;
+  frontend = new Frontend(f.connect(), { closed() {}, configChanged: () => changes++ });
   await frontend.hello();
 });
 afterEach(async () => {
@@ -83,8 +85,7 @@ describe('vhost-user back-end', () => {
     expect(frontend.offered.hi & 1).toBe(1);
     expect(frontend.queues).toBe(2);
     for (const feature of Object.values(ProtocolFeature))
-      if (feature !== ProtocolFeature.logShmfd && feature !== ProtocolFeature.backendReq)
-        expect(frontend.has(feature)).toBe(true);
+      if (feature !== ProtocolFeature.logShmfd) expect(frontend.has(feature)).toBe(true);
     await expect(frontend.setFeatures(1 << 20, version1)).rejects.toThrow(coded('VHOST_REFUSED'));
     await frontend.setFeatures(0xff, version1);
   });
@@ -93,6 +94,12 @@ describe('vhost-user back-end', () => {
     expect((await frontend.config(0, 256)).length).toBe(256);
     await frontend.setConfig(0, Uint8Array.from([1]));
     await expect(frontend.config(250, 10)).rejects.toThrow(coded('VHOST_CLOSED'));
+  });
+  it('a configuration that changes is told of on the channel of the back-end', async () => {
+    expect(changes).toBe(0);
+    f.backend.configChanged();
+    await turns();
+    expect(changes).toBe(1);
   });
   it('status, reset, memory slots', async () => {
     await frontend.tell('setStatus', packHalves(15, 0));

@@ -34,7 +34,13 @@ import {
 import type { BackendRing } from './ring.ts';
 import { type BackendDevice, Worker, type WorkerOptions } from './worker.ts';
 
-export type BackendOptions = WorkerOptions;
+export interface BackendOptions extends WorkerOptions {
+  /** The configuration is not what a predecessor's front-end knows: it is told once it is there again. */
+  changed?: boolean;
+}
+
+/** A front-end that has said nothing for so long is done with its setting up, ms. */
+const SETTLED_MS = 100;
 
 let offeredProtocol = 0;
 for (const bit of Object.values(ProtocolFeature)) offeredProtocol |= 1 << bit;
@@ -48,10 +54,13 @@ export class Backend {
   #connection: Connection | undefined;
   #requests: Connection | undefined;
   #inflight: { buffer: ArrayBuffer } | undefined;
+  #changed: boolean;
+  #settled: NodeJS.Timeout | undefined;
 
   constructor(o: BackendOptions) {
     this.#worker = new Worker(this.memory, o);
     this.#log = o.log;
+    this.#changed = o.changed ?? false;
   }
 
   get device(): BackendDevice {
@@ -131,9 +140,21 @@ export class Backend {
     this.#requests?.send(BackendRequest.configChange, 0);
   }
 
+  /** What is told to a front-end that is still setting up, it may forget (QEMU does). */
+  #tellLater(): void {
+    clearTimeout(this.#settled);
+    this.#settled = setTimeout(() => {
+      if (!this.#requests || !this.rings.some((r) => r.ready)) return;
+      this.#changed = false;
+      this.configChanged();
+    }, SETTLED_MS);
+    this.#settled.unref();
+  }
+
   // ---- messages ----
 
   #message(m: Message): void {
+    if (this.#changed) this.#tellLater();
     const acked =
       (this.#protocol & (1 << ProtocolFeature.replyAck)) !== 0 && (m.flags & Flag.needReply) !== 0;
     /** Not taken over by anybody yet. */

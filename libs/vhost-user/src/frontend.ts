@@ -3,8 +3,10 @@
  * answer; a back-end that breaks the protocol ends the connection, and nothing else.
  */
 import { VirtioFeature } from '@nyx/device';
+import { close, streamPair } from '@nyx/native';
 import { type Connection, connect } from './connection.ts';
 import {
+  BackendRequest,
   configMessage,
   Flag,
   halves,
@@ -42,6 +44,8 @@ export interface RingSetup extends VringAddr {
 export interface FrontendOptions {
   /** The connection ended; told once, not after `close`. */
   closed(reason: string): void;
+  /** The back-end says that its device's configuration changed. */
+  configChanged?(): void;
   /** Longest wait for an answer, ms (default 5000). */
   timeoutMs?: number;
 }
@@ -57,6 +61,7 @@ interface Pending {
 const wanted = [
   ProtocolFeature.mq,
   ProtocolFeature.replyAck,
+  ProtocolFeature.backendReq,
   ProtocolFeature.config,
   ProtocolFeature.inflightShmfd,
   ProtocolFeature.resetDevice,
@@ -74,16 +79,22 @@ export class Frontend {
   readonly #connection: Connection;
   readonly #pending: Pending[] = [];
   readonly #timeoutMs: number;
+  readonly #configChanged: () => void;
+  /** The channel on which the back-end asks. */
+  #requests: Connection | undefined;
   #closed: string | undefined;
 
   /** @param fd connected stream socket; ours from now on */
   constructor(fd: number, o: FrontendOptions) {
     this.#timeoutMs = o.timeoutMs ?? 5000;
+    this.#configChanged = () => o.configChanged?.();
     this.#connection = connect(fd, {
       message: (m) => this.#reply(m),
       closed: (reason = 'the back-end closed the connection') => {
         const own = this.#closed !== undefined;
         this.#closed ??= reason;
+        this.#requests?.close();
+        this.#requests = undefined;
         for (const p of this.#pending.splice(0)) {
           clearTimeout(p.timer);
           p.reject(vhostError('VHOST_CLOSED', this.#closed));
@@ -167,9 +178,30 @@ export class Frontend {
       const protocol = lo & wanted;
       await this.tell('setProtocolFeatures', packHalves(protocol >>> 0, 0));
       this.protocol = protocol;
+      if (this.has(ProtocolFeature.backendReq)) await this.#hear();
       if (this.has(ProtocolFeature.mq)) this.queues = halves((await this.ask('getQueueNum')).payload).lo;
     }
     await this.tell('setOwner');
+  }
+
+  /** Gives the back-end a channel to ask on. What is not understood is refused, if the back-end wants to know. */
+  async #hear(): Promise<void> {
+    const [mine, theirs] = streamPair();
+    const requests = connect(mine, {
+      message: ({ request, flags, fds }) => {
+        for (const fd of fds) close(fd);
+        const known = request === BackendRequest.configChange;
+        if (known) this.#configChanged();
+        if (flags & Flag.needReply) requests.send(request, Flag.reply, packHalves(known ? 0 : 1, 0));
+      },
+      closed() {},
+    });
+    this.#requests = requests;
+    try {
+      await this.tell('setBackendReqFd', undefined, [theirs]);
+    } finally {
+      close(theirs);
+    }
   }
 
   /** Bytes of the device's configuration. @throws VHOST_REFUSED when it has none to give */

@@ -65,6 +65,8 @@ it('the format of what a guest may have written is not guessed', () => {
   image('disk', '/etc/hostname', 'raw');
   refused(() => open('disk'), /begins like a qcow2 image/);
   expect(open('disk', 'raw').map((f) => f.format)).toEqual(['raw']);
+  writeFileSync(join(folder, 'like'), Buffer.alloc(512).fill('vhdxfile', 0, 8));
+  refused(() => open('like'), /begins like a vhdx image/);
   image('under', 'disk');
   refused(() => open('under', 'qcow2'), /does not say/);
 });

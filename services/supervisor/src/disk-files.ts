@@ -43,9 +43,11 @@ const head = (fd: number, bytes: number): Buffer => {
   return buffer.subarray(0, readSync(fd, buffer, 0, bytes, 0));
 };
 
-const looksLikeQcow2 = (fd: number): boolean => {
-  const b = head(fd, 4);
-  return b.length === 4 && b.readUInt32BE(0) === MAGIC;
+/** What an image says that it is by its first bytes. */
+const looksLike = (fd: number): DiskFormat | undefined => {
+  const b = head(fd, 8);
+  if (b.toString('latin1') === 'vhdxfile') return 'vhdx';
+  return b.length >= 4 && b.readUInt32BE(0) === MAGIC ? 'qcow2' : undefined;
 };
 
 /** Name and format of what is under a qcow2 image. @throws NyxError DISK_INVALID */
@@ -161,10 +163,11 @@ export function openDisk(
   if (format === 'raw') {
     if (top.bytes === 0 || top.bytes % 512 !== 0)
       throw invalid('a raw image of whole sectors (512 bytes)', `${disk.path}: ${top.bytes} bytes`);
-    if (disk.format === undefined && looksLikeQcow2(top.fd))
+    const like = disk.format === undefined ? looksLike(top.fd) : undefined;
+    if (like !== undefined)
       throw invalid(
-        '`format: raw` or `format: qcow2`, said on purpose',
-        `${disk.path} begins like a qcow2 image`,
+        `\`format: raw\` or \`format: ${like}\`, said on purpose`,
+        `${disk.path} begins like a ${like} image`,
       );
     return lock();
   }

@@ -4,9 +4,19 @@
  * as guest.test.ts.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { type Image, ImageStore } from '@nyx/image';
 import type { VmEvent } from '@nyx/protocol/control';
 import { TestVm } from '@nyx/testkit';
@@ -17,6 +27,8 @@ const runtime = mkdtempSync(join(tmpdir(), 'nyx-hot-'));
 process.env.XDG_RUNTIME_DIR = runtime;
 const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nyx-hot-'));
 const at = (name: string): string => join(folder, name);
+const project = fileURLToPath(new URL('../../..', import.meta.url));
+const dist = join(project, 'services/storage/dist');
 const image: Image | undefined = await new ImageStore().build('debian').catch((e: Error) => {
   console.warn(`tests of running disks are left out, there is no image: ${e.message}`);
   return undefined;
@@ -125,6 +137,25 @@ describe.runIf(image)('the disk of a guest that writes', () => {
         await vm.vm.swapBackend('disk0', {});
         await new Promise((r) => setTimeout(r, 500));
       });
+      // Another program: a copy of ours, below the project, where it finds the addon.
+      const other = mkdtempSync(join(project, 'libs/native/build/swap-'));
+      try {
+        for (const f of readdirSync(dist))
+          if (f.startsWith('storage.')) copyFileSync(join(dist, f), join(other, f));
+        await during('another program', () =>
+          vm.vm.swapBackend('disk0', { service: join(other, 'storage.cjs') }),
+        );
+        const { pid } = (await vm.vm.status()).processes.find((p) => p.name === 'disk0')!;
+        expect(readFileSync(`/proc/${pid}/cmdline`, 'utf8')).toContain(other);
+        const bad = join(other, 'bad.cjs');
+        writeFileSync(bad, 'process.exit(3)');
+        await expect(vm.vm.swapBackend('disk0', { service: bad })).rejects.toMatchObject({
+          code: 'UPGRADE_REFUSED',
+        });
+        await during('our program', () => vm.vm.swapBackend('disk0', { service: join(dist, 'storage.cjs') }));
+      } finally {
+        rmSync(other, { recursive: true });
+      }
       await during('overlay', () => vm.vm.snapshotDisk('disk0', { path: at('b.qcow2') }));
       expect((await now()).chain).toEqual([at('b.qcow2'), at('a.qcow2')]);
       await during('snapshot', async () => {

@@ -25,6 +25,8 @@ import { sataPort } from './sata.ts';
 /** The machine, as far as disks need it. */
 export interface DiskOwner {
   processes(): readonly DeviceProcess[];
+  /** Another build of a process's program. @throws NyxError FILE_MISSING, UPGRADE_REFUSED: the old one serves */
+  upgrade(process: string, service: string): Promise<{ ns: number }>;
   /** Guest time stands still; nothing to do when it does already. */
   pause(): void;
   emit(e: VmEvent): void;
@@ -179,21 +181,29 @@ export class Disks {
       }
       const { journal } = d;
       const fresh = files === old ? journal : newJournal(name);
-      const r = await p.replace('swap', async () => {
-        // Whoever opens the old image next finds all of it there.
-        if (files !== old) await this.#settle(d);
-        if (o.service !== undefined) p.plan.service = o.service;
-        if (files !== old) {
-          if (o.format !== undefined) d.spec.format = o.format;
-          this.#rewire(d, files, fresh);
+      // It shows that it can serve before the present one ends.
+      let other = 0;
+      if (o.service !== undefined)
+        try {
+          other = (await this.owner.upgrade(p.name, o.service)).ns;
+        } catch (e) {
+          if (files !== old) release(files);
+          throw e;
         }
+      if (o.service !== undefined && files === old) return { name, downNs: other };
+      const r = await p.replace('swap', async () => {
+        if (files === old) return;
+        // Whoever opens the old image next finds all of it there.
+        await this.#settle(d);
+        if (o.format !== undefined) d.spec.format = o.format;
+        this.#rewire(d, files, fresh);
       });
       if (files !== old) {
         this.#now(d, files, fresh);
         release(old);
         if (journal !== undefined) close(journal);
       }
-      return { name, downNs: r.ns };
+      return { name, downNs: other + r.ns };
     });
   }
 

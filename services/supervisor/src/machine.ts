@@ -115,6 +115,7 @@ export class Machine {
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
     this.disks = new Disks(spec, files.disks, (name) => r.named.get(name), {
       processes: () => this.#processes,
+      upgrade: (process, service) => this.upgrade(process, service),
       pause: () => void this.pause().catch(() => {}),
       emit: (e) => this.#emit(e),
       changed: () => writeJson(join(o.dir, runFiles.spec), { ...spec, name: o.name }),

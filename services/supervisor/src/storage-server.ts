@@ -8,10 +8,12 @@ import { close, connectUnix, listenUnix } from '@nyx/native';
 import type { DiskFormat } from '@nyx/protocol/disk-options';
 import { NyxError } from '@nyx/protocol/errors';
 import { Child } from './child.ts';
-import { adoptDisk, openDisk } from './disk-files.ts';
+import { adoptDisk, type DiskFile, openDisk } from './disk-files.ts';
+import { at, runTool } from './disk-tool.ts';
 import { deviceDataLimit } from './jail.ts';
 import { addonPath, built, bundleFiles } from './paths.ts';
 import { openFile } from './preflight.ts';
+import { ServerControl } from './storage-control.ts';
 
 export interface StorageServerOptions {
   socket: string;
@@ -76,7 +78,13 @@ export class StorageServer {
   readonly #o: StorageServerOptions;
   readonly #events: StorageServerEvents;
   readonly #fds: number[] = [];
-  readonly #role: Record<string, unknown>;
+  readonly #role: { disk: Record<string, unknown> } & Record<string, unknown>;
+  readonly #files: readonly DiskFile[];
+  #journal: number | undefined;
+  #control: ServerControl | undefined;
+  /** One change after the other; nobody serves meanwhile. */
+  #turn: Promise<unknown> = Promise.resolve();
+  #changing = false;
   /** When processes died, ms; those of the last minute. */
   #deaths: number[] = [];
   #child: Child | undefined;
@@ -106,7 +114,9 @@ export class StorageServer {
       format: o.format,
       forceShare: o.forceShare,
     });
+    this.#files = files;
     adoptDisk({ adopt }, 'disk', files);
+    this.#journal = names.journal === undefined ? undefined : this.#fds[names.journal];
     freePath(o.socket);
     try {
       adopt('listen', listenUnix(o.socket));
@@ -131,6 +141,7 @@ export class StorageServer {
       spinNs: o.spinNs,
       fds: names,
     };
+    this.#control = new ServerControl(o.socket, (size, relative) => this.resize(size, relative));
     this.#start();
   }
 
@@ -186,7 +197,7 @@ export class StorageServer {
     if (child !== this.#child) return;
     clearTimeout(this.#wait);
     this.#over?.();
-    if (this.#closed) return;
+    if (this.#closed || this.#changing) return;
     if (!this.#served) {
       this.#fail(new NyxError('DEVICE_FAILED', { got: `the process ${reason} before it served` }));
       return;
@@ -203,6 +214,57 @@ export class StorageServer {
     this.#timer = setTimeout(() => this.#start(), wait);
   }
 
+  /**
+   * Makes the disk larger. The process ends what is under way and ends; its successor tells the front-end, when that has
+   * connected again, that its disk changed. @param size bytes, or with `relative` how many more
+   * @returns bytes @throws NyxError: the disk is as it was
+   */
+  resize(size: number, relative: boolean): Promise<number> {
+    const done = this.#turn.then(() => this.#resize(size, relative));
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  async #resize(size: number, relative: boolean): Promise<number> {
+    const expected = 'a disk that is served and written';
+    if (this.#o.readonly) throw new NyxError('VM_STATE', { expected, got: 'it is read-only' });
+    const child = this.#child;
+    if (this.#closed || !this.#served || !child)
+      throw new NyxError('VM_STATE', { expected, got: 'not served now' });
+    this.#changing = true;
+    try {
+      clearTimeout(this.#timer);
+      await this.#end(child);
+      const [top] = this.#files as [DiskFile, ...DiskFile[]];
+      const journal = this.#journal === undefined ? {} : { journalFd: at(1) };
+      const fds = [top.fd, ...(this.#journal === undefined ? [] : [this.#journal])];
+      const image = { path: this.#o.path, fd: at(0), format: top.format };
+      const r = await runTool<{ size: number }>(
+        { command: 'resize', ...image, ...journal, size, relative },
+        fds,
+      );
+      if (top.format === 'raw') this.#role.disk.size = r.size;
+      this.#role.resized = true;
+      return r.size;
+    } finally {
+      this.#changing = false;
+      if (!this.#closed) this.#start();
+    }
+  }
+
+  /** The process ends what is under way, and itself. */
+  async #end(child: Child): Promise<void> {
+    if (!child.alive) return;
+    const over = new Promise<void>((resolve) => {
+      this.#over = resolve;
+    });
+    const late = setTimeout(() => child.kill(), rules.endTimeout);
+    if (this.#served) child.send(Buffer.from('{"type":"end"}'));
+    else child.kill();
+    await over;
+    clearTimeout(late);
+  }
+
   #fail(e: NyxError): void {
     void this.close().then(() => this.#events.failed(e));
   }
@@ -213,17 +275,9 @@ export class StorageServer {
     this.#closed = true;
     clearTimeout(this.#timer);
     clearTimeout(this.#wait);
-    const child = this.#child;
-    if (child?.alive) {
-      const over = new Promise<void>((resolve) => {
-        this.#over = resolve;
-      });
-      const late = setTimeout(() => child.kill(), rules.endTimeout);
-      if (this.#served) child.send(Buffer.from('{"type":"end"}'));
-      else child.kill();
-      await over;
-      clearTimeout(late);
-    }
+    this.#control?.close();
+    if (this.#child) await this.#end(this.#child);
+    await this.#turn;
     for (const fd of this.#fds.splice(0)) close(fd);
     try {
       unlinkSync(this.#o.socket);

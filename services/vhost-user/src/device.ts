@@ -57,6 +57,8 @@ function checkConfig(name: string, c: VhostConfig): void {
     );
 }
 
+/** Of a disk the back-end may change its capacity (VIRTIO 1.2 section 5.2.4); the number of queues is the machine's. */
+const blockDevice = { type: 2, capacityBytes: 8 } as const;
 /** Addresses that we give our memory in descriptors, and in what the protocol calls user addresses. */
 const RELAY = 2 ** 45;
 /** Longest wait for the back-end at a machine reset. */
@@ -138,6 +140,8 @@ class VhostDevice implements VirtioDevice {
         ctx.event(this.#harvest);
         this.#relay.stopped();
       },
+      configBytes: config.type === blockDevice.type ? blockDevice.capacityBytes : 0,
+      configured: (bytes) => this.#configured(bytes),
       log: (level, message) => ctx.log(level, message),
     });
     ctx.watch(call, () => ctx.event(this.#harvest));
@@ -145,6 +149,17 @@ class VhostDevice implements VirtioDevice {
 
   /** A driver has sent requests since the last reset. transient: a successor takes those under way again. */
   #wanted = false;
+
+  /** The driver is told once of what is new to it, whoever dies in between. */
+  #configured(bytes: Uint8Array): void {
+    const { config } = this.#ctx.state;
+    this.#config.set(bytes);
+    if (bytes.every((b, i) => config.get(i) === b)) return;
+    this.#ctx.event(() => {
+      for (const [i, b] of bytes.entries()) config.set(i, b);
+      this.pci.configChanged();
+    });
+  }
 
   configRead(offset: number, width: number): number {
     let value = 0;

@@ -8,7 +8,7 @@
  */
 import { VirtioFeature } from '@nyx/device';
 import { close, openSeqSocket } from '@nyx/native';
-import { Frontend, type Region, type RingSetup, version1 } from '@nyx/vhost-user';
+import { Frontend, ProtocolFeature, type Region, type RingSetup, version1 } from '@nyx/vhost-user';
 
 export interface SessionOptions {
   /** Socket to the supervisor. */
@@ -27,6 +27,10 @@ export interface SessionOptions {
   started(indirect: boolean, eventIdx: boolean): void;
   /** It does not any more; what it had is to be offered again. */
   stopped(): void;
+  /** Bytes of configuration that are the back-end's to say, from the first. */
+  configBytes: number;
+  /** The back-end says that they are these: when it comes, and when it changes them. */
+  configured(bytes: Uint8Array): void;
   log(level: 'info' | 'warn', message: string): void;
 }
 
@@ -72,12 +76,23 @@ export class Session {
       close(fd);
       return;
     }
-    const frontend = new Frontend(fd, { closed: (reason) => this.#closed(frontend, reason) });
+    const frontend = new Frontend(fd, {
+      closed: (reason) => this.#closed(frontend, reason),
+      configChanged: () => this.#run(frontend, () => this.#configure(frontend)),
+    });
     this.#frontend = frontend;
     this.#run(frontend, async () => {
       await frontend.hello();
+      await this.#configure(frontend);
       this.#state = 'greeted';
     });
+  }
+
+  async #configure(frontend: Frontend): Promise<void> {
+    const { configBytes } = this.#o;
+    if (configBytes === 0 || !frontend.has(ProtocolFeature.config)) return;
+    const bytes = await frontend.config(0, configBytes);
+    if (this.#frontend === frontend) this.#o.configured(bytes);
   }
 
   #closed(frontend: Frontend, reason: string): void {

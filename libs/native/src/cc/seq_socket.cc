@@ -23,9 +23,10 @@ constexpr double kMaxMessage = 1u << 20;
 constexpr double kMaxHeader = 64;
 constexpr int kMessagesPerTurn = 64;        // so that one talkative peer does not starve the event loop
 
-napi_value Socketpair(napi_env env, napi_callback_info) {
+template <int kPairType>
+napi_value Pair(napi_env env, napi_callback_info) {
   int fds[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) return ThrowErrno(env, "socketpair", errno);
+  if (socketpair(AF_UNIX, kPairType | SOCK_CLOEXEC, 0, fds) != 0) return ThrowErrno(env, "socketpair", errno);
   napi_value out;
   napi_create_array_with_length(env, 2, &out);
   napi_set_element(env, out, 0, FromInt(env, fds[0]));
@@ -386,7 +387,8 @@ class MessageSocket : public LoopObject {
 }  // namespace
 
 void ExportSeqSocket(napi_env env, napi_value exports) {
-  SetFunction(env, exports, "socketpair", Socketpair);
+  SetFunction(env, exports, "socketpair", Pair<SOCK_SEQPACKET>);
+  SetFunction(env, exports, "streamPair", Pair<SOCK_STREAM>);
   SetFunction(env, exports, "openSeqSocket", MessageSocket::Create<SOCK_SEQPACKET>);
   SetFunction(env, exports, "openFrameSocket", MessageSocket::Create<SOCK_STREAM>);
   SetFunction(env, exports, "listenUnix", ListenUnix);

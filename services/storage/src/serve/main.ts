@@ -88,6 +88,7 @@ function serve(role: ServeRole, fds: readonly number[]): void {
     make: (transport) =>
       new VhostBlk(transport, { queues, serial, blockBytes }, SLOTS, openDisk(source, role.disk)),
     slots: SLOTS,
+    changed: role.resized ?? false,
     spinNs,
     log,
     fatal,

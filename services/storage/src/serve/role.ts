@@ -13,6 +13,8 @@ export interface ServeRole {
   blockBytes: number;
   /** Nanoseconds to look for work before sleeping; 0: never. */
   spinNs: number;
+  /** The disk has another size than it had for the front-end before. */
+  resized?: boolean;
   /** Name to descriptor index: `listen`, `file`, `layer1` ..., `journal`. */
   fds: Record<string, number>;
 }

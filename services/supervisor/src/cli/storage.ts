@@ -2,9 +2,11 @@
 import { resolve } from 'node:path';
 import { diskFormats } from '@nyx/protocol/disk-options';
 import { NyxError } from '@nyx/protocol/errors';
+import { parseSize } from '@nyx/protocol/spec';
 import { Command, Option } from 'commander';
+import { askResize } from '../storage-control.ts';
 import { StorageServer } from '../storage-server.ts';
-import { bytes, note } from './text.ts';
+import { bytes, note, print } from './text.ts';
 
 interface Flags {
   socket: string;
@@ -97,5 +99,27 @@ no request (docs/vhost-user.md).`,
       });
     });
 
+const resize = (): Command =>
+  new Command('resize')
+    .description('Makes the disk that is served on a socket larger; the front-end is told.')
+    .argument('<socket>', 'as after `nyx storage serve --socket`')
+    .argument('<size>', 'such as 30G, or +10G')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  nyx storage resize /tmp/disk.sock +10G
+
+The process that serves is replaced: the front-end must reconnect (QEMU: reconnect=1; a guest of Nyx does).`,
+    )
+    .action(async (socket: string, text: string) => {
+      const relative = text.startsWith('+');
+      const size = parseSize(relative ? text.slice(1) : text);
+      if (size === undefined)
+        throw new NyxError('USAGE', { expected: 'a size such as 30G or +10G', got: text });
+      const now = await askResize(resolve(socket), size, relative);
+      print(`${socket}: ${bytes(now)}`);
+    });
+
 export const make = (): Command =>
-  new Command('storage').description('Disks for other programs.').addCommand(serve());
+  new Command('storage').description('Disks for other programs.').addCommand(serve()).addCommand(resize());

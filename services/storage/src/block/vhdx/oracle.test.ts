@@ -31,7 +31,8 @@ while size > 0:
 `;
 const python = '/usr/bin/python3';
 const libvhdi = spawnSync(python, ['-c', 'import pyvhdi']).status === 0;
-if (!libvhdi) console.warn('skipped: differencing vhdx is not compared with libvhdi (package python3-libvhdi)');
+if (!libvhdi)
+  console.warn('skipped: differencing vhdx is not compared with libvhdi (package python3-libvhdi)');
 const pyvhdi = (names: readonly string[]): Buffer =>
   execFileSync(python, ['-c', READER, ...names], { cwd: folder, maxBuffer: 64 << 20 });
 
