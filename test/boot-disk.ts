@@ -101,7 +101,9 @@ export function efiDisk(folder: string, image: Image, words: string, mib = 96): 
   const path = join(folder, 'efi.img');
   const config = join(folder, 'efi.cfg');
   const loader = join(folder, 'bootx64.efi');
-  writeFileSync(config, `search --set=root --file /vmlinuz\n${grubConfig(words)}`);
+  const menu = join(folder, 'efi-menu.cfg');
+  writeFileSync(config, 'search --set=root --file /grub.cfg\nset prefix=($root)/\n');
+  writeFileSync(menu, grubConfig(words));
   const modules = ['part_msdos', 'fat', 'normal', 'linux', 'serial', 'search', 'search_fs_file'];
   run('grub-mkimage', ['-d', efi, '-O', 'x86_64-efi', '-o', loader, '-c', config, '-p', '/', ...modules]);
   run('truncate', ['-s', `${mib}M`, path]);
@@ -110,6 +112,7 @@ export function efiDisk(folder: string, image: Image, words: string, mib = 96): 
   run('mformat', ['-i', at, '-F', '-T', String(sectors), '-h', '255', '-s', '63', '::']);
   run('mmd', ['-i', at, '::EFI', '::EFI/BOOT']);
   run('mcopy', ['-i', at, loader, '::EFI/BOOT/BOOTX64.EFI']);
+  run('mcopy', ['-i', at, menu, '::grub.cfg']);
   run('mcopy', ['-i', at, image.kernel, '::vmlinuz']);
   run('mcopy', ['-i', at, image.initrd, '::initrd.img']);
   const fd = openSync(path, 'r+');
