@@ -9,6 +9,7 @@
         "src/cc/exit_core.cc",
         "src/cc/exit_rings.cc",
         "src/cc/files.cc",
+        "src/cc/io_inline.cc",
         "src/cc/io_queue.cc",
         "src/cc/io_threads.cc",
         "src/cc/io_uring.cc",

@@ -1,14 +1,18 @@
 import { spawnSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { close, createIoQueue, type IoQueue, ioOp, memfdCreate, mmap } from './index.ts';
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { close, createIoQueue, createStallBudget, type IoQueue, ioOp, memfdCreate, mmap } from './index.ts';
 
 const coded = (code: string) => expect.objectContaining({ code });
 const SIZE = 1 << 20;
 
-describe.each(['io_uring', 'threads'] as const)('%s', (engine) => {
+describe.each([
+  { engine: 'io_uring', inline: false },
+  { engine: 'threads', inline: false },
+  { engine: 'io_uring', inline: true },
+] as const)('$engine, inline $inline', ({ engine, inline }) => {
   let folder: string;
   let path: string;
   let fd: number;
@@ -27,7 +31,7 @@ describe.each(['io_uring', 'threads'] as const)('%s', (engine) => {
     const buffer = mmap(memoryFd, SIZE);
     bytes = new Uint8Array(buffer);
     wake = () => {};
-    queue = createIoQueue({ entries: 64, engine, onReady: () => wake() });
+    queue = createIoQueue({ entries: 64, engine, inline, onReady: () => wake() });
     memory = queue.addMemory(buffer);
   });
   afterEach(() => {
@@ -187,5 +191,83 @@ describe.each(['io_uring', 'threads'] as const)('%s', (engine) => {
     queue.submit();
     queue.close();
     expect(() => queue.submit()).toThrow(coded('EBADF'));
+  });
+});
+
+describe('inline', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'nyx-io-'));
+  const path = join(folder, 'disk');
+  writeFileSync(path, Buffer.alloc(SIZE, 0x11));
+  const buffer = mmap(memfdCreate('ram', SIZE), SIZE);
+  let queue: IoQueue;
+  let memory: number;
+  beforeEach(() => {
+    queue = createIoQueue({ entries: 8, onReady: () => {} });
+    memory = queue.addMemory(buffer);
+  });
+  afterEach(() => queue.close());
+  afterAll(() => rmSync(folder, { recursive: true }));
+  /** Whether the request was over when `queue` returned, without `submit`. */
+  const atOnce = async (op: 0 | 1, fd: number): Promise<boolean> => {
+    queue.segments.set([memory, 0, 4096]);
+    queue.queue(op, 5, fd, 4096, 1);
+    let n = queue.harvest();
+    const early = n === 1;
+    queue.submit();
+    for (; n === 0; n = queue.harvest()) await new Promise((r) => setTimeout(r, 1));
+    expect([...queue.completions.subarray(0, 2)]).toEqual([5, 4096]);
+    return early;
+  };
+  /** A machine short of CPU or memory may make one wait now and then. */
+  const soonAtOnce = async (op: 0 | 1, fd: number): Promise<void> => {
+    for (const end = Date.now() + 60_000; !(await atOnce(op, fd)); readFileSync(path))
+      if (Date.now() > end) throw new Error('never done at once');
+  };
+
+  test('what the page cache has, and a write into it, are done at once', async () => {
+    const fd = openSync(path, 'r+');
+    await soonAtOnce(ioOp.read, fd);
+    expect(new Uint8Array(buffer, 0, 4096)).toEqual(new Uint8Array(4096).fill(0x11));
+    new Uint8Array(buffer, 0, 4096).fill(0x77);
+    await soonAtOnce(ioOp.write, fd);
+    expect(new Uint8Array(readFileSync(path)).subarray(4096, 8192)).toEqual(new Uint8Array(4096).fill(0x77));
+    closeSync(fd);
+  });
+
+  test('so is a read of a file system that cannot say whether it would wait, like tmpfs', async () => {
+    const fd = memfdCreate('file', SIZE);
+    for (let i = 0; i < 3; i++) await soonAtOnce(ioOp.read, fd);
+    expect(new Uint8Array(buffer, 0, 4096)).toEqual(new Uint8Array(4096));
+    close(fd);
+  });
+
+  test('direct I/O is not', async () => {
+    let fd: number;
+    try {
+      fd = openSync(path, constants.O_RDWR | constants.O_DIRECT);
+    } catch (e) {
+      console.log(`skipped: no direct I/O in ${folder}: ${(e as Error).message}`);
+      return;
+    }
+    expect(await atOnce(ioOp.read, fd)).toBe(false);
+    expect(await atOnce(ioOp.write, fd)).toBe(false);
+    closeSync(fd);
+  });
+
+  test('a call that waits now and then is nothing; one that waits long, or many, end it for fifty times as long', () => {
+    const ms = 1e6;
+    const budget = createStallBudget();
+    let now = 1e9;
+    // Copying takes time, too: 1 MiB in 1 ms is no waiting.
+    for (let i = 0; i < 1000; i++) budget.spent(now, now + ms, 1 << 20);
+    expect(budget.allows(now)).toBe(true);
+    budget.spent(now, now + 10 * ms, 4096);
+    expect(budget.allows(now + 10 * ms)).toBe(true);
+    budget.spent(now, now + 200 * ms, 4096);
+    now += 200 * ms;
+    // 210 ms of waiting are paid by 10.5 s; 20 ms are for nothing.
+    expect(budget.allows(now)).toBe(false);
+    expect(budget.allows(now + 9000 * ms)).toBe(false);
+    expect(budget.allows(now + 10_500 * ms)).toBe(true);
   });
 });

@@ -83,6 +83,7 @@ export const {
   createExitCore,
   createTestProducer,
   createSpinPolicy,
+  createStallBudget,
   benchPingPong,
   benchRing,
   setNoNewPrivs,

@@ -109,6 +109,12 @@ export interface IoQueueOptions {
   entries: number;
   /** 'auto' (default): io_uring, or a pool of 4 threads when the kernel refuses it. */
   engine?: 'auto' | 'io_uring' | 'threads';
+  /**
+   * Do in `queue` itself what the page cache answers (default true): such reads, and writes, but those only while they hardly
+   * ever wait (io_inline.h). Not of files that are open with O_DIRECT, which a descriptor is
+   * asked for once: it must not become another file while the queue lives. False: everything goes to the engine.
+   */
+  inline?: boolean;
   /** Completions wait in the queue: call `harvest`. */
   onReady(): void;
 }
@@ -127,7 +133,7 @@ export interface IoQueue {
   /** Makes a mapped buffer addressable; the queue keeps it mapped. Returns its memory index. */
   addMemory(buffer: ArrayBuffer): number;
   /**
-   * Adds a request. id: 0..2^31-1, chosen by the caller. Returns false when `entries` are in flight.
+   * Adds a request, or does it (`inline`). id: 0..2^31-1, chosen by the caller. Returns false when `entries` are in flight.
    * EINVAL when a segment lies outside its memory. `segmentCount` is 0 for the syncs.
    */
   queue(op: number, id: number, fd: number, fileOffset: number, segmentCount: number): boolean;
@@ -350,6 +356,12 @@ export interface SpinPolicy {
   arrived(gapNs: number, slept: boolean): void;
 }
 
+/** The policy by which an IoQueue decides whether to do what may wait in `queue` itself; pure, for tests. */
+export interface StallBudget {
+  allows(nowNs: number): boolean;
+  spent(beganNs: number, endedNs: number, bytes: number): void;
+}
+
 export interface Native {
   memfdCreate(name: string, size: number, options?: MemfdOptions): number;
   /** Maps MAP_SHARED, until `munmap`. EINVAL when offset + length is beyond the end of the file. Any size that the host can map. */
@@ -445,6 +457,7 @@ export interface Native {
   cpuCount(): number;
 
   createIoQueue(options: IoQueueOptions): IoQueue;
+  createStallBudget(): StallBudget;
   createExitCore(options: ExitCoreOptions): ExitCore;
   createTestProducer(rings: ArrayBuffer, ring: number, kick: number): TestProducer;
   createSpinPolicy(maxSpinNs: number): SpinPolicy;

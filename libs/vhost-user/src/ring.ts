@@ -21,6 +21,8 @@ export class BackendRing {
   broken = false;
   /** Used elements were pushed that are not shown. */
   touched = false;
+  /** Used elements that were shown, and the driver not called for. */
+  untold = 0;
   inflight: Inflight | undefined;
   /** Chains that a predecessor had taken, oldest first. */
   readonly again: number[] = [];
@@ -60,6 +62,7 @@ export class BackendRing {
     this.enabled = false;
     this.broken = false;
     this.touched = false;
+    this.untold = 0;
     this.again.length = 0;
     this.inflight = undefined;
   }
@@ -192,16 +195,20 @@ export class BackendRing {
     return true;
   }
 
-  /** Shows what was pushed, clears it from the in-flight region, and calls if the driver wants to be. */
-  publish(eventIdx: boolean): void {
+  /** Shows what was pushed, and clears it from the in-flight region. */
+  show(): void {
     this.touched = false;
     const { queue } = this;
     if (!queue.mapped) return;
-    const wanted = queue.settle(eventIdx);
+    this.untold += queue.show();
     this.inflight?.shown(queue.state.usedIdx);
-    if (wanted) {
-      queue.signal();
-      this.signal();
-    }
+  }
+
+  /** Calls, if the driver wants to be for what was shown. */
+  tell(eventIdx: boolean): void {
+    this.untold = 0;
+    if (!this.queue.mapped || !this.queue.settle(eventIdx)) return;
+    this.queue.signal();
+    this.signal();
   }
 }

@@ -10,7 +10,18 @@ export const syscalls: SyscallPolicy = {
   ],
   serve: [
     'io_uring_enter',
-    // The threads' requests, and those that the queue cannot do on this file system.
-    ...['pread64', 'pwrite64', 'preadv', 'pwritev', 'fsync', 'fdatasync', 'fallocate', 'ftruncate', 'lseek'],
+    // What is done at once (io_inline.h), the threads' requests, and those that the queue cannot do on this file system.
+    ...[
+      'pread64',
+      'pwrite64',
+      'preadv',
+      'preadv2',
+      'pwritev',
+      'fsync',
+      'fdatasync',
+      'fallocate',
+      'ftruncate',
+      'lseek',
+    ],
   ],
 };

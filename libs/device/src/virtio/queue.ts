@@ -129,19 +129,25 @@ export class Virtqueue {
     this.#quiet = -1;
   }
 
+  /** Shows the driver the used index of the state: how many chains it had not seen. */
+  show(): number {
+    const { usedIdx } = this.state;
+    if (usedIdx === this.#published) return 0;
+    const shown = this.#used16[1]!;
+    this.#published = usedIdx;
+    if (shown === usedIdx) return 0;
+    this.memory.dirty(this.#usedAt + 2, 2);
+    Atomics.store(this.#used16, 1, usedIdx);
+    return (usedIdx - shown) & 0xffff;
+  }
+
   /**
    * Shows the driver the used index of the state, then looks again whether it wants an interrupt that was not
    * decided on: it may have asked between the decision and the index. True: call `signal` in an event.
    */
   settle(eventIdx: boolean): boolean {
+    this.show();
     const { usedIdx, signalled } = this.state;
-    if (usedIdx !== this.#published) {
-      if (this.#used16[1] !== usedIdx) {
-        this.memory.dirty(this.#usedAt + 2, 2);
-        Atomics.store(this.#used16, 1, usedIdx);
-      }
-      this.#published = usedIdx;
-    }
     if (signalled === usedIdx || this.#quiet === usedIdx) return false;
     if (this.wants(eventIdx)) return true;
     this.#quiet = usedIdx;

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "io_engine.h"
+#include "io_inline.h"
 #include "loop.h"
 
 namespace nyx {
@@ -45,6 +47,7 @@ class IoQueue : public LoopObject {
   }
   void OnClosed() override {
     // The kernel may still write into the memory that we hold: wait for it.
+    in_flight_ -= done_count_;
     while (in_flight_ > 0) {
       engine_->Submit();
       engine_->WaitOne();
@@ -62,6 +65,11 @@ class IoQueue : public LoopObject {
     std::shared_ptr<void> hold;
   };
   std::unique_ptr<IoEngine> engine_;
+  bool try_inline_ = true;
+  IoInline inline_;
+  // What was done inline and is not harvested: pairs as in `completions_`.
+  std::vector<int32_t> done_;
+  uint32_t done_count_ = 0;
   std::vector<Memory> memories_;
   uint32_t entries_ = 0;
   uint32_t in_flight_ = 0;
@@ -96,6 +104,9 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   if (engine[0] != "auto" && engine[0] != "io_uring" && engine[0] != "threads")
     return call.Fail("engine", "'auto', 'io_uring' or 'threads'"), nullptr;
 
+  bool try_inline = true;
+  if (!call.OptionBool(0, "inline", &try_inline)) return nullptr;
+
   std::unique_ptr<IoEngine> made;
   if (engine[0] != "threads") made = MakeIoUring(count);
   if (made == nullptr && engine[0] == "io_uring") return ThrowErrno(env, "io_uring_setup", errno);
@@ -104,6 +115,8 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   auto* self = new IoQueue(env);
   self->engine_ = std::move(made);
   self->entries_ = count;
+  self->try_inline_ = try_inline;
+  self->done_.resize(2 * count);
   const int error = uv_poll_init(self->loop(), &self->poll_, self->engine_->event_fd());
   if (error != 0) {
     self->Abandon();
@@ -186,7 +199,14 @@ napi_value IoQueue::Queue(Call& call) {
     request.segments = 0;
     request.iov = iov;
   }
-  engine_->Queue(request);
+  int32_t result;
+  if (try_inline_ && inline_.Try(request, &result)) {
+    done_[2 * done_count_] = static_cast<int32_t>(request.id);
+    done_[2 * done_count_ + 1] = result;
+    done_count_++;
+  } else {
+    engine_->Queue(request);
+  }
   in_flight_++;
   return FromBool(call.env(), true);
 }
@@ -194,23 +214,56 @@ napi_value IoQueue::Queue(Call& call) {
 napi_value IoQueue::Submit(napi_env env) {
   if (closed()) return ThrowErrno(env, "submit", EBADF);
   engine_->Submit();
-  const bool ready = engine_->Ready();
+  const bool ready = done_count_ > 0 || engine_->Ready();
   SetLate(ready);
   return FromBool(env, ready);
 }
 
 napi_value IoQueue::Harvest(napi_env env) {
   if (closed()) return FromInt(env, 0);
-  const uint32_t n = engine_->Harvest(completions_, entries_);
+  uint32_t n = done_count_;
+  if (n > 0) memcpy(completions_, done_.data(), 2 * n * sizeof(int32_t));
+  done_count_ = 0;
+  n += engine_->Harvest(completions_ + 2 * n, entries_ - n);
   in_flight_ -= n;
   SetLate(false);
   return FromInt(env, static_cast<int32_t>(n));
 }
 
+// The budget alone, for its tests.
+class Budget : public Object {
+ public:
+  static napi_value Create(napi_env env, napi_callback_info) {
+    auto* self = new Budget();
+    napi_value object;
+    napi_create_object(env, &object);
+    SetMethod(env, object, "allows", self, Member<Budget, &Budget::Allows>);
+    SetMethod(env, object, "spent", self, Member<Budget, &Budget::Spent>);
+    return object;
+  }
+
+ private:
+  napi_value Allows(Call& call) {
+    double now;
+    if (!call.Number(0, "nowNs", 0, 0x1p53, &now)) return nullptr;
+    return FromBool(call.env(), budget_.Allows(static_cast<uint64_t>(now)));
+  }
+  napi_value Spent(Call& call) {
+    double began, ended, bytes;
+    if (!call.Number(0, "beganNs", 0, 0x1p53, &began) || !call.Number(1, "endedNs", began, 0x1p53, &ended) ||
+        !call.Number(2, "bytes", 0, 0x1p40, &bytes))
+      return nullptr;
+    budget_.Spent(static_cast<uint64_t>(began), static_cast<uint64_t>(ended), static_cast<uint64_t>(bytes));
+    return nullptr;
+  }
+  StallBudget budget_;
+};
+
 }  // namespace
 
 void ExportIoQueue(napi_env env, napi_value exports) {
   SetFunction(env, exports, "createIoQueue", IoQueue::Create);
+  SetFunction(env, exports, "createStallBudget", Budget::Create);
 }
 
 }  // namespace nyx

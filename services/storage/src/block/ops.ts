@@ -96,10 +96,11 @@ export class Ops {
 
   poll(): void {
     const { completions } = this.queue;
-    for (let n = this.queue.harvest(); n > 0; n = this.queue.harvest()) {
-      for (let i = 0; i < n; i++) this.#completed(completions[2 * i]!, completions[2 * i + 1]!);
+    do {
       this.kick();
-    }
+      const n = this.queue.harvest();
+      for (let i = 0; i < n; i++) this.#completed(completions[2 * i]!, completions[2 * i + 1]!);
+    } while (this.#queued);
   }
 
   #queue(id: number, op: Op): void {

@@ -128,10 +128,11 @@ export class RawDisk implements BlockDriver {
 
   poll(): void {
     const { completions } = this.#io;
-    for (let n = this.#io.harvest(); n > 0; n = this.#io.harvest()) {
-      for (let i = 0; i < n; i++) this.#finished(completions[2 * i]!, completions[2 * i + 1]!);
+    do {
       this.kick();
-    }
+      const n = this.#io.harvest();
+      for (let i = 0; i < n; i++) this.#finished(completions[2 * i]!, completions[2 * i + 1]!);
+    } while (this.#queued);
     if (this.#doneCount === 0) return;
     const count = this.#doneCount;
     this.#doneCount = 0;

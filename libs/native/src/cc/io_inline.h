@@ -1,0 +1,52 @@
+// Requests that are done at once, in the calling thread, because that costs less than to have them done: reads that the page
+// cache answers, and writes into it where the file system takes them only from somebody who may wait (ext4: io_uring hands
+// each to a kernel thread, which costs more than the write).
+//
+// What may wait, may wait long (a cold page, throttled writers, a server that is far away). So waiting has a budget: beyond a
+// burst, at most kShare of the time; when that is spent, requests are queued until it is earned again.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "io_engine.h"
+
+namespace nyx {
+
+// How much of the time may be spent in calls that waited; pure.
+class StallBudget {
+ public:
+  bool Allows(uint64_t now_ns) const { return repaid_ns_ <= now_ns + kBurstNs * kShare; }
+  // A call that took from `began` to `ended` moved `bytes`. What moving them takes is no waiting.
+  void Spent(uint64_t began_ns, uint64_t ended_ns, uint64_t bytes) {
+    const uint64_t stall = ended_ns - began_ns;
+    if (stall <= kFreeNs + bytes) return;
+    repaid_ns_ = (repaid_ns_ > ended_ns ? repaid_ns_ : ended_ns) + kShare * stall;
+  }
+
+ private:
+  // One part in so many.
+  static constexpr uint64_t kShare = 50;
+  static constexpr uint64_t kBurstNs = 20'000'000;
+  // A call that takes no longer did not wait; a byte is a nanosecond, slowly copied.
+  static constexpr uint64_t kFreeNs = 200'000;
+  uint64_t repaid_ns_ = 0;
+};
+
+class IoInline {
+ public:
+  // True: done, with `*result` bytes or -errno. False: it has to be queued.
+  bool Try(const IoRequest& request, int32_t* result);
+
+ private:
+  enum class Kind : uint8_t { kUnknown, kQueued, kPolite, kBlocking };
+  Kind KindOf(int fd);
+  bool Blocking(const IoRequest& request, int32_t* result);
+
+  // By descriptor: those of a queue stay open as long as it does.
+  std::vector<Kind> kinds_;
+  StallBudget budget_;
+  // Reads that are queued without a try, after so many in a row that the page cache did not have.
+  uint32_t skip_ = 0, misses_ = 0;
+};
+
+}  // namespace nyx
