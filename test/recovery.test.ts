@@ -47,7 +47,7 @@ const bios = (name: string, code: number[]): string => {
 const nyx = (...args: string[]): string => {
   const r = spawnSync(process.execPath, [join(root, 'bin/nyx'), ...args], {
     encoding: 'utf8',
-    timeout: 60_000,
+    timeout: 240_000,
   });
   expect([r.stderr, r.status]).toEqual([expect.any(String), 0]);
   return r.stdout;

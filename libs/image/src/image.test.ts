@@ -197,15 +197,16 @@ describe('image store', () => {
 
   const built = new ImageStore().find('debian');
   if (!built) console.warn('skipped: the image debian is not built (`nyx image build debian`)');
-  it.skipIf(!built)('finds a built image in under 50 ms and notices a file that was cut', () => {
+  it.skipIf(!built)('finds a built image without reading it whole, and notices a file that was cut', () => {
     const root = join(directory, 'copy');
     mkdirSync(join(root, 'images'), { recursive: true });
     execFileSync('cp', ['-r', built!.directory, join(root, 'images')]);
     execFileSync('cp', [join(built!.directory, '..', 'debian.json'), join(root, 'images')]);
     const copy = new ImageStore(root);
-    const started = performance.now();
+    const started = process.cpuUsage();
     const found = copy.find('debian');
-    expect(performance.now() - started).toBeLessThan(50);
+    const { user, system } = process.cpuUsage(started);
+    expect(user + system).toBeLessThan(50_000);
     expect(found?.key).toBe(built!.key);
     expect(copy.ls().map((i) => i.name)).toEqual(['debian']);
     truncateSync(found!.initrd, 1000);

@@ -396,6 +396,8 @@ export class Machine {
       nmi: () => this.#vcpu!.nmi(0),
       reset: () => this.#guestReset(),
       paused: () => {
+        // A guest may stop before we have been told that it runs.
+        if (this.#life.state === 'starting') this.#life.go('running');
         if (this.#life.state === 'running') this.#life.go('paused');
       },
       poweroff: () => void this.stop(30),

@@ -163,9 +163,9 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
   process.on('SIGTERM', () => void machine.stop(10));
   process.on('SIGINT', () => {});
   await server.open().catch((e) => log.error({ err: e }, 'control sockets'));
-  // Clients may come now; the report of a guest that runs already waited for this.
+  // Clients may come now; the report of a guest that runs already, or has run into a pause, waited for this.
   isOpen = true;
-  if (machine.state === 'running') report({ state: 'running' });
+  if (['running', 'paused', 'resetting'].includes(machine.state)) report({ state: 'running' });
   await starting;
 };
 

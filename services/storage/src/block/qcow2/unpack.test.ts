@@ -38,11 +38,11 @@ describe.skipIf(!packed)('Zstandard', () => {
     const long = zstd(new Uint8Array([...content, 1]))!;
     expect(() => unpackCluster(Compression.zstd, long, to)).toThrow(/longer/);
   });
-  it('damaged bytes', { timeout: 20_000 }, () => {
+  it('damaged bytes', { timeout: 120_000 }, () => {
     const rand = random(3);
     const to = new Uint8Array(CLUSTER);
     let refused = 0;
-    const start = Date.now();
+    const start = process.cpuUsage();
     for (let i = 0; i < 2000; i++) {
       const bad = packed!.slice(0, i % 3 ? packed!.length : rand(packed!.length));
       for (let k = 0; k <= rand(4); k++) bad[rand(i % 2 ? 32 : bad.length)] = rand(256);
@@ -53,7 +53,8 @@ describe.skipIf(!packed)('Zstandard', () => {
       }
     }
     expect(refused).toBeGreaterThan(1000);
-    expect(Date.now() - start).toBeLessThan(15_000);
+    // Microseconds of this process; a busy host is not its fault.
+    expect(process.cpuUsage(start).user).toBeLessThan(15e6);
   });
   it('many blocks of little', () => {
     const bomb = new Uint8Array(CLUSTER);
