@@ -2,13 +2,14 @@
 // Writes the C++ headers that come from the layout tables; `--check` only compares (npm run check).
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { machineHeader } from '@nyx/protocol';
+import { machineHeader, stateHeader } from '@nyx/protocol';
 import { wireHeader } from '@nyx/ring/wire';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const files = {
   'services/vcpu/src/gen/wire.h': wireHeader,
   'services/vcpu/src/gen/machine.h': machineHeader,
+  'services/vcpu/src/gen/state.h': stateHeader,
 };
 let stale = 0;
 for (const [path, make] of Object.entries(files)) {

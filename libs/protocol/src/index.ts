@@ -4,5 +4,6 @@ export * from './exec.ts';
 export * from './fault-kinds.ts';
 export * from './fault-rule.ts';
 export * from './machine.ts';
+export * from './machine-state.ts';
 export * from './role.ts';
 export * from './tpm.ts';

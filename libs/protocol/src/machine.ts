@@ -151,6 +151,15 @@ export const ControlOp = {
   look: 10,
   /** Registers of vCPU a as text. Answered empty unless all vCPUs stand still. */
   registers: 11,
+  /**
+   * All vCPUs stop where no instruction is half done, nothing waits in a ring, and interrupts of devices are not taken any more: until
+   * `resume`. a = 1: at once, and what is under way is given up, because `load` follows. Answered by `quiet`.
+   */
+  quieten: 20,
+  /** After `quieten`, two memfds: state (machine-state.ts) and a copy of guest RAM, which is brought up to date. */
+  save: 21,
+  /** After `quieten`, the same two: everything is as it was then. No device process may live. */
+  load: 22,
 } as const;
 
 /** vCPU process to supervisor. */
@@ -178,6 +187,12 @@ export const ControlEvent = {
   resetDone: 12,
   /** a = vCPU; text follows. */
   registers: 13,
+  /** Of `quieten`. Text: why not; the vCPUs stand still all the same. */
+  quiet: 20,
+  /** a = bytes of state, b = bytes of RAM that were copied, c = ns. Text: why not. */
+  saved: 21,
+  /** b = bytes of RAM that were copied, c = ns. Text: why not; nothing was changed then. */
+  loaded: 22,
 } as const;
 
 /** Why the engine cannot go on. */

@@ -28,6 +28,8 @@ namespace nyx {
 
 class Lapic;
 class ApicBus;
+class StateReader;
+class StateWriter;
 
 // Guest-physical memory, fixed for the life of the process. Lookup is lock-free.
 class MemoryMap {
@@ -147,6 +149,12 @@ class Vcpu {
   virtual uint64_t rip() const = 0;
   // Stopped vCPUs only: registers for people, one name and value a word.
   virtual std::string Registers() = 0;
+  // Stopped vCPUs only: all state of the vCPU, with its local APIC (state.h).
+  virtual void Save(StateWriter* to) const = 0;
+  // Empty, or why it cannot be taken. Changes nothing.
+  virtual std::string Check(const StateReader& from) const = 0;
+  // After Check. Empties TLB and decoded code. Empty, or what the host refused: the vCPU is of no use then.
+  virtual std::string Load(const StateReader& from) = 0;
   const EngineError& error() const { return error_; }
 
  protected:
@@ -174,6 +182,10 @@ class Accel {
   // All vCPUs stopped: guest time is about to stand still or to go on.
   virtual void Pause() {}
   virtual void Resume() {}
+  // What the engine has beside its vCPUs; as there.
+  virtual void Save(StateWriter*) const {}
+  virtual std::string Check(const StateReader&) const { return {}; }
+  virtual void Load(const StateReader&) {}
 };
 
 // What an engine is made from. `vcpus` are `cpus` contexts; all pointers outlive the engine.

@@ -294,4 +294,14 @@ void VcpuBus::Eoi(uint8_t vector) {
   Tell(config_.ioapic_device, wire::ExitKind::kEoi, 0, 0, 1, vector, true);
 }
 
+bool VcpuBus::Idle() {
+  bool idle = true;
+  for (Producer& p : producers_) idle &= p.channel()->isolated() || p.Idle();
+  return idle;
+}
+
+void VcpuBus::Discard() {
+  for (Producer& p : producers_) p.Discard();
+}
+
 }  // namespace nyx

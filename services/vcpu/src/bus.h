@@ -34,6 +34,10 @@ class VcpuBus : public Bus, public Pacer {
   int IntAck() override;
   void Eoi(uint8_t vector) override;
 
+  // The vCPU stands still: nothing that it asked of devices is under way; it is given up.
+  bool Idle();
+  void Discard();
+
   // Deterministic mode (pacer.cc).
   void set_fabric(Fabric* fabric) { fabric_ = fabric; }
   void Settle() override;

@@ -101,6 +101,12 @@ void Clock::Advance(uint64_t guest_ns) {
   std::atomic_ref(page_->paused_at).store(guest_ns, std::memory_order_release);
 }
 
+void Clock::Load(uint64_t guest_ns, uint64_t guest_tsc) {
+  tsc_paused_at_ = guest_tsc;
+  paused_at_.store(guest_ns);
+  std::atomic_ref(page_->paused_at).store(guest_ns, std::memory_order_release);
+}
+
 void Clock::Resume() {
   if (!paused_.load() || virtual_) return;
   const uint64_t offset = MonotonicNs() - paused_at_.load();

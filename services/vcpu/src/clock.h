@@ -47,6 +47,11 @@ class Clock {
   void Pause();
   void Resume();
 
+  // While paused: guest ns and TSC, and another time to go on from.
+  uint64_t paused_ns() const { return paused_at_.load(); }
+  uint64_t paused_tsc() const { return host_tsc_ ? tsc_paused_at_ : NsToTsc(paused_at_.load()); }
+  void Load(uint64_t guest_ns, uint64_t guest_tsc);
+
   bool virtual_time() const { return virtual_; }
   // Virtual time is `guest_ns` now, if that is later than it was.
   void Advance(uint64_t guest_ns);

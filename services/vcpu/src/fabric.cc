@@ -115,6 +115,11 @@ void Fabric::Turn(int timeout_ms) {
   epoll_event events[16];
   const int n = look_.load() ? 0 : epoll_wait(epoll_, events, 16, timeout_ms);
   std::unique_lock lock(mutex_);
+  if (frozen_) {
+    look_.store(0);
+    sent_ = true;
+    return;
+  }
   if (changed_) {
     look_.store(0);
     sent_ = true;

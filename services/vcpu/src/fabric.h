@@ -18,6 +18,9 @@
 
 namespace nyx {
 
+class StateReader;
+class StateWriter;
+
 class Fabric : public Waiter {
  public:
   Fabric(const Description& description, std::vector<std::unique_ptr<Device>>* devices,
@@ -39,6 +42,17 @@ class Fabric : public Waiter {
   // All vCPUs stopped: sends `reset` to every device and waits until each has answered (or its process is isolated).
   // False: Stop came meanwhile. Interrupts that were under way are forgotten.
   bool Reset();
+
+  // Interrupts of devices are not looked at until Thaw. Control thread.
+  void Freeze();
+  void Thaw();
+  // Frozen: nothing that was told to controllers is under way; it is given up.
+  bool Idle();
+  void Discard();
+  // Frozen: what was seen and told (FabricState).
+  void SaveState(StateWriter* to);
+  std::string CheckState(const StateReader& from);
+  void LoadState(const StateReader& from);
 
   bool GiveUp() override { return stopping_.load(); }
   bool StopAsked() const override { return stopping_.load(std::memory_order_relaxed); }
@@ -84,6 +98,7 @@ class Fabric : public Waiter {
   std::atomic<uint32_t> look_{0};  // processes to look at
   std::atomic<bool> stopping_{false};
   std::atomic<bool> ended_{false};
+  std::atomic<bool> frozen_{false};
   bool sent_ = false;  // all lines were told
   std::function<void()> changed_;
   std::thread thread_;

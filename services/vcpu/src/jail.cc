@@ -29,6 +29,8 @@ constexpr uint32_t kAllowed[] = {
     // Memory: translated code, decoded blocks.
     __NR_mmap, __NR_munmap, __NR_mremap, __NR_mprotect, __NR_madvise, __NR_brk, __NR_membarrier,
     __NR_memfd_create, __NR_ftruncate,
+    // Copies of guest memory.
+    __NR_lseek, __NR_pread64, __NR_pwrite64, __NR_fallocate,
     // Threads of its own, and what stops a vCPU in them; no other process (seccomp_filter.h).
     __NR_clone, __NR_clone3, __NR_set_robust_list, __NR_rseq, __NR_exit, __NR_exit_group, __NR_tgkill, __NR_kill,
     __NR_gettid, __NR_getpid, __NR_getcpu, __NR_sched_getaffinity, __NR_sched_setaffinity, __NR_prctl,

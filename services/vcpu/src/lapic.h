@@ -23,6 +23,7 @@
 #include <cstdint>
 
 #include "accel.h"
+#include "gen/state.h"
 
 namespace nyx {
 
@@ -41,6 +42,11 @@ class Lapic {
 
   // Power-on state; the vCPU is stopped.
   void Reset();
+  // ---- the vCPU stands still: all of its state (lapic_state.cc). Check: null, or what cannot be.
+  void Save(state::LapicState* to) const;
+  static const char* Check(const state::LapicState& from);
+  void Load(const state::LapicState& from, int64_t tsc_offset);
+
   // As firmware hands over (direct boot): enabled, LINT0 ExtINT and LINT1 NMI on the boot CPU ("virtual wire").
   void SetVirtualWire();
 

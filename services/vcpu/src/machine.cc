@@ -36,7 +36,7 @@ void Machine::Park(std::unique_lock<std::mutex>& lock, Cpu& cpu, bool at_top) {
   stats.state = 4;
   Signal();
   changed_.notify_all();
-  changed_.wait(lock, [&] { return running_ || quit_ || (!at_top && abandon_); });
+  changed_.wait(lock, [&] { return running_ || quit_ || (!at_top && (abandon_ || quiet_ == Quiet::kWanted)); });
   stats.state = at_top ? 1 : state;
   cpu.parked = false;
   cpu.at_top = false;
@@ -44,8 +44,10 @@ void Machine::Park(std::unique_lock<std::mutex>& lock, Cpu& cpu, bool at_top) {
 
 bool Machine::WaitInside(Cpu& cpu) {
   std::unique_lock lock(mutex_);
-  while (!running_ && !quit_ && !abandon_) Park(lock, cpu, false);
+  while (!running_ && !quit_ && !abandon_ && quiet_ != Quiet::kWanted) Park(lock, cpu, false);
   if (quit_ || abandon_) return true;
+  // The wait goes on to its end; then the vCPU parks at the top.
+  if (!running_) return false;
   // Resumed, or a device process set the bit: the wait goes on.
   cpu.attention->fetch_and(~static_cast<uint32_t>(wire::Attention::kStop));
   return false;
@@ -111,13 +113,17 @@ void Machine::Service() {
   if (read(event_fd_, &count, sizeof count) < 0) count = 0;
   std::unique_lock lock(mutex_);
   if (running_) return;
-  if (!AllParked()) return;
+  if (!AllParked()) {
+    if (quiet_ == Quiet::kWanted && MonotonicNs() > quiet_by_) NotQuiet();
+    return;
+  }
   bool top = true;
   for (const auto& c : cpus_) top &= c->at_top;
   clock_->Pause();
   accel_->Pause();
   for (const Report& r : reports_) control_->Send(r.event, r.a, r.b, r.c, r.text);
   reports_.clear();
+  if (quiet_ == Quiet::kWanted) AwaitQuiet(lock);
   if (resetting_ && reset_done_) {
     reset_thread_.join();
     resetting_ = reset_done_ = abandon_ = false;
@@ -155,6 +161,8 @@ void Machine::Resume(bool first) {
     map_->Rebuild();
     running_ = true;
     abandon_ = false;
+    quiet_ = Quiet::kNo;
+    fabric_->Thaw();
     clock_->Resume();
     accel_->Resume();
     changed_.notify_all();
@@ -171,6 +179,7 @@ void Machine::Reset() {
   std::lock_guard lock(mutex_);
   if (resetting_ || quit_) return;
   resetting_ = true;
+  quiet_ = Quiet::kNo;
   Stop({}, true);
 }
 

@@ -43,6 +43,12 @@ class Machine : public HostEvents {
   void Nmi(uint64_t cpu);
   void Look();
   void Registers(uint64_t cpu);
+  // For a checkpoint and the way back (machine_state.cc). Descriptors stay the caller's.
+  void Quieten(bool abandon);
+  void SaveState(const std::vector<int>& fds);
+  void LoadState(const std::vector<int>& fds);
+  // Service is to be called soon, whether or not event_fd is readable.
+  bool Impatient() const { return quiet_ == Quiet::kWanted; }
   // Stops all threads. False: a vCPU did not come back within 2 s; the caller ends the process.
   bool Quit();
 
@@ -96,6 +102,11 @@ class Machine : public HostEvents {
   void Stop(Report report, bool abandon);
   bool AllParked() const;  // under mutex_
   void Interrupt(Cpu& cpu);
+  void NotQuiet();
+  void AwaitQuiet(std::unique_lock<std::mutex>& lock);
+  std::string CheckStill(const std::vector<int>& fds);
+  std::string CheckState(const StateReader& reader);
+  uint64_t RamBytes() const;
   void Signal();
 
   const Description description_;
@@ -126,6 +137,10 @@ class Machine : public HostEvents {
   bool abandon_ = false;
   bool quit_ = false;
   bool started_ = false;
+  // Wanted: no vCPU parks inside of a wait. Quiet: as Quieten promises.
+  enum class Quiet { kNo, kWanted, kQuiet };
+  std::atomic<Quiet> quiet_{Quiet::kNo};
+  uint64_t quiet_by_ = 0;  // CLOCK_MONOTONIC ns
   bool resetting_ = false;
   bool reset_done_ = false;
   bool resume_later_ = false;

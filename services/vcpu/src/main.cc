@@ -59,6 +59,8 @@ std::unique_ptr<Machine> AwaitMachine(Control& control, Description* description
 
 // True: quit.
 bool Handle(Machine& machine, const ControlInput& input) {
+  if (input.message.op == ControlOp::kSave) machine.SaveState(input.fds);
+  if (input.message.op == ControlOp::kLoad) machine.LoadState(input.fds);
   for (const int fd : input.fds) close(fd);
   switch (input.message.op) {
     case ControlOp::kStart: machine.Resume(true); return false;
@@ -70,6 +72,7 @@ bool Handle(Machine& machine, const ControlInput& input) {
     case ControlOp::kNmi: machine.Nmi(input.message.a); return false;
     case ControlOp::kLook: machine.Look(); return false;
     case ControlOp::kRegisters: machine.Registers(input.message.a); return false;
+    case ControlOp::kQuieten: machine.Quieten(input.message.a & 1); return false;
     case ControlOp::kQuit: return true;
     default: return false;
   }
@@ -81,8 +84,8 @@ void Serve(Control& control, Machine& machine, bool quit_on_close) {
     const bool flushed = control.Flush();
     pollfd p[2] = {{machine.event_fd(), POLLIN, 0},
                    {open ? control.fd() : -1, static_cast<short>(POLLIN | (flushed ? 0 : POLLOUT)), 0}};
-    if (poll(p, 2, -1) < 0 && errno != EINTR) return;
-    if (p[0].revents) machine.Service();
+    if (poll(p, 2, machine.Impatient() ? 1 : -1) < 0 && errno != EINTR) return;
+    if (p[0].revents || machine.Impatient()) machine.Service();
     if (!p[1].revents) continue;
     ControlInput input;
     switch (control.Receive(&input)) {

@@ -198,6 +198,16 @@ bool Producer::Idle() {
   return Replied(seq_) && Complete(seq_) == CallResult::kOk;
 }
 
+void Producer::Discard() {
+  for (uint64_t i = 0; i < wire::kRingSlots; i++) {
+    wire::ExitSlot* s = slot(i + 1);
+    Store(s->reply_seq_lo, Load(s->seq_lo));
+  }
+  completed_ = seq_;
+  Store(header()->head, seq_);
+  Store(header()->tail, seq_, std::memory_order_release);
+}
+
 CallResult Producer::Complete(uint64_t seq) {
   bool map_changed = false;
   for (uint64_t s = completed_ + 1; s <= seq; s++) {

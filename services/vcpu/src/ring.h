@@ -123,6 +123,8 @@ class Producer {
   CallResult PrepareBurst() { return seq_ == completed_ ? CallResult::kOk : WaitFor(seq_); }
   // No posted request is under way, so that state blocks show all that this thread did.
   bool Idle();
+  // No process lives on the other side: whatever is in the ring is done.
+  void Discard();
   Channel* channel() const { return channel_; }
   unsigned ring() const { return ring_index_; }
 

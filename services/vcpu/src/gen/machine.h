@@ -59,6 +59,9 @@ struct ControlOp {
     kNmi = 9,
     kLook = 10,
     kRegisters = 11,
+    kQuieten = 20,
+    kSave = 21,
+    kLoad = 22,
   };
 };
 
@@ -77,6 +80,9 @@ struct ControlEvent {
     kRejected = 11,
     kResetDone = 12,
     kRegisters = 13,
+    kQuiet = 20,
+    kSaved = 21,
+    kLoaded = 22,
   };
 };
 

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <vector>
 
+#include "../state.h"
 #include "vcpu.h"
 
 namespace nyx {
@@ -78,12 +79,24 @@ class KvmAccel : public Accel, InterruptSink {
   InterruptSink& interrupts() override { return *this; }
 
   // The paravirtual clock stands still with guest time; the TSC of a paused KVM guest goes on.
-  void Pause() override { has_clock_ = ioctl(vm_, KVM_GET_CLOCK, &clock_) == 0; }
+  void Pause() override {
+    if (paused_) return;
+    paused_ = true;
+    has_clock_ = ioctl(vm_, KVM_GET_CLOCK, &clock_) == 0;
+  }
   void Resume() override {
+    paused_ = false;
     if (!has_clock_) return;
     clock_.flags = 0;
     ioctl(vm_, KVM_SET_CLOCK, &clock_);
   }
+
+  void Save(StateWriter* to) const override { to->Add(state::StatePart::kKvmClock, machine::kNone, clock_); }
+  std::string Check(const StateReader& from) const override {
+    kvm_clock_data clock;
+    return from.Get(state::StatePart::kKvmClock, machine::kNone, &clock);
+  }
+  void Load(const StateReader& from) override { from.Get(state::StatePart::kKvmClock, machine::kNone, &clock_); }
 
   void Msi(uint64_t address, uint32_t data) override {
     if (address >> 20 != 0xfee) return;
@@ -128,6 +141,7 @@ class KvmAccel : public Accel, InterruptSink {
   unsigned next_ = 0;
   kvm_clock_data clock_{};
   bool has_clock_ = false;
+  bool paused_ = false;
 };
 
 }  // namespace

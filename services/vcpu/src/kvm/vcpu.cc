@@ -34,6 +34,7 @@ std::string KvmVcpu::Create(int kvm, int vm) {
   run_ = static_cast<kvm_run*>(at);
   if (auto text = SetCpuid(kvm); !text.empty()) return text;
   SaveReset();
+  ListMsrs(kvm, vm);
   return {};
 }
 

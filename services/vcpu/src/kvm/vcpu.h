@@ -39,6 +39,9 @@ class KvmVcpu : public Vcpu {
   void Kick() override;
   void SetBootState(const machine::MachineHeader& header) override;
   std::string Registers() override;
+  void Save(StateWriter* to) const override;
+  std::string Check(const StateReader& from) const override;
+  std::string Load(const StateReader& from) override;
   uint64_t rip() const override { return rip_.load(std::memory_order_relaxed); }
 
   // Any thread: the PIC's output, and an NMI.
@@ -48,6 +51,7 @@ class KvmVcpu : public Vcpu {
  private:
   std::string SetCpuid(int kvm);
   void SaveReset();
+  void ListMsrs(int kvm, int vm);
   void Access();
   void Finish();
   void Port();
@@ -75,6 +79,10 @@ class KvmVcpu : public Vcpu {
   kvm_debugregs debug_{};
   kvm_vcpu_events events_{};
   std::vector<kvm_msr_entry> msrs_;
+  // For Save: all that KVM has, with TSC first and the TSC deadline last; 0: this KVM lacks the structure.
+  std::vector<uint32_t> all_msrs_;
+  size_t xsave_bytes_ = 0;
+  bool sregs2_ = false;
 };
 
 }  // namespace nyx::kvm

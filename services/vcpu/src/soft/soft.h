@@ -19,6 +19,9 @@ class SoftVcpu : public Vcpu {
   void Kick() override;
   void SetBootState(const machine::MachineHeader& header) override;
   std::string Registers() override;
+  void Save(StateWriter* to) const override;
+  std::string Check(const StateReader& from) const override;
+  std::string Load(const StateReader& from) override;
   uint64_t rip() const override;
   Cpu& cpu() { return *cpu_; }
 
