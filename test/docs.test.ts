@@ -119,6 +119,15 @@ const commands: Record<string, [string[], RegExp] | string> = {
       'bin/nyx cd insert tools.iso',
     ].map((c) => [c, 'test/ahci runs such machines and commands']),
   ),
+  ...Object.fromEntries(
+    [
+      'bin/nyx checkpoint',
+      'bin/nyx checkpoint ls',
+      'bin/nyx checkpoint rm',
+      'bin/nyx rollback',
+      'bin/nyx policy set guestPanic rollback budget=3 window=600 escalate=pause',
+    ].map((c) => [c, 'test/checkpoint.test.ts runs these commands']),
+  ),
   'bin/nyx ps': [['bin/nyx', 'ps'], /./],
 };
 

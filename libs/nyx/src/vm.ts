@@ -192,6 +192,22 @@ export class Vm {
     return (await this.#client.request('faultRemove', id === undefined ? {} : { id })).removed;
   }
 
+  /** Takes a checkpoint in memory, disks included; it replaces the last. @throws NyxError CHECKPOINT_REFUSED: the guest goes on */
+  checkpoint(): Promise<Result<'checkpoint'>> {
+    return this.#client.request('checkpoint', {}, diskJobSeconds);
+  }
+  checkpoints(): Promise<Result<'checkpointList'>> {
+    return this.#client.request('checkpointList', {});
+  }
+  /** Lets the checkpoint go; what the guest wrote since stays. @throws NyxError CHECKPOINT_NONE */
+  async dropCheckpoint(): Promise<void> {
+    await this.#client.request('checkpointRemove', {}, diskJobSeconds);
+  }
+  /** The machine goes on where it was at the checkpoint. @throws NyxError CHECKPOINT_NONE */
+  rollback(): Promise<Result<'rollback'>> {
+    return this.#client.request('rollback', {}, diskJobSeconds);
+  }
+
   /** Brings the process of a device back that was isolated or given up. False: it serves. */
   async healDevice(target: string): Promise<boolean> {
     return (await this.#client.request('heal', { target })).healed;

@@ -298,6 +298,20 @@ export const requests = {
       ns: count,
     }),
   },
+  /** Takes a checkpoint, which replaces the last. `pauseNs`: the guest stood still; `bytes`: of RAM, in the copy. */
+  checkpoint: { args: Nothing, result: z.object({ guestNs: count, pauseNs: count, bytes: count }) },
+  checkpointList: {
+    args: Nothing,
+    result: z.object({
+      /** So far. */
+      rollbacks: count,
+      checkpoints: z.array(z.object({ at: count, guestNs: count, bytes: count })),
+    }),
+  },
+  /** Lets it go; what the guest wrote since stays. */
+  checkpointRemove: { args: Nothing, result: Nothing },
+  /** Everything goes back. `ns`: until the vCPUs went on; `lostNs`: since the checkpoint. */
+  rollback: { args: Nothing, result: z.object({ guestNs: count, ns: count, lostNs: count }) },
   /** Brings an isolated or abandoned device process back; false: it serves. */
   heal: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),
@@ -381,6 +395,15 @@ export const VmEvent = z.discriminatedUnion('type', [
   /** How far a job on a disk is, 0..1. */
   z.object({ type: z.literal('job'), at: count, device: z.string(), job: z.string(), fraction: z.number() }),
   z.object({ type: z.literal('agent'), at: count }),
+  /** `pauseNs`: the guest stood still. */
+  z.object({
+    type: z.literal('checkpoint'),
+    at: count,
+    action: z.enum(['taken', 'failed', 'rolledBack', 'dropped']),
+    pauseNs: count,
+    bytes: count,
+    error: z.optional(WireErrorSchema),
+  }),
   z.extend(FaultRecord, { type: z.literal('fault') }),
 ]);
 export type VmEvent = z.output<typeof VmEvent>;

@@ -52,6 +52,22 @@ export const errors = {
     hint: 'Put a script on a disk and run that.',
   },
 
+  CHECKPOINT_NONE: {
+    exit: unavailable,
+    text: 'The machine has no checkpoint',
+    hint: 'Take one: nyx checkpoint.',
+  },
+  CHECKPOINT_REFUSED: {
+    exit: unavailable,
+    text: 'The machine cannot have a checkpoint now',
+    hint: 'docs/checkpoints.md tells what can go back and what cannot.',
+  },
+  CHECKPOINT_LEFT: {
+    exit: host,
+    text: 'An overlay of a checkpoint was not merged into its image',
+    hint: 'It has what the guest wrote after the checkpoint. Start the machine on it (format: qcow2) and nyx disk commit disk0; or delete it, and the image is as it was then.',
+  },
+
   FILE_MISSING: {
     exit: noInput,
     text: 'A file does not exist',

@@ -80,11 +80,19 @@ export class ExecParser {
   readonly #end: RegExp;
 
   constructor(
-    nonce: string,
+    readonly nonce: string,
     readonly sink: ExecSink,
   ) {
     this.#marks = { before: `\x1eNYX-BEGIN ${nonce}\n`, stdout: `\x1eNYX-STDERR ${nonce}\n` };
     this.#end = new RegExp(`^\\x1eNYX-END ${nonce} (\\d{1,3})\\n`);
+  }
+
+  /** One that goes on from here, for somebody else. */
+  fork(sink: ExecSink): ExecParser {
+    const p = new ExecParser(this.nonce, sink);
+    p.#held = Buffer.from(this.#held);
+    p.#phase = this.#phase;
+    return p;
   }
 
   get done(): boolean {

@@ -19,6 +19,10 @@ export const strategies = {
   },
   nmi: { doc: 'The guest gets a non-maskable interrupt.', words: ['inject-nmi'] },
   reset: { doc: 'The machine is reset; the guest boots anew.', words: ['reboot', 'rename-restart'] },
+  rollback: {
+    doc: 'Everything goes back to the last checkpoint (`nyx checkpoint`); without one, what `escalate` says is done.',
+    words: ['roll-back'],
+  },
   pause: { doc: 'Guest time stands still until `nyx resume`.', words: ['stop', 'preserve'] },
   poweroff: { doc: 'The power button is pressed; the machine ends 30 s later in any case.', words: [] },
   shutdown: { doc: 'The machine ends, as if it had been powered off.', words: ['shut-down', 'destroy'] },
@@ -51,7 +55,7 @@ interface Kind {
   readonly by: 'nyx-vcpu' | 'supervisor' | 'device process';
 }
 
-const ends = ['reset', 'pause', 'shutdown', 'fail'] as const;
+const ends = ['reset', 'rollback', 'pause', 'shutdown', 'fail'] as const;
 /** The guest goes on by itself. */
 const minor = ['ignore', ...ends] as const;
 /** The engine stopped. */

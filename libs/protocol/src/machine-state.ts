@@ -68,7 +68,14 @@ export const StateHeader = struct(
 
 export const StateSection = struct(
   'StateSection',
-  { part: u16('StatePart'), version: u16('of the part; 1'), cpu: u16('0xffff: the machine'), pad0: pad(2), bytes: u32('of the payload'), pad1: pad(4) },
+  {
+    part: u16('StatePart'),
+    version: u16('of the part; 1'),
+    cpu: u16('0xffff: the machine'),
+    pad0: pad(2),
+    bytes: u32('of the payload'),
+    pad1: pad(4),
+  },
   { bytes: 16 },
 );
 
@@ -183,7 +190,16 @@ export const FabricSource = struct(
   { bytes: 12 },
 );
 
-export const stateStructs = [StateHeader, StateSection, Quad, SegmentState, SoftState, LapicState, FabricState, FabricSource] as const;
+export const stateStructs = [
+  StateHeader,
+  StateSection,
+  Quad,
+  SegmentState,
+  SoftState,
+  LapicState,
+  FabricState,
+  FabricSource,
+] as const;
 
 export const stateHeader = (): string =>
   emitCpp({

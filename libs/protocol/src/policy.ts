@@ -175,10 +175,11 @@ export const resolveRule = (
 ): FullRule => {
   const k = faultKind(kind);
   const restarts = k.group === 'process';
+  const action = own?.action ?? general?.action ?? k.strategy;
   return {
     action: k.strategy,
-    budget: k.budget ?? (restarts ? recovery.budget : Number.POSITIVE_INFINITY),
-    window: k.window ?? recovery.window,
+    budget: k.budget ?? (restarts ? recovery.budget : action === 'rollback' ? 10 : Number.POSITIVE_INFINITY),
+    window: k.window ?? (action === 'rollback' && !restarts ? 60 : recovery.window),
     backoff: recovery.backoff,
     maxBackoff: recovery.maxBackoff,
     escalate: k.escalate ?? (k.of === 'device' ? 'isolate' : 'fail'),

@@ -65,6 +65,26 @@ const VhostUser = z.strictObject({
 /** Ports of the AHCI controller. */
 export const sataPorts = 6;
 
+/** Checkpoints that are taken by themselves. */
+const Checkpoint = z.strictObject({
+  /** Seconds (`10`, `10s`, `5m`) from one to the next; 0: none. */
+  every: z._default(
+    z.pipe(
+      z.union([
+        z.number(),
+        z.string().check(z.regex(/^\d+(\.\d+)?(s|m|h)?$/, 'expected seconds, or 10s, 5m, 1h')),
+      ]),
+      z.pipe(
+        z.transform((v: number | string) =>
+          typeof v === 'number' ? v : Number.parseFloat(v) * ({ m: 60, h: 3600 }[v.at(-1)!] ?? 1),
+        ),
+        z.number().check(z.refine((s) => s === 0 || (s >= 1 && s <= 86_400), 'expected 0, or 1s to 24h')),
+      ),
+    ),
+    0,
+  ),
+});
+
 /** What happens to a device process that dies, hangs or breaks the protocol. */
 const Recovery = z.strictObject({
   /** Restarts within `window` seconds before the process is isolated. */
@@ -140,6 +160,8 @@ export const VmSpec = z.strictObject({
   faults: z.optional(FaultPlan),
   /** What is done about faults (docs/recovery.md). */
   policy: z.prefault(Policy, {}),
+  /** In memory, by itself every so many seconds (docs/checkpoints.md). */
+  checkpoint: z.prefault(Checkpoint, {}),
   /** A TPM 2.0 (docs/tpm.md). */
   tpm: z.optional(TpmOrNot),
   /** A watchdog timer that the guest can use. */
@@ -159,19 +181,21 @@ const keysAt = (where: readonly PropertyKey[]): string[] =>
   Object.keys(
     where[0] === 'recovery'
       ? Recovery.shape
-      : where[0] === 'disks'
-        ? Disk.shape
-        : where[0] === 'cdroms'
-          ? Cdrom.shape
-          : where[0] === 'vhostUser'
-            ? VhostUser.shape
-            : where[0] === 'tpm'
-              ? Tpm.shape
-              : where[0] === 'faults'
-                ? (where.length > 1 ? FaultEntry : FaultPlan).shape
-                : where[0] === 'policy'
-                  ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
-                  : VmSpec.shape,
+      : where[0] === 'checkpoint'
+        ? Checkpoint.shape
+        : where[0] === 'disks'
+          ? Disk.shape
+          : where[0] === 'cdroms'
+            ? Cdrom.shape
+            : where[0] === 'vhostUser'
+              ? VhostUser.shape
+              : where[0] === 'tpm'
+                ? Tpm.shape
+                : where[0] === 'faults'
+                  ? (where.length > 1 ? FaultEntry : FaultPlan).shape
+                  : where[0] === 'policy'
+                    ? (where[1] === 'devices' ? DevicePolicy : Policy).shape
+                    : VmSpec.shape,
   );
 
 const dotted = (where: readonly PropertyKey[]): string =>

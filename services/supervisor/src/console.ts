@@ -46,6 +46,17 @@ export class HostConsole {
     this.#feed();
   }
 
+  /** Everything that the device has published is out. */
+  drain(): void {
+    this.#drain();
+  }
+
+  /** What was typed and is not in the ring yet is not wanted any more. */
+  forget(): void {
+    this.#input.length = 0;
+    this.#typed = 0;
+  }
+
   close(): void {
     this.#drain();
     this.#watch.close();

@@ -7,6 +7,7 @@
  * What is done about a death is not decided here: `fault` is asked (policy-book.ts). A place that is `dead` stays empty, and
  * vCPUs wait for it, until `heal`.
  */
+import { readdirSync, readFileSync } from 'node:fs';
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
 import type { DeviceOrder, FaultKind, FaultMessage, RoleReply } from '@nyx/protocol';
@@ -27,6 +28,17 @@ const hopeless = /^CONFIG_|^ROLE_/;
 const standbyDelay = 200;
 /** Memory that the host could not give. */
 export const busError = 'killed by SIGBUS';
+
+/** Every thread of it. */
+const isStopped = (pid: number): boolean => {
+  try {
+    return readdirSync(`/proc/${pid}/task`).every((t) =>
+      /\) [Tt] /.test(readFileSync(`/proc/${pid}/task/${t}/stat`, 'latin1')),
+    );
+  } catch {
+    return false;
+  }
+};
 
 const refused = (process: string, got: string): NyxError =>
   new NyxError('UPGRADE_REFUSED', { expected: `a build that can serve '${process}'`, got });
@@ -127,6 +139,30 @@ export class DeviceProcess {
     return pid;
   }
 
+  /**
+   * Whoever is there stands still until `thaw`. @throws NyxError CHECKPOINT_REFUSED: it does not
+   */
+  async freeze(): Promise<void> {
+    const child = this.#child;
+    if (!child || child.death !== undefined) return;
+    child.child.kill('SIGSTOP');
+    for (const end = performance.now() + 2000; !isStopped(child.child.pid); ) {
+      if (child.death !== undefined) return;
+      if (performance.now() > end) {
+        this.thaw();
+        throw new NyxError('CHECKPOINT_REFUSED', {
+          expected: 'device processes that can be stopped',
+          got: this.name,
+        });
+      }
+      await new Promise((r) => setImmediate(r));
+    }
+  }
+
+  thaw(): void {
+    this.#child?.child.kill('SIGCONT');
+  }
+
   /** A successor gets the role as it is now, and not as it was when the standby got it. */
   renew(): void {
     this.#standby.close();
@@ -177,6 +213,7 @@ export class DeviceProcess {
     });
     this.state = 'dead';
     this.#answers = undefined;
+    if (reason === 'rollback') this.#corrupt = undefined;
     let failed: { error: unknown } | undefined;
     try {
       await change();
@@ -471,6 +508,7 @@ export class DeviceProcess {
         return;
       case 'restart':
       case 'reset':
+      case 'rollback':
         this.#again(reason, since, verdict.wait);
         return;
       default:
@@ -523,7 +561,7 @@ export class DeviceProcess {
   #lost(device: string, what: string, e: NyxError): void {
     const { strategy } = this.events.corrupt(device, what);
     this.#corrupt = device;
-    if (this.#first || (strategy !== 'restart' && strategy !== 'reset')) {
+    if (this.#first || !['restart', 'reset', 'rollback'].includes(strategy)) {
       this.#giveUp(e);
       return;
     }

@@ -1,5 +1,6 @@
 /** The files of a disk, in the role of the process that serves it and in ours. */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
 import { close, fileSize } from '@nyx/native';
 import { NyxError } from '@nyx/protocol/errors';
 import { unlockImage } from '@nyx/protocol/image-lock';
@@ -80,6 +81,19 @@ export const mustBeNew = (path: string): void => {
 };
 export const newName = (path: string): string => {
   for (let i = 0; ; i++) if (!existsSync(`${path}${i}`)) return `${path}${i}`;
+};
+
+/** What overlays of checkpoints are called: the image's name, this, a number (disk-checkpoint.ts). */
+export const overlaySuffix = '.checkpoint';
+
+/** Overlays that the death of a host or of nyxd left beside an image. */
+export const overlaysOf = (path: string): string[] => {
+  try {
+    const name = `${basename(path)}${overlaySuffix}`;
+    return readdirSync(dirname(path)).filter((f) => f.startsWith(name) && /^\d+$/.test(f.slice(name.length)));
+  } catch {
+    return [];
+  }
 };
 
 /** Bytes of a file as it is now. */

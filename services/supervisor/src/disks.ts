@@ -15,6 +15,7 @@ import { NyxError } from '@nyx/protocol/errors';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
+import { DiskCheckpoints } from './disk-checkpoint.ts';
 import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
 import { mustBeNew, newName, openBytes, release, rewire, unlock } from './disk-role.ts';
@@ -34,7 +35,8 @@ export interface DiskOwner {
   changed(): void;
 }
 
-interface Disk {
+/** A disk of a machine. */
+export interface Disk {
   name: string;
   index: number;
   /** Of the AHCI controller; undefined: it has a controller, and a process, of its own. */
@@ -68,6 +70,7 @@ export type Job = 'snapshot' | 'commit' | 'mirror' | 'resize' | 'swap';
 
 export class Disks {
   readonly events: DiskEvents;
+  readonly checkpoints = new DiskCheckpoints(this);
   readonly #disks: Disk[];
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -97,6 +100,34 @@ export class Disks {
     };
   }
 
+  // For checkpoints (disk-checkpoint.ts), which keep the turn while they work.
+  get all(): readonly Disk[] {
+    return this.#disks;
+  }
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.#inTurn(work);
+  }
+  size(files: readonly DiskFile[]): Promise<number> {
+    return this.#size(files);
+  }
+  process(d: Disk): DeviceProcess {
+    return this.#process(d);
+  }
+  now(d: Disk, files: DiskFile[], journal: number | undefined): void {
+    this.#now(d, files, journal);
+  }
+  /**
+   * Other files are under the disk from now on; its process is dead. With a new journal, the present one is that of `files[1]`;
+   * with the present one, what lies below has no journal any more.
+   */
+  over(d: Disk, files: DiskFile[], journal: number | undefined): void {
+    const old = journal === d.journal ? undefined : d.journal;
+    this.#rewire(d, files, journal, old);
+    if (d.retired !== undefined) close(d.retired);
+    d.retired = old;
+    this.#now(d, files, journal);
+  }
+
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turn.then(work, work);
     this.#turn = done.catch(() => {});
@@ -104,6 +135,11 @@ export class Disks {
   }
 
   #find(name: string): Disk {
+    if (this.checkpoints.active)
+      throw new NyxError('VM_STATE', {
+        expected: 'a machine without a checkpoint, which holds its disks (nyx checkpoint rm)',
+        got: 'it has one',
+      });
     const d = this.#disks.find((x) => x.name === name);
     if (!d)
       throw new NyxError('DEVICE_UNKNOWN', {
@@ -208,8 +244,8 @@ export class Disks {
   }
 
   /**
-   * The machine has ended: what was acknowledged goes into the images, so that they are whole for whoever opens them next. Does not
-   * throw: an image that cannot be written keeps what it has.
+   * The machine has ended: what was acknowledged goes into the images, so that they are whole for whoever opens them next; an image
+   * that cannot be written keeps what it has. @throws NyxError CHECKPOINT_LEFT: an overlay of a checkpoint was not merged
    */
   async end(): Promise<void> {
     if (this.#disks.length === 0) return;
@@ -220,6 +256,7 @@ export class Disks {
       await new Promise((r) => setTimeout(r, 5));
     const late = new Promise<void>((r) => setTimeout(r, Math.max(0, limit - Date.now())).unref());
     await Promise.race([late, Promise.all(images.map((d) => this.#settle(d).catch(() => {})))]);
+    await this.checkpoints.end();
     // The kernel keeps the files of a process that was killed for a while, and locks with them.
     for (const f of this.#disks.flatMap((d) => d.files)) unlock(f);
   }
@@ -342,37 +379,40 @@ export class Disks {
 
   /** Copies the top image into the one below it and goes on without it. @throws NyxError */
   commit(name: string): Promise<Result<'diskSwap'>> {
-    return this.#inTurn(async () => {
-      const d = this.#find(name);
-      this.#writable(d);
-      const [top, below] = d.files;
-      if (top?.format !== 'qcow2' || below?.path === undefined || below.format === 'vhdx')
-        throw new NyxError('VM_STATE', {
-          expected: 'a qcow2 image over a raw or qcow2 file',
-          got: d.files.map((f) => f.format).join(' over '),
-        });
-      // To write it: another machine that reads it is in the way.
-      unlockImage(below.fd);
-      let target: DiskFile;
-      try {
-        const opened = openFile(below.path, `backing file of ${name}`, true);
-        lockImage(opened.fd, below.path, { write: true });
-        target = { ...opened, format: below.format, path: below.path };
-      } catch (e) {
-        lockImage(below.fd, below.path, { write: false });
-        throw e;
-      }
-      try {
-        return await this.#pivot(d, 'commit', [target, ...d.files.slice(2)], 1, false);
-      } catch (e) {
-        // It is only read again.
-        if (d.files.includes(below))
-          try {
-            lockImage(below.fd, below.path, { write: false });
-          } catch {}
-        throw e;
-      }
-    });
+    return this.#inTurn(() => this.commitTop(this.#find(name)));
+  }
+
+  /** The same, of a disk that the caller has the turn for. */
+  async commitTop(d: Disk): Promise<Result<'diskSwap'>> {
+    const { name } = d;
+    this.#writable(d);
+    const [top, below] = d.files;
+    if (top?.format !== 'qcow2' || below?.path === undefined || below.format === 'vhdx')
+      throw new NyxError('VM_STATE', {
+        expected: 'a qcow2 image over a raw or qcow2 file',
+        got: d.files.map((f) => f.format).join(' over '),
+      });
+    // To write it: another machine that reads it is in the way.
+    unlockImage(below.fd);
+    let target: DiskFile;
+    try {
+      const opened = openFile(below.path, `backing file of ${name}`, true);
+      lockImage(opened.fd, below.path, { write: true });
+      target = { ...opened, format: below.format, path: below.path };
+    } catch (e) {
+      lockImage(below.fd, below.path, { write: false });
+      throw e;
+    }
+    try {
+      return await this.#pivot(d, 'commit', [target, ...d.files.slice(2)], 1, false);
+    } catch (e) {
+      // It is only read again.
+      if (d.files.includes(below))
+        try {
+          lockImage(below.fd, below.path, { write: false });
+        } catch {}
+      throw e;
+    }
   }
 
   /** Copies the disk into a new file and goes on with that. @throws NyxError */

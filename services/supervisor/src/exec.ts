@@ -13,6 +13,16 @@ interface Job {
   gone: boolean;
 }
 
+/** A moment of a channel. */
+export interface ExecMark {
+  ready: boolean;
+  tail: Buffer;
+  /** Of the command that ran. */
+  parser?: ExecParser;
+}
+
+const nobody: ExecSink = { stdout: () => {}, stderr: () => {}, end: () => {} };
+
 /** Output of a first command that nobody has asked for yet, bytes. */
 const mostHeld = 1 << 20;
 
@@ -81,6 +91,25 @@ export class ExecChannel {
     }
     if (this.#parser) this.#parser.feed(bytes);
     else if (this.#first) this.#first = Buffer.concat([this.#first, bytes]).subarray(0, mostHeld);
+  }
+
+  /** Where the channel stands, for `back`. */
+  mark(): ExecMark {
+    const tail = Buffer.from(this.#tail);
+    return { ready: this.ready, tail, ...(this.#parser ? { parser: this.#parser.fork(nobody) } : {}) };
+  }
+
+  /** The guest is where it was at `mark`. A command that it was at then goes on, for nobody; what was asked since is lost. */
+  back(m: ExecMark, why: string): void {
+    this.reset(why);
+    this.ready = m.ready;
+    this.#tail = Buffer.from(m.tail);
+    if (m.parser) {
+      const job: Job = { command: '', timeout: 0, sink: { ...nobody, error: () => {} }, gone: true };
+      this.#job = job;
+      this.#parser = m.parser.fork({ ...nobody, end: () => this.#finish(() => {}) });
+    }
+    this.#next();
   }
 
   /** The guest starts anew: whatever ran is gone. */

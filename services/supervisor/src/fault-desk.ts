@@ -29,6 +29,9 @@ export interface Patient {
   reset(): void;
   /** The machine's state becomes `paused`; vCPUs stand still already. */
   paused(): void;
+  /** There is a checkpoint to go back to. */
+  canRollBack(): boolean;
+  rollBack(): Promise<void>;
   poweroff(): void;
   /** `why`: what went wrong; a guest that powers off is nothing to keep a machine's files for. */
   shutdown(why?: string): void;
@@ -71,6 +74,22 @@ export class FaultDesk {
   /** One after the other: each may stop the machine, look at it and let it go on. */
   #work: Promise<void> = Promise.resolve();
 
+  /** Roll-backs so far. */
+  #era = 0;
+
+  /** What was told so far, for `back`. */
+  mark(): Map<string, number> {
+    return new Map(this.#told);
+  }
+
+  /** The guest is where it was at `mark`. */
+  back(told: ReadonlyMap<string, number>): void {
+    this.#era++;
+    this.#told.clear();
+    for (const [device, count] of told) this.#told.set(device, count);
+    this.book.forgive();
+  }
+
   constructor(
     readonly book: PolicyBook,
     readonly patient: Patient,
@@ -81,6 +100,10 @@ export class FaultDesk {
     const { sources = [], data = {}, stopped = false } = raised;
     const { patient } = this;
     const verdict = this.book.decide(kind, sources, performance.now());
+    if (verdict.strategy === 'rollback' && !patient.canRollBack()) {
+      verdict.strategy = this.book.instead(kind, sources);
+      verdict.escalated = true;
+    }
     if (patient.state === 'stopping' || patient.state === 'stopped' || patient.state === 'failed')
       return verdict;
     const k = faultKind(kind);
@@ -101,8 +124,10 @@ export class FaultDesk {
       (k.severity === 'error' || k.severity === 'critical') &&
       !(k.of === 'device' && (verdict.strategy === 'restart' || verdict.strategy === 'ignore'));
     if (!stopped && !serious && verdict.strategy === 'ignore') return verdict;
+    const era = this.#era;
     this.#work = this.#work
-      .then(() => this.#treat(fault, serious, stopped, raised.error))
+      // The guest that had it is not there any more.
+      .then(() => (era !== this.#era ? undefined : this.#treat(fault, serious, stopped, raised.error)))
       .catch((e) => patient.fail(asNyxError(e)));
     return verdict;
   }
@@ -169,6 +194,9 @@ export class FaultDesk {
         return;
       case 'reset':
         patient.reset();
+        return;
+      case 'rollback':
+        await patient.rollBack();
         return;
       case 'shutdown':
         if (fault.severity === 'info') patient.shutdown();

@@ -3,7 +3,7 @@ import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { sockets } from '@nyx/protocol/control';
 import { ConsoleServer, HostConsole } from './console.ts';
-import { ExecChannel, serveExec } from './exec.ts';
+import { ExecChannel, type ExecMark, serveExec } from './exec.ts';
 import type { Resources } from './resources.ts';
 
 export class GuestChannels {
@@ -31,6 +31,18 @@ export class GuestChannels {
       host('debug', (b) => appendFileSync(join(dir, 'debugcon.log'), b)),
     ];
     this.#execServer = serveExec(join(dir, sockets.exec), this.exec);
+  }
+
+  /** All output so far is out; where the channels stand, for `back`. Their memory is the caller's. */
+  mark(): ExecMark {
+    for (const c of this.#consoles) c.drain();
+    return this.exec.mark();
+  }
+
+  /** The guest is where it was at `mark`, and so is the memory of the consoles. */
+  back(mark: ExecMark): void {
+    for (const c of this.#consoles) c.forget();
+    this.exec.back(mark, 'the machine was rolled back');
   }
 
   /** The machine has stopped; resolves when console clients have everything. */

@@ -13,7 +13,11 @@ import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { BootLoader } from './boot.ts';
 import { CdDrives } from './cd.ts';
+<<<<<<< HEAD
 import { cgroups } from './cgroup.ts';
+=======
+import { Checkpoints } from './checkpoint.ts';
+>>>>>>> f388bdf (supervisor: checkpoints in memory, strategy rollback)
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { Disks } from './disks.ts';
@@ -83,6 +87,7 @@ export class Machine {
   readonly #status: StatusReader;
   readonly #channels: GuestChannels;
   readonly desk: FaultDesk;
+  readonly checkpoints: Checkpoints;
   readonly #watch: MachineWatch;
   readonly #owner: PlaceOwner & VcpuOwner;
   readonly #milestones: Record<string, number> = {};
@@ -157,6 +162,7 @@ export class Machine {
       })),
     );
     if (spec.faults) this.faults.add(spec.faults);
+    this.checkpoints = this.#makeCheckpoints();
     this.#watch = new MachineWatch(spec, this.#status, this.#processes, {
       runs: () => this.#life.state === 'running',
       look: () => this.#vcpu?.look(),
@@ -395,6 +401,8 @@ export class Machine {
       go: async () => void (await this.#vcpu!.resume()),
       nmi: () => this.#vcpu!.nmi(0),
       reset: () => this.#guestReset(),
+      canRollBack: () => this.checkpoints.exists,
+      rollBack: async () => void (await this.checkpoints.rollBack()),
       paused: () => {
         // A guest may stop before we have been told that it runs.
         if (this.#life.state === 'starting') this.#life.go('running');
@@ -410,6 +418,31 @@ export class Machine {
       report: (f, registers) =>
         writeReport(this.o.dir, reportText(f, registers, this.status(), this.desk.log.recent, this.o.dir)),
     };
+  }
+
+  /** This machine as its checkpoints see it. */
+  #makeCheckpoints(): Checkpoints {
+    const machine = this;
+    const { desk, disks, o } = this;
+    return new Checkpoints({
+      spec: o.spec,
+      desk,
+      disks,
+      channels: this.#channels,
+      ramBytes: this.#resources.ramBytes,
+      get state() {
+        return machine.state;
+      },
+      vcpu: () => this.#vcpu,
+      processes: () => this.#processes,
+      guestNs: () => Math.max(0, Math.round(this.#status.clock.now())),
+      goBack: () => this.#life.go('resetting'),
+      running: () => {
+        if (this.#life.state === 'resetting') this.#life.go('running');
+      },
+      emit: (e) => this.#emit(e),
+      fail: (e) => this.#fail(e),
+    });
   }
 
   #guestReset(): void {
@@ -463,6 +496,7 @@ export class Machine {
 
   #end(state: 'stopped' | 'failed', error: NyxError | undefined): void {
     this.#watch.close();
+    this.checkpoints.close();
     for (const p of this.#processes) p.stop();
     this.o.backends?.close();
     this.#spares.close();
@@ -471,9 +505,13 @@ export class Machine {
     this.#vcpu?.child.kill();
     const channels = this.#channels.close();
     this.#life.go(state);
-    void Promise.all([channels, this.disks.end()]).then(() => {
+    const disks = this.disks.end().then(
+      () => undefined,
+      (e) => asNyxError(e),
+    );
+    void Promise.all([channels, disks]).then(([, left]) => {
       for (const done of this.#ended) done();
-      this.o.onEnd(state, error, this.#endedBy, this.#fingerprint);
+      this.o.onEnd(left ? 'failed' : state, error ?? left, this.#endedBy, this.#fingerprint);
     });
   }
 

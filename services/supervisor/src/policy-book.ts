@@ -92,6 +92,12 @@ export class PolicyBook {
     return [...general, ...own];
   }
 
+  /** What comes instead of a roll-back that there is no checkpoint for. */
+  instead(kind: FaultKind, sources: readonly string[]): Strategy {
+    const { escalate } = this.rule(kind, sources);
+    return escalate === 'rollback' ? (faultKind(kind).of === 'device' ? 'isolate' : 'fail') : escalate;
+  }
+
   /** Times within the window, counted towards the budget. */
   recent(kind: FaultKind, sources: readonly string[], nowMs: number): number {
     return this.#budget(kind, sources, this.rule(kind, sources)).recent(nowMs);
@@ -108,7 +114,7 @@ export class PolicyBook {
 
   /** Whether another process is to serve the same after such a fault, unless the budget is spent. */
   restarts(kind: FaultKind, sources: readonly string[]): boolean {
-    return ['restart', 'reset'].includes(this.rule(kind, sources).action);
+    return ['restart', 'reset', 'rollback'].includes(this.rule(kind, sources).action);
   }
 
   /** The budget is full again: of one source, or of all device processes (a machine that resets itself again and again is not forgiven). */

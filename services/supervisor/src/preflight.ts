@@ -3,6 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } fro
 import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { type DiskFile, openDisk, openMedium, openStandby } from './disk-files.ts';
+import { overlaysOf } from './disk-role.ts';
 import { openTpm, type TpmFiles } from './tpm.ts';
 
 /** Size of a block device, from sysfs (512-byte sectors whatever the device's own). */
@@ -124,6 +125,14 @@ export const preflight = (spec: VmSpec): OpenedFiles => {
     if (spec.initrd !== undefined) files.initrd = open(spec.initrd, 'initrd').fd;
     if (spec.bios !== undefined) files.bios = open(spec.bios, 'bios').fd;
     spec.disks.forEach((d, i) => void files.disks.push(openDisk(open, `disk ${i}`, d)));
+    for (const d of spec.disks) {
+      const left = d.readonly ? [] : overlaysOf(d.path);
+      if (left.length > 0)
+        throw new NyxError('CHECKPOINT_LEFT', {
+          expected: `${d.path} alone`,
+          got: `${left.join(', ')} beside it`,
+        });
+    }
     for (const [i, d] of spec.disks.entries())
       if (d.standby !== undefined)
         files.standbys.set(i, openStandby(open, `disk ${i}`, { ...d, path: d.standby }, files.disks[i]![0]!));

@@ -145,6 +145,13 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     cdList: () => machine.cds.list(),
     cdEject: ({ drive, force }) => machine.cds.eject(drive, force),
     cdInsert: ({ drive, path, force }) => machine.cds.insert(drive, path, force),
+    checkpoint: () => machine.checkpoints.take(),
+    checkpointList: () => machine.checkpoints.list(),
+    checkpointRemove: async () => {
+      await machine.checkpoints.drop();
+      return {};
+    },
+    rollback: () => machine.checkpoints.rollBack(),
     heal: ({ target }) => machine.heal(target),
     history: () => ({ events: [...machine.history] }),
     policyGet: () => ({ rules: machine.desk.rules() }),

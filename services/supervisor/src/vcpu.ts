@@ -108,6 +108,26 @@ export class Vcpu {
   quit(): void {
     this.child.send(encode(ControlOp.quit));
   }
+  /** All vCPUs stand still at an instruction's border, rings are empty. @throws NyxError CHECKPOINT_REFUSED */
+  async quieten(abandon: boolean): Promise<void> {
+    const { text } = await this.#ask(encode(ControlOp.quieten, abandon ? 1 : 0), ControlEvent.quiet, 10);
+    if (text)
+      throw new NyxError('CHECKPOINT_REFUSED', { expected: 'a machine that can stand still', got: text });
+  }
+  /** After `quieten`: state, and what changed of guest RAM. @throws NyxError CHECKPOINT_REFUSED */
+  saveState(state: number, ram: number): Promise<VcpuEvent> {
+    return this.#still(ControlOp.save, ControlEvent.saved, [state, ram]);
+  }
+  /** After `quieten`, while no device process lives. @throws NyxError CHECKPOINT_REFUSED */
+  loadState(state: number, ram: number): Promise<VcpuEvent> {
+    return this.#still(ControlOp.load, ControlEvent.loaded, [state, ram]);
+  }
+  async #still(op: number, answer: number, fds: readonly number[]): Promise<VcpuEvent> {
+    const e = await this.#ask(encode(op), answer, 120, fds);
+    if (e.text)
+      throw new NyxError('CHECKPOINT_REFUSED', { expected: 'a state of this machine', got: e.text });
+    return e;
+  }
   isolate(process: number): void {
     this.child.send(encode(ControlOp.isolate, process));
   }

@@ -3,7 +3,7 @@ import { Vm } from '@nyx/nyx';
 import type { VmEvent } from '@nyx/protocol/control';
 import { Command } from 'commander';
 import { describe } from '../fault-log.ts';
-import { dim, duration, print, red, yellow } from './text.ts';
+import { bytes, dim, duration, print, red, yellow } from './text.ts';
 
 const words = (e: VmEvent): string => {
   switch (e.type) {
@@ -25,6 +25,12 @@ const words = (e: VmEvent): string => {
       );
     case 'job':
       return `${e.job} of ${e.device}: ${Math.round(e.fraction * 100)} %`;
+    case 'checkpoint':
+      return e.error
+        ? yellow(`none could be taken: ${e.error.code} ${e.error.got ?? ''}`)
+        : e.action === 'dropped'
+          ? 'let go'
+          : `${e.action === 'taken' ? 'taken' : 'gone back to'} in ${duration(e.pauseNs)}, ${bytes(e.bytes)} of memory`;
     case 'agent':
       return 'the guest takes commands';
     case 'fault': {

@@ -20,6 +20,8 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   resume: ['let a paused guest go on', () => import('./control.ts').then((m) => m.resume)],
   reset: ['the reset button', () => import('./control.ts').then((m) => m.reset)],
   kill: ['SIGKILL a device process; the guest does not notice', () => import('./kill.ts')],
+  checkpoint: ['remember a machine as it is, in memory', () => import('./checkpoint.ts')],
+  rollback: ['go back to the checkpoint', () => import('./rollback.ts')],
   upgrade: ['another build of a device, while the guest runs', () => import('./upgrade.ts')],
   fault: ['make faults on purpose', () => import('./fault.ts')],
   chaos: ['run a campaign of faults', () => import('./chaos.ts')],
