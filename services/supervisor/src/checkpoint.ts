@@ -36,6 +36,8 @@ export interface CheckpointOwner {
   /** vCPUs stand still, or are about to; `running` again when it is over. @throws NyxError VM_STATE */
   goBack(): void;
   running(): void;
+  /** Starts processes that will soon get a role. */
+  prestart(service: string, count: number): void;
   emit(e: VmEvent): void;
   fail(e: NyxError): void;
 }
@@ -170,13 +172,17 @@ export class Checkpoints {
       throw new NyxError('VM_STATE', { expected: 'running or paused', got: before });
     this.#require();
     this.#busy = true;
+    // Whoever follows at a disk is there already when it is needed.
+    const services = owner.processes().filter((p) => disks.checkpoints.names.includes(p.name));
+    for (const { plan } of services)
+      owner.prestart(plan.service, services.filter((p) => p.plan.service === plan.service).length);
     const overlays = await disks.checkpoints.prepare().catch((e) => {
       this.#busy = false;
       throw e;
     });
     const vcpu = owner.vcpu()!;
     const written = new Map(overlays.map((o) => [disks.process(o.disk), o]));
-    const frozen: DeviceProcess[] = [];
+    const frozen = new Map<DeviceProcess, number>();
     const gate = new Gate();
     const successors: Promise<unknown>[] = [];
     const start = monotonicNs();
@@ -190,15 +196,23 @@ export class Checkpoints {
       );
       for (const place of owner.processes()) {
         if (written.has(place)) continue;
-        frozen.push(place);
+        frozen.set(place, place.pid);
         await place.freeze();
       }
       await Promise.all(empty);
-      this.#last = await this.#copy(vcpu);
+      const copy = await this.#copy(vcpu);
+      // A successor of one that died meanwhile has written while we copied.
+      for (const [place, pid] of frozen)
+        if (place.pid !== pid)
+          throw new NyxError('CHECKPOINT_REFUSED', {
+            expected: 'device processes that live',
+            got: `'${place.name}' died`,
+          });
+      this.#last = copy;
       whole = true;
     } finally {
       gate.open(whole);
-      for (const place of frozen) place.thaw();
+      for (const place of frozen.keys()) place.thaw();
       if (!whole) disks.checkpoints.discard(overlays);
       if (before === 'running' && owner.state === 'running') await vcpu.resume().catch(() => {});
       this.#busy = false;

@@ -78,6 +78,8 @@ export class DeviceProcess {
   /** How often somebody who answers for an isolated device may die; undefined: nobody shall. */
   #answers: RestartPolicy | undefined;
   #stopped = false;
+  /** Stopped for a checkpoint: nobody is to wonder that it does nothing. */
+  #frozen = false;
   /** Somebody changes what the place is, while it is empty. */
   #replacing: { dead(): void } | undefined;
   /** The build that served before, until the new one does. */
@@ -145,6 +147,8 @@ export class DeviceProcess {
   async freeze(): Promise<void> {
     const child = this.#child;
     if (!child || child.death !== undefined) return;
+    this.#frozen = true;
+    this.#standby.allow(false);
     child.child.kill('SIGSTOP');
     for (const end = performance.now() + 2000; !isStopped(child.child.pid); ) {
       if (child.death !== undefined) return;
@@ -160,6 +164,8 @@ export class DeviceProcess {
   }
 
   thaw(): void {
+    this.#frozen = false;
+    this.#hang.restart();
     this.#child?.child.kill('SIGCONT');
   }
 
@@ -306,7 +312,7 @@ export class DeviceProcess {
 
   /** Called some times a second: kills a process that hangs. `running`: guest time passes. */
   watch(nowMs: number): void {
-    if (this.state !== 'serving') return;
+    if (this.state !== 'serving' || this.#frozen) return;
     this.#standby.allow(this.events.mayFollow());
     const rings = Array.from({ length: this.#rings.rings }, (_, i) => {
       const h = this.#rings.header(i);

@@ -22,6 +22,9 @@ import { at, runTool } from './disk-tool.ts';
 import type { Disk, Disks } from './disks.ts';
 import { openFile } from './preflight.ts';
 
+/** Extension of a qcow2 header: the format of the backing file. */
+const backingFormat = 0xe2792aca;
+
 /** An overlay of a checkpoint. */
 interface Overlay {
   disk: Disk;
@@ -31,6 +34,26 @@ interface Overlay {
   empty: Buffer;
   /** The overlay of the checkpoint before, directly below; undefined: there is none, or it was let go. */
   below: { file: DiskFile; merged: Promise<void>; isMerged: boolean } | undefined;
+}
+
+/**
+ * Changes the header of a qcow2 overlay: what is below is `image`, whose name is the beginning of the name that stands there.
+ * @returns bytes from the beginning that may have changed; few enough to be written at once
+ */
+function standsOn(header: Buffer, image: DiskFile): number {
+  header.writeUInt32BE(Buffer.byteLength(image.path!), 16);
+  for (let at = header.readUInt32BE(100); ; ) {
+    const [type, length] = [header.readUInt32BE(at), header.readUInt32BE(at + 4)];
+    if (type === 0) return at;
+    const end = at + 8 + Math.ceil(length / 8) * 8;
+    if (type === backingFormat) {
+      // 'raw' and 'qcow2' have the same room.
+      header.fill(0, at + 8, end);
+      header.writeUInt32BE(header.write(image.format, at + 8), at + 4);
+      return end;
+    }
+    at = end;
+  }
 }
 
 const refused = (name: string, got: string): NyxError =>
@@ -194,6 +217,11 @@ export class DiskCheckpoints {
   #letGo(o: Overlay): void {
     const { below, disk } = o;
     if (!below?.isMerged) return;
+    const image = disk.files[disk.files.indexOf(below.file) + 1]!;
+    const header = Buffer.alloc(o.empty.length);
+    readSync(o.file.fd, header, 0, header.length, 0);
+    writeSync(o.file.fd, header, 0, standsOn(header, image), 0);
+    standsOn(o.empty, image);
     this.disks.over(
       disk,
       disk.files.filter((f) => f !== below.file),

@@ -402,7 +402,9 @@ export class Machine {
       nmi: () => this.#vcpu!.nmi(0),
       reset: () => this.#guestReset(),
       canRollBack: () => this.checkpoints.exists,
-      rollBack: async () => void (await this.checkpoints.rollBack()),
+      rollBack: async () => {
+        if (this.#life.can('resetting')) await this.checkpoints.rollBack();
+      },
       paused: () => {
         // A guest may stop before we have been told that it runs.
         if (this.#life.state === 'starting') this.#life.go('running');
@@ -437,6 +439,7 @@ export class Machine {
       processes: () => this.#processes,
       guestNs: () => Math.max(0, Math.round(this.#status.clock.now())),
       goBack: () => this.#life.go('resetting'),
+      prestart: (service, count) => this.#spares.start(service, count),
       running: () => {
         if (this.#life.state === 'resetting') this.#life.go('running');
       },
