@@ -298,8 +298,11 @@ export const requests = {
       ns: count,
     }),
   },
-  /** Takes a checkpoint, which replaces the last. `pauseNs`: the guest stood still; `bytes`: of RAM, in the copy. */
-  checkpoint: { args: Nothing, result: z.object({ guestNs: count, pauseNs: count, bytes: count }) },
+  /** Takes a checkpoint, which replaces the last. `pauseNs`: the guest stood still, `copyNs` of it for RAM; `bytes`: copied. */
+  checkpoint: {
+    args: Nothing,
+    result: z.object({ guestNs: count, pauseNs: count, copyNs: count, bytes: count }),
+  },
   checkpointList: {
     args: Nothing,
     result: z.object({

@@ -56,8 +56,9 @@ interface Checkpoint {
   shifts: (number[] | undefined)[][];
   exec: ExecMark;
   told: ReadonlyMap<string, number>;
-  /** Bytes of RAM in the copy. */
+  /** Bytes of RAM that were copied, and how long that took. */
   bytes: number;
+  copyNs: number;
 }
 
 export type Taken = Result<'checkpoint'>;
@@ -220,9 +221,9 @@ export class Checkpoints {
     const pauseNs = monotonicNs() - start;
     await Promise.all(successors);
     disks.checkpoints.merge();
-    const { guestNs, bytes, at } = this.#last!;
+    const { guestNs, bytes, at, copyNs } = this.#last!;
     owner.emit({ type: 'checkpoint', at, action: 'taken', pauseNs, bytes });
-    return { guestNs, pauseNs, bytes };
+    return { guestNs, pauseNs, copyNs, bytes };
   }
 
   /** Resolves when nobody is in the place; `change` happens then, and a successor follows. */
@@ -260,7 +261,7 @@ export class Checkpoints {
     this.#last = undefined;
     const saved = await vcpu.saveState(this.#state, this.#ram);
     const told = owner.desk.mark();
-    return { at: Date.now(), guestNs: owner.guestNs(), kept, shifts, exec, told, bytes: saved.b };
+    return { at: Date.now(), guestNs: owner.guestNs(), kept, shifts, exec, told, bytes: saved.b, copyNs: saved.c };
   }
 
   /** State blocks, interrupt pages, consoles. */
