@@ -261,7 +261,16 @@ export class Checkpoints {
     this.#last = undefined;
     const saved = await vcpu.saveState(this.#state, this.#ram);
     const told = owner.desk.mark();
-    return { at: Date.now(), guestNs: owner.guestNs(), kept, shifts, exec, told, bytes: saved.b, copyNs: saved.c };
+    return {
+      at: Date.now(),
+      guestNs: owner.guestNs(),
+      kept,
+      shifts,
+      exec,
+      told,
+      bytes: saved.b,
+      copyNs: saved.c,
+    };
   }
 
   /** State blocks, interrupt pages, consoles. */

@@ -13,11 +13,8 @@ import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { BootLoader } from './boot.ts';
 import { CdDrives } from './cd.ts';
-<<<<<<< HEAD
 import { cgroups } from './cgroup.ts';
-=======
 import { Checkpoints } from './checkpoint.ts';
->>>>>>> f388bdf (supervisor: checkpoints in memory, strategy rollback)
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { Disks } from './disks.ts';
