@@ -189,11 +189,11 @@ describe.runIf(image)(
   300_000,
 );
 
-/** Counts in memory, and says each number on the debug port: 16 bits, little-endian. */
+/** Counts in memory, and says the low byte of each number on the debug port. */
 const counter = (): string => {
   const rom = Buffer.alloc(0x10000, 0x90);
-  // mov dx, 0x402; L: mov ax, [0x1000]; inc ax; mov [0x1000], ax; out dx, al; mov al, ah; out dx, al; mov cx, -1; loop $; jmp L
-  Buffer.from('ba0204a1001040a30010ee88e0eeb9ffffe2feebee', 'hex').copy(rom, 0);
+  // mov dx, 0x402; L: mov ax, [0x1000]; inc ax; mov [0x1000], ax; out dx, al; mov cx, -1; loop $; jmp L
+  Buffer.from('ba0204a1001040a30010eeb9ffffe2feebf1', 'hex').copy(rom, 0);
   Buffer.from('e90d00', 'hex').copy(rom, 0xfff0);
   const path = join(scratch, 'counter.bin');
   writeFileSync(path, rom);
@@ -210,10 +210,7 @@ describe('a guest that counts', () => {
         skip();
       }
       const vm = await Vm.start({ bios: counter(), memory: '16M', accel });
-      const numbers = (): number[] => {
-        const b = readFileSync(join(vm.dir, 'debugcon.log'));
-        return Array.from({ length: b.length >> 1 }, (_, i) => b.readUInt16LE(2 * i));
-      };
+      const numbers = (): number[] => [...readFileSync(join(vm.dir, 'debugcon.log'))];
       const more = async (n: number): Promise<void> => {
         const had = numbers().length;
         await until(async () => (numbers().length >= had + n ? true : undefined));
@@ -229,10 +226,12 @@ describe('a guest that counts', () => {
         }
         await more(5);
         const all = numbers();
-        const jumps = all.flatMap((n, i) => (i > 0 && n !== ((all[i - 1]! + 1) & 0xffff) ? [n] : []));
+        const jumps = all.flatMap((n, i) => (i > 0 && n !== ((all[i - 1]! + 1) & 0xff) ? [n] : []));
         expect(all[0]).toBe(1);
-        // Each time to the same number, and every other number is the next of the one before.
-        expect(jumps.length).toBe(3);
+        // Each time to the same number, and every other number is the next of the one before. One of the jumps may have led to
+        // what would have come anyway.
+        expect(jumps.length).toBeGreaterThanOrEqual(2);
+        expect(jumps.length).toBeLessThanOrEqual(3);
         expect(new Set(jumps).size).toBe(1);
         await vm.dropCheckpoint();
         await more(5);
