@@ -56,6 +56,7 @@ const commands: Record<string, [string[], RegExp] | string> = {
     /^2$/m,
   ],
   'bin/nyx storage serve --socket /tmp/disk.sock root.img': 'test/vhost-user/disk.test.ts does that',
+  'bin/nyx storage resize /tmp/disk.sock +10G': 'test/vhost-user/disk.test.ts does that',
   'bin/nyx run debian --vhost-user blk,socket=/tmp/disk.sock': 'test/vhost-user/disk.test.ts does that',
   'bin/nyx run debian --disk data.vhdx,format=vhdx,werror=stop,throttle.iops-total=500':
     'services/supervisor/src/cli/disk-option.test.ts reads such options',
