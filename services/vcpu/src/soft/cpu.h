@@ -65,7 +65,7 @@ inline constexpr uint64_t kCr0PE = 1, kCr0MP = 2, kCr0EM = 4, kCr0TS = 8, kCr0ET
 inline constexpr uint64_t kCr4VME = 1, kCr4PVI = 2, kCr4TSD = 4, kCr4DE = 8, kCr4PSE = 16, kCr4PAE = 32, kCr4MCE = 64,
                           kCr4PGE = 128, kCr4PCE = 256, kCr4OSFXSR = 512, kCr4OSXMMEXCPT = 1024, kCr4UMIP = 2048,
                           kCr4FSGSBASE = 1 << 16, kCr4PCIDE = 1 << 17, kCr4OSXSAVE = 1 << 18, kCr4SMEP = 1 << 20,
-                          kCr4SMAP = 1 << 21;
+                          kCr4SMAP = 1 << 21, kCr4PKE = 1 << 22, kCr4PKS = 1 << 24;
 inline constexpr uint64_t kEferSCE = 1, kEferLME = 1 << 8, kEferLMA = 1 << 10, kEferNXE = 1 << 11;
 
 // Everything that decides how bytes decode and which checks apply. Part of a block's key.
@@ -81,7 +81,8 @@ enum ModeBits : uint32_t {
   kModeChecked = 256,  // tlb is tlbs[2]: alignment checks or data breakpoints
 };
 
-// One translation of data. Tags are page addresses; a tag with low bits set never matches (slow path).
+// One translation of data. Tags are page addresses; a tag with low bits set never matches (slow path). With SMAP, user pages
+// are in the user TLB alone: that is where the slow path of a supervisor with RFLAGS.AC finds them.
 struct alignas(32) TlbEntry {
   uint64_t read;
   uint64_t write;  // clean-code pages (decoded blocks) never have a matching write tag
@@ -113,6 +114,7 @@ struct Tlb {
   CodeEntry code[kCodeEntries];
   TlbBits<kTlbEntries> bits;
   TlbBits<kCodeEntries> code_bits;
+  uint8_t key[kTlbEntries];  // of `entries`: protection key, + 16 of a supervisor page
 };
 
 // Where the engine is, when it is not executing guest code (sampler.h).
@@ -155,6 +157,7 @@ struct alignas(64) Cpu {
   uint64_t scratch;    // of translated code, within one instruction
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+  uint32_t pkru, pkrs;  // two bits a protection key: no access, no write (walk.cc)
   uint64_t pdpte[4];  // PAE paging: loaded with CR3
   uint64_t dr[8];
   TableRegister gdtr, idtr;
@@ -198,6 +201,7 @@ struct alignas(64) Cpu {
   bool watch;              // DR7 has data breakpoints: the same
   uint8_t watch_hits;      // those that the current instruction hit: #DB after it (DR6 bits 3:0)
   int64_t tsc_offset;      // guest TSC = Clock::Tsc() + tsc_offset
+  TlbEntry once;           // a translation that no TLB may keep (mmu.cc)
   Tlb tlbs[3];             // supervisor, user, checked accesses (never matches)
 
   bool long_mode() const { return mode & kModeLMA; }

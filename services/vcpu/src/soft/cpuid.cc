@@ -33,12 +33,11 @@ constexpr uint32_t k1Edx = bits({0 /* FPU */, 2 /* DE */, 3 /* PSE */, 4 /* TSC 
                                  16 /* PAT */, 17 /* PSE-36 */, 19 /* CLFLUSH */, 23 /* MMX */, 24 /* FXSR */, 25 /* SSE */,
                                  26 /* SSE2 */});
 // Leaf 7.
-constexpr uint32_t k7Ebx = bits({0 /* FSGSBASE */, 1 /* TSC_ADJUST */, 7 /* SMEP */, 9 /* ERMS */});
+constexpr uint32_t k7Ebx = bits({0 /* FSGSBASE */, 1 /* TSC_ADJUST */, 7 /* SMEP */, 9 /* ERMS */, 20 /* SMAP */, 22 /* PCOMMIT */, 23 /* CLFLUSHOPT */, 24 /* CLWB */});
+constexpr uint32_t k7Ecx = bits({2 /* UMIP */, 3 /* PKU */, 31 /* PKS */});
 // Leaf 80000001H.
 constexpr uint32_t kExtEcx = bits({0 /* LAHF in 64-bit mode */, 8 /* PREFETCHW */});
 constexpr uint32_t kExtEdx = bits({11 /* SYSCALL */, 20 /* NX */, 26 /* 1 GiB pages */, 27 /* RDTSCP */, 29 /* LM */});
-
-constexpr uint32_t kXsaveBytes = 576;  // legacy area and header; SSE is in the legacy area
 
 struct Cache {
   uint32_t type, level, ways, sets;
@@ -64,6 +63,12 @@ CpuidResult topology_leaf(const Cpu& c, uint32_t subleaf) {
   if (subleaf == 0) return {0, 1, 0x100, id};
   if (subleaf == 1) return {id_bits(c.engine->cpus), c.engine->cpus, 0x201, id};
   return {0, 0, subleaf & 0xff, id};
+}
+
+CpuidResult xsave_leaf(const Cpu& c, uint32_t subleaf) {
+  if (subleaf == 0) return {uint32_t(kXcr0Offered), c.xcr0 & kXcrPkru ? kXsaveBytes : kXsavePkru, kXsaveBytes, 0};
+  if (subleaf == 9) return {kXsaveBytes - kXsavePkru, kXsavePkru, 0, 0};
+  return {};
 }
 
 // TSC frequency as a ratio to the APIC timer's, with a numerator that guests multiply by the crystal's kHz in 32 bits:
@@ -114,9 +119,9 @@ CpuidResult basic(const Cpu& c, uint32_t leaf, uint32_t subleaf) {
     case 2: return {0x00feff01, 0, 0, 0};  // see leaf 4
     case 4: return cache_leaf(subleaf, cpus);
     case 6: return {bits({2 /* ARAT */}), 0, 0, 0};
-    case 7: return subleaf == 0 ? CpuidResult{0, k7Ebx, 0, 0} : CpuidResult{};
+    case 7: return subleaf == 0 ? CpuidResult{0, k7Ebx, k7Ecx | (c.cr4 & kCr4PKE ? 1u << 4 : 0), 0} : CpuidResult{};
     case 0xb: return topology_leaf(c, subleaf);
-    case 0xd: return subleaf == 0 ? CpuidResult{uint32_t(kXcr0Offered), kXsaveBytes, kXsaveBytes, 0} : CpuidResult{};
+    case 0xd: return xsave_leaf(c, subleaf);
     case 0x15: {
       CpuidResult r{0, 0, uint32_t(Lapic::kTimerHz), 0};
       tsc_ratio(c.clock->tsc_khz(), &r.ebx, &r.eax);

@@ -4,8 +4,10 @@
 
 namespace nyx::soft {
 
-// XCR0: x87 and SSE state.
-inline constexpr uint64_t kXcr0Offered = 3;
+// XCR0: x87 and SSE state, PKRU.
+inline constexpr uint64_t kXcrPkru = 1 << 9, kXcr0Offered = 3 | kXcrPkru;
+// XSAVE area: legacy area with SSE, header, then PKRU (8 bytes).
+inline constexpr uint32_t kXsavePkru = 576, kXsaveBytes = 584;
 
 // IA32_MISC_ENABLE.
 inline constexpr uint64_t kMiscLimitCpuid = 1 << 22, kMiscNoExecute = 1ull << 34;

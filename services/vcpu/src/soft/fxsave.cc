@@ -1,4 +1,6 @@
 // FXSAVE, FXRSTOR, LDMXCSR, STMXCSR, XSAVE, XSAVEOPT, XRSTOR (x87 and SSE components), and the fences of the 0F AE group.
+#include "soft/cpuid.h"
+#include "soft/walk.h"
 #include "soft/x87.h"
 
 namespace nyx::soft {
@@ -82,11 +84,13 @@ void need_xsave(Cpu& c, const Insn* i) {
 }
 uint64_t requested(const Cpu& c) { return (uint64_t(uint32_t(c.gpr[RDX])) << 32 | uint32_t(c.gpr[RAX])) & c.xcr0; }
 
-// Standard format: legacy area, then the header; XSTATE_BV says which components were written. Both components are
+unsigned area_bytes(uint64_t rfbm) { return rfbm & kXcrPkru ? kXsaveBytes : kXsavePkru; }
+
+// Standard format: legacy area, header, PKRU; XSTATE_BV says which components were written. All components are
 // always in use here, which XSAVEOPT is allowed to assume.
 [[gnu::noinline]] void xsave(Cpu& c, const Insn* i) {
   need_xsave(c, i);
-  const uint64_t at = linear_of(c, i, 576, Access::kWrite), rfbm = requested(c);
+  const uint64_t rfbm = requested(c), at = linear_of(c, i, area_bytes(rfbm), Access::kWrite);
   if (at & 63) raise(c, i, kGP, 0);
   complete(c);
   uint64_t bv;
@@ -99,15 +103,19 @@ uint64_t requested(const Cpu& c) { return (uint64_t(uint32_t(c.gpr[RDX])) << 32 
     store_bytes(c, i, at + kFxMxcsr, c.fx.bytes + kFxMxcsr, 8);
     store_bytes(c, i, at + kFxXmm, c.fx.bytes + kFxXmm, unsigned(16 * xmm_count(c)));
   }
+  if (rfbm & kXcrPkru) {
+    const uint64_t v = c.pkru;
+    store_slow(c, i, at + kXsavePkru, &v, 8);
+  }
   bv = (bv & ~rfbm) | rfbm;
   store_slow(c, i, at + kXsaveHeader, &bv, 8);
 }
 [[gnu::noinline]] void xrstor(Cpu& c, const Insn* i) {
   need_xsave(c, i);
-  const uint64_t at = linear_of(c, i, 576, Access::kRead), rfbm = requested(c);
+  const uint64_t rfbm = requested(c), at = linear_of(c, i, area_bytes(rfbm), Access::kRead);
   if (at & 63) raise(c, i, kGP, 0);
-  uint8_t area[576];
-  load_bytes(c, i, at, area, 576);
+  uint8_t area[kXsaveBytes];
+  load_bytes(c, i, at, area, area_bytes(rfbm));
   uint64_t header[8];
   std::memcpy(header, area + kXsaveHeader, 64);
   // XSTATE_BV may name only enabled components; XCOMP_BV and the rest must be 0 (no compacted format).
@@ -119,6 +127,11 @@ uint64_t requested(const Cpu& c) { return (uint64_t(uint32_t(c.gpr[RDX])) << 32 
     const size_t bytes = size_t(16 * xmm_count(c));
     if (header[0] & 2) std::memcpy(c.fx.bytes + kFxXmm, area + kFxXmm, bytes);
     else std::memset(c.fx.bytes + kFxXmm, 0, bytes);
+  }
+  if (rfbm & kXcrPkru) {
+    uint32_t v = 0;
+    if (header[0] & kXcrPkru) std::memcpy(&v, area + kXsavePkru, 4);
+    set_pkru(c, v);
   }
   if (rfbm & 1) {
     if (header[0] & 1) {
@@ -157,6 +170,9 @@ void register_fxsave(OpTables& t) {
   OpEntry e;
   e.bits = bits | kGroup;
   e.group = group_ae;
+  // CLWB, CLFLUSHOPT and PCOMMIT, which has nothing to do after a fence.
+  for (const int n : {6, 7}) put_group(t, 1, 1, 0xae, n, op_all(nullptr, clflush, bits));
+  put_group(t, 1, 1, 0xae, 0xf8, op_all(fence, nullptr, bits));
   t.map[1][0][0xae] = e;  // the F3 row (RDFSBASE ...) belongs to the system instructions
 }
 

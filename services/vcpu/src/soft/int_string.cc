@@ -45,6 +45,12 @@ uint64_t run_length(const Cpu& c, const Insn* i, SegReg seg, uint64_t offset, ui
   return bytes / sizeof(T);
 }
 
+// The TLB entry of `linear`. Under SMAP, what the supervisor copies from and to users is in the user's TLB.
+[[gnu::always_inline]] inline const TlbEntry& page_entry(Cpu& c, uint64_t linear) {
+  const bool user = (c.eflags & kAC) && !(c.mode & (kModeChecked | kModeUser)) && (tlb_entry(c, linear).read ^ linear) >> 12 != 0;
+  return user ? c.tlbs[1].entries[linear >> 12 & (kTlbEntries - 1)] : tlb_entry(c, linear);
+}
+
 template <class T>
 [[gnu::always_inline]] inline void host_rep_movs(void* to, const void* from, uint64_t n) {
   if constexpr (sizeof(T) == 1) asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
@@ -81,7 +87,7 @@ struct Movs {
   template <class T>
   static uint64_t run(Cpu& c, const Insn* i, uint64_t n) {
     const uint64_t from = source(c, i, sizeof(T)), to = destination(c, i, sizeof(T), Access::kWrite);
-    const TlbEntry &r = tlb_entry(c, from), &w = tlb_entry(c, to);
+    const TlbEntry &r = page_entry(c, from), &w = page_entry(c, to);
     if (r.read != (from & ~0xfffull) || w.write != (to & ~0xfffull)) return 0;
     n = std::min(n, run_length<T>(c, i, SegReg(i->seg), c.gpr[RSI] & address_mask(i), from));
     n = std::min(n, run_length<T>(c, i, ES, c.gpr[RDI] & address_mask(i), to));
@@ -102,7 +108,7 @@ struct Stos {
   template <class T>
   static uint64_t run(Cpu& c, const Insn* i, uint64_t n) {
     const uint64_t to = destination(c, i, sizeof(T), Access::kWrite);
-    const TlbEntry& w = tlb_entry(c, to);
+    const TlbEntry& w = page_entry(c, to);
     if (w.write != (to & ~0xfffull)) return 0;
     n = std::min(n, run_length<T>(c, i, ES, c.gpr[RDI] & address_mask(i), to));
     if (n == 0) return 0;

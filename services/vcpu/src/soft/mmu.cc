@@ -22,22 +22,35 @@ unsigned slot_of(uint64_t linear) { return linear >> 12 & (kTlbEntries - 1); }
 }
 
 // A walk that a TLB did not spare.
-Walk need_walk(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned which) {
+Walk need_walk(Cpu& c, const Insn* i, uint64_t linear, Access a, Rights r) {
   c.stat_tlb_misses++;
   const In in(c, kInMmu);
   Walk w;
-  if (!walk(c, linear, a, which == 1, &w)) page_fault(c, i, linear, w.error);
+  if (!walk(c, linear, a, r, &w)) page_fault(c, i, linear, w.error);
   return w;
 }
 
-// The entry of `linear` in TLB `which` (0 supervisor, 1 user), filled by a walk if it does not allow `a`: read or write.
-TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, unsigned which) {
-  const uint64_t page = linear & ~0xfffull;
-  TlbEntry& e = c.tlbs[which].entries[slot_of(linear)];
+// `a` is read or write.
+bool allows(const TlbEntry& e, uint64_t linear, Access a) {
   const uint64_t tag = a == Access::kWrite ? e.write : e.read;
-  if ((tag & ~0xfffull) == page && tag != kTlbInvalid) return e;
-  tlb_fill(c, which, page, need_walk(c, i, linear, a, which));
-  return e;
+  return (tag & ~0xfffull) == (linear & ~0xfffull) && tag != kTlbInvalid;
+}
+
+// The entry of `linear` that allows `a`, read or write; by a walk if no TLB has it. Valid until the next call.
+const TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, Rights r) {
+  const unsigned slot = slot_of(linear);
+  const TlbEntry& e = c.tlbs[r == Rights::kUser].entries[slot];
+  if (allows(e, linear, a)) return e;
+  if (r == Rights::kSupervisor && ac_open(c) && allows(c.tlbs[1].entries[slot], linear, a)) return c.tlbs[1].entries[slot];
+  const uint64_t page = linear & ~0xfffull;
+  Walk w = need_walk(c, i, linear, a, r);
+  if (a == Access::kWrite && !w.write) {
+    // Allowed, but by no right that an entry could say: CR0.WP = 0 and RFLAGS.AC = 1 with SMAP.
+    w.write = true;
+    return c.once = make_entry(c, page, w);
+  }
+  tlb_fill(c, page, w);
+  return c.tlbs[w.which].entries[slot];
 }
 
 // Where a linear address that grew past a page goes on: 32-bit modes wrap at 4 GiB.
@@ -109,14 +122,14 @@ void copy(void* to, const void* from, unsigned size) {
   }
 }
 
-void load_part(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, unsigned which) {
-  const TlbEntry& e = lookup(c, i, linear, Access::kRead, which);
+void load_part(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, Rights r) {
+  const TlbEntry& e = lookup(c, i, linear, Access::kRead, r);
   if (e.read & kTagIo) return io_load(c, i, linear + uint64_t(e.addend), static_cast<uint8_t*>(out), size);
   copy(out, reinterpret_cast<const void*>(linear + uint64_t(e.addend)), size);
 }
 
-void store_part(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, unsigned which) {
-  const TlbEntry& e = lookup(c, i, linear, Access::kWrite, which);
+void store_part(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, Rights r) {
+  const TlbEntry& e = lookup(c, i, linear, Access::kWrite, r);
   uint8_t* at = reinterpret_cast<uint8_t*>(linear + uint64_t(e.addend));
   if (c.log && (e.write & kTagIo) == 0) c.log->Add(at, size);
   switch (e.write & 0xfff) {
@@ -127,27 +140,27 @@ void store_part(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned
   }
 }
 
-void load_any(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, unsigned which) {
+void load_any(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, Rights r) {
   const unsigned first = 4096 - (linear & 0xfff);
-  if (size <= first) return load_part(c, i, linear, out, size, which);
+  if (size <= first) return load_part(c, i, linear, out, size, r);
   const uint64_t second = wrap(c, linear + first);
-  lookup(c, i, linear, Access::kRead, which);
-  lookup(c, i, second, Access::kRead, which);
-  load_part(c, i, linear, out, first, which);
-  load_part(c, i, second, static_cast<uint8_t*>(out) + first, size - first, which);
+  lookup(c, i, linear, Access::kRead, r);
+  lookup(c, i, second, Access::kRead, r);
+  load_part(c, i, linear, out, first, r);
+  load_part(c, i, second, static_cast<uint8_t*>(out) + first, size - first, r);
 }
 
-void store_any(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, unsigned which) {
+void store_any(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, Rights r) {
   const unsigned first = 4096 - (linear & 0xfff);
-  if (size <= first) return store_part(c, i, linear, in, size, which);
+  if (size <= first) return store_part(c, i, linear, in, size, r);
   const uint64_t second = wrap(c, linear + first);
-  lookup(c, i, linear, Access::kWrite, which);
-  lookup(c, i, second, Access::kWrite, which);
-  store_part(c, i, linear, in, first, which);
-  store_part(c, i, second, static_cast<const uint8_t*>(in) + first, size - first, which);
+  lookup(c, i, linear, Access::kWrite, r);
+  lookup(c, i, second, Access::kWrite, r);
+  store_part(c, i, linear, in, first, r);
+  store_part(c, i, second, static_cast<const uint8_t*>(in) + first, size - first, r);
 }
 
-unsigned current(const Cpu& c) { return c.cpl == 3; }
+Rights current(const Cpu& c) { return c.cpl == 3 ? Rights::kUser : Rights::kSupervisor; }
 
 }  // namespace
 
@@ -187,24 +200,24 @@ void check_write(Cpu& c, const Insn* i, uint64_t linear, unsigned size) {
   if (size > 4096 - (linear & 0xfff)) lookup(c, i, wrap(c, linear + size - 1) & ~0xfffull, Access::kWrite, current(c));
 }
 
-void load_as(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, bool user) {
+void load_as(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, Rights r) {
   if (!canonical(linear) || !canonical(linear + size - 1)) non_canonical(c, i, false);
-  load_any(c, i, linear, out, size, user);
+  load_any(c, i, linear, out, size, r);
 }
-void store_as(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, bool user) {
+void store_as(Cpu& c, const Insn* i, uint64_t linear, const void* in, unsigned size, Rights r) {
   if (!canonical(linear) || !canonical(linear + size - 1)) non_canonical(c, i, false);
-  store_any(c, i, linear, in, size, user);
+  store_any(c, i, linear, in, size, r);
 }
 
 template <class T>
 T load_system(Cpu& c, const Insn* i, uint64_t linear) {
   T v;
-  load_as(c, i, linear, &v, sizeof(T), false);
+  load_as(c, i, linear, &v, sizeof(T), Rights::kImplicit);
   return v;
 }
 template <class T>
 void store_system(Cpu& c, const Insn* i, uint64_t linear, T v) {
-  store_as(c, i, linear, &v, sizeof(T), false);
+  store_as(c, i, linear, &v, sizeof(T), Rights::kImplicit);
 }
 template uint8_t load_system(Cpu&, const Insn*, uint64_t);
 template uint16_t load_system(Cpu&, const Insn*, uint64_t);
@@ -221,7 +234,7 @@ CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
   const CodeEntry& e = code_entry(c, linear);
   if (e.page != page) {
     const Walk w = need_walk(c, i, linear, Access::kExec, current(c));
-    if (!tlb_fill_code(c, current(c), page, w)) return {nullptr, w.phys};
+    if (!tlb_fill_code(c, page, w)) return {nullptr, w.phys};
   }
   const uint8_t* host = reinterpret_cast<const uint8_t*>(page + uint64_t(e.addend));
   return {host, phys_of_host(c, host)};

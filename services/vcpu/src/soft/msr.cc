@@ -14,7 +14,7 @@ namespace {
 enum Msr : uint32_t {
   kTsc = 0x10, kPlatformId = 0x17, kApicBase = 0x1b, kTscAdjust = 0x3b, kUcodeUpdate = 0x79, kUcodeRev = 0x8b, kMtrrCap = 0xfe,
   kSysenterCs = 0x174, kSysenterEsp = 0x175, kSysenterEip = 0x176, kMcgCap = 0x179, kMcgStatus = 0x17a,
-  kMiscEnable = 0x1a0, kDebugCtl = 0x1d9, kMtrrPhys = 0x200, kMtrrPhysEnd = 0x210, kMtrrFix64k = 0x250, kMtrrFix16k = 0x258,
+  kMiscEnable = 0x1a0, kDebugCtl = 0x1d9, kPkrs = 0x6e1, kMtrrPhys = 0x200, kMtrrPhysEnd = 0x210, kMtrrFix64k = 0x250, kMtrrFix16k = 0x258,
   kMtrrFix4k = 0x268, kPat = 0x277, kMtrrDefType = 0x2ff, kTscDeadline = 0x6e0, kX2Apic = 0x800, kX2ApicEnd = 0x900,
   kEfer = 0xc0000080, kStar = 0xc0000081, kLstar = 0xc0000082, kCstar = 0xc0000083, kSfmask = 0xc0000084,
   kFsBase = 0xc0000100, kGsBase = 0xc0000101, kKernelGsBase = 0xc0000102, kTscAux = 0xc0000103,
@@ -85,6 +85,7 @@ bool read_msr(Cpu& c, uint32_t msr, uint64_t* value) {
     case kMcgCap: case kMcgStatus: v = 0; return true;  // no banks
     case kMiscEnable: v = c.misc_enable; return true;
     case kDebugCtl: v = c.debugctl; return true;
+    case kPkrs: v = c.pkrs; return true;
     case kPat: v = c.pat; return true;
     case kMtrrDefType: v = c.mtrr_def_type; return true;
     case kEfer: v = c.efer; return true;
@@ -116,6 +117,10 @@ bool write_msr(Cpu& c, uint32_t msr, uint64_t v) {
     case kMcgStatus: return v == 0;
     case kMiscEnable: c.misc_enable = (v & kMiscEnableWritable) | kMiscEnableFixed; return true;
     case kDebugCtl: return v == 0;
+    case kPkrs:
+      if (v >> 32) return false;
+      set_pkrs(c, uint32_t(v));
+      return true;
     case kPat:
       if (!types_ok(v, true)) return false;
       c.pat = v;

@@ -22,6 +22,7 @@ void reset_fpu(Cpu& c) {
   c.x87_ip = c.x87_dp = 0;
   c.mxcsr = kMxReset;
   c.xcr0 = 1;
+  c.pkru = c.pkrs = 0;
 }
 
 // What INIT leaves alone.

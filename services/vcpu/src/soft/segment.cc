@@ -166,18 +166,20 @@ uint64_t stack_linear(Cpu& c, const Insn* i, const Stack& s, uint64_t sp, unsign
   return uint32_t(s.ss.base + sp);
 }
 
+Rights rights_of(const Stack& s) { return s.user ? Rights::kUser : Rights::kSupervisor; }
+
 }  // namespace
 
 void push_on(Cpu& c, const Insn* i, Stack& s, uint64_t v, unsigned size) {
   const uint64_t sp = (s.sp - size) & s.mask();
-  store_as(c, i, stack_linear(c, i, s, sp, size), &v, size, s.user);
+  store_as(c, i, stack_linear(c, i, s, sp, size), &v, size, rights_of(s));
   s.sp = sp | (s.sp & ~s.mask());
 }
 
 uint64_t pop_from(Cpu& c, const Insn* i, Stack& s, unsigned size) {
   const uint64_t sp = s.sp & s.mask();
   uint64_t v = 0;
-  load_as(c, i, stack_linear(c, i, s, sp, size), &v, size, s.user);
+  load_as(c, i, stack_linear(c, i, s, sp, size), &v, size, rights_of(s));
   s.sp = ((sp + size) & s.mask()) | (s.sp & ~s.mask());
   return v;
 }

@@ -41,6 +41,11 @@ inline bool null_selector(uint16_t s) { return (s & 0xfffc) == 0; }
 inline bool protected_mode(const Cpu& c) { return (c.cr0 & kCr0PE) && !(c.eflags & kVM); }
 inline bool vm86(const Cpu& c) { return (c.cr0 & kCr0PE) && (c.eflags & kVM); }
 
+// What SGDT, SIDT, SLDT, STR and SMSW tell is not for users when the supervisor says so.
+inline void check_umip(Cpu& c, const Insn* i) {
+  if ((c.cr4 & kCr4UMIP) && c.cpl != 0) raise(c, i, kGP, 0);
+}
+
 // Reads the 8-byte descriptor of a selector. False: the selector is beyond its table.
 bool read_descriptor(Cpu& c, const Insn* i, uint16_t selector, Descriptor* d);
 // The same, raising `vector` with the selector as error code (plus `ext`).

@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint64_t kCr0Defined = kCr0PE | kCr0MP | kCr0EM | kCr0TS | kCr0ET | kCr0NE | kCr0WP | kCr0AM | kCr0NW | kCr0CD | kCr0PG;
 constexpr uint64_t kCr4Offered = kCr4TSD | kCr4DE | kCr4PSE | kCr4PAE | kCr4MCE | kCr4PGE | kCr4PCE | kCr4OSFXSR |
-                                 kCr4OSXMMEXCPT | kCr4FSGSBASE | kCr4OSXSAVE | kCr4SMEP;
+                                 kCr4OSXMMEXCPT | kCr4UMIP | kCr4FSGSBASE | kCr4OSXSAVE | kCr4SMEP | kCr4SMAP | kCr4PKE | kCr4PKS;
 
 void need_cpl0(Cpu& c, const Insn* i) {
   if (c.cpl != 0) raise(c, i, kGP, 0);
@@ -64,7 +64,7 @@ void write_cr4(Cpu& c, const Insn* i, uint64_t v) {
   if (v & ~kCr4Offered) raise(c, i, kGP, 0);
   const uint64_t changed = c.cr4 ^ v;
   if (c.long_mode() && !(v & kCr4PAE)) raise(c, i, kGP, 0);
-  constexpr uint64_t paging = kCr4PSE | kCr4PAE | kCr4PGE | kCr4SMEP;
+  constexpr uint64_t paging = kCr4PSE | kCr4PAE | kCr4PGE | kCr4SMEP | kCr4SMAP | kCr4PKE | kCr4PKS;
   if ((changed & (kCr4PSE | kCr4PAE | kCr4PGE | kCr4SMEP)) && (c.cr0 & kCr0PG) && (v & kCr4PAE) && !(c.efer & kEferLMA) &&
       !load_pdptes(c, c.cr3))
     raise(c, i, kGP, 0);
@@ -166,11 +166,13 @@ void op_lmsw_mem(Cpu& c, const Insn* i) {
   return jump(c, i, next_rip(c, i));
 }
 void op_smsw_reg(Cpu& c, const Insn* i) {
+  check_umip(c, i);
   if (i->opsize == 2) set_reg<uint16_t>(c, i->rm, uint16_t(c.cr0));
   else c.gpr[i->rm] = i->opsize == 8 ? c.cr0 : uint32_t(c.cr0);
   return next(c, i);
 }
 void op_smsw_mem(Cpu& c, const Insn* i) {
+  check_umip(c, i);
   store_rm<uint16_t>(c, i, uint16_t(c.cr0));
   return next(c, i);
 }

@@ -130,6 +130,7 @@ void register_iret(OpTables& t);
 void register_control(OpTables& t);
 void register_tables(OpTables& t);
 void register_segments(OpTables& t);
+void register_protect(OpTables& t);
 void register_io(OpTables& t);
 
 void register_system(OpTables& t) {
@@ -138,6 +139,7 @@ void register_system(OpTables& t) {
   register_tables(t);  // before those who enter single ModRM bytes of the same groups
   register_control(t);
   register_segments(t);
+  register_protect(t);
   register_io(t);
   put(t, 0, 0x9c, op_all(op_pushf, nullptr, kDef64));
   put(t, 0, 0x9d, op_all(op_popf, nullptr, kDef64));

@@ -25,6 +25,7 @@ void set_zf(Cpu& c, bool z) { c.flags = uint16_t(z ? c.flags | 0x4000 : c.flags 
 }
 
 [[gnu::noinline]] void store_table(Cpu& c, const Insn* i, const TableRegister& r) {
+  check_umip(c, i);
   const unsigned size = c.code64() ? 10 : 6;
   uint8_t bytes[10];
   const uint16_t limit = uint16_t(r.limit);
@@ -50,6 +51,7 @@ uint16_t operand16(Cpu& c, const Insn* i, bool memory) {
 template <SegReg R>
 void op_store_reg(Cpu& c, const Insn* i) {
   need_protected(c, i);
+  check_umip(c, i);
   if (i->opsize == 2) set_reg<uint16_t>(c, i->rm, c.seg[R].selector);
   else c.gpr[i->rm] = c.seg[R].selector;
   return next(c, i);
@@ -57,6 +59,7 @@ void op_store_reg(Cpu& c, const Insn* i) {
 template <SegReg R>
 void op_store_mem(Cpu& c, const Insn* i) {
   need_protected(c, i);
+  check_umip(c, i);
   store_rm<uint16_t>(c, i, c.seg[R].selector);
   return next(c, i);
 }

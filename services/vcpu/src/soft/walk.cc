@@ -97,8 +97,22 @@ void note(TlbBits<N>& bits, uint64_t page, const Walk& w) {
   if (w.large) bits.gigabytes |= gigabyte(page);
 }
 
+// Keys of which any of the two bits is set.
+uint32_t keys_of(uint32_t bits) {
+  uint32_t keys = 0;
+  for (unsigned k = 0; k < 16; k++) keys |= uint32_t((bits >> 2 * k & 3) != 0) << k;
+  return keys;
+}
+
+// AD (bit 0) and WD (bit 1) of a protection key, for a user or supervisor page (SDM vol. 3, 4.6.2).
+unsigned key_denies(const Cpu& c, bool user_page, unsigned key) {
+  if (!(c.cr4 & (user_page ? kCr4PKE : kCr4PKS))) return 0;
+  return (user_page ? c.pkru : c.pkrs) >> 2 * key & 3;
+}
+
 template <class T>
-bool walk_tables(Cpu& c, uint64_t linear, Access a, bool user, Walk* out) {
+bool walk_tables(Cpu& c, uint64_t linear, Access a, Rights rights, Walk* out) {
+  const bool user = rights == Rights::kUser;
   constexpr bool wide = sizeof(T) == 8;
   constexpr unsigned index_bits = wide ? 9 : 10;
   const bool lma = c.efer & kEferLMA, nxe = c.efer & kEferNXE;
@@ -145,8 +159,14 @@ bool walk_tables(Cpu& c, uint64_t linear, Access a, bool user, Walk* out) {
     }
     const bool may_write = w || (!user && !(c.cr0 & kCr0WP));
     const bool may_exec = x && (user || !u || !(c.cr4 & kCr4SMEP));
-    if ((user && !u) || (a == Access::kWrite && !may_write) || (a == Access::kExec && !may_exec))
-      return out->error = code | 1, false;
+    const bool data = a != Access::kExec, smap = !user && u && (c.cr4 & kCr4SMAP);
+    const unsigned key = lma ? e >> 59 & 15 : 0, denied = lma ? key_denies(c, u, key) : 0;
+    // WD binds the supervisor while CR0.WP is set.
+    const bool may_read_key = !(denied & 1), may_write_key = !denied || (denied == 2 && !user && !(c.cr0 & kCr0WP));
+    const bool key_fault = data && !(a == Access::kWrite ? may_write_key : may_read_key);
+    const bool smap_fault = smap && data && !(rights == Rights::kSupervisor && ac_open(c));
+    if ((user && !u) || (a == Access::kWrite && !may_write) || (a == Access::kExec && !may_exec) || key_fault || smap_fault)
+      return out->error = code | 1 | (key_fault ? 32 : 0), false;
 
     bool same = true;
     for (int k = 0; k < depth && same; k++) {
@@ -159,8 +179,11 @@ bool walk_tables(Cpu& c, uint64_t linear, Access a, bool user, Walk* out) {
     uint64_t base = wide ? e & kAddress : e & 0xfffff000;
     if (large) base = wide ? e & kAddress & ~((1ull << shift) - 1) : (e & 0xffc00000) | (e >> 13 & 0xff) << 32;
     out->phys = base | inside;
-    out->write = may_write && (a == Access::kWrite || (e & kDirty));
-    out->exec = may_exec;
+    // With SMAP the user's TLB gets a user page's data rights, which are the user's, and the supervisor's TLB none.
+    const bool others = smap && data;
+    out->which = user || others;
+    out->key = uint8_t(key | (u ? 0 : 16));
+    out->write = (others ? w && !denied : may_write && may_write_key) && (a == Access::kWrite || (e & kDirty));
     out->global = (e & kGlobal) && (c.cr4 & kCr4PGE);
     out->large = large;
     return true;
@@ -169,30 +192,32 @@ bool walk_tables(Cpu& c, uint64_t linear, Access a, bool user, Walk* out) {
 
 }  // namespace
 
-bool walk(Cpu& c, uint64_t linear, Access a, bool user, Walk* w) {
+bool walk(Cpu& c, uint64_t linear, Access a, Rights r, Walk* w) {
   if (!(c.cr0 & kCr0PG)) {
-    *w = {linear & 0xfffff000, 0, true, true, false, false};
+    *w = {linear & 0xfffff000, 0, r == Rights::kUser, 0, true, false, false};
     return true;
   }
-  return c.cr4 & kCr4PAE ? walk_tables<uint64_t>(c, linear, a, user, w) : walk_tables<uint32_t>(c, linear, a, user, w);
+  return c.cr4 & kCr4PAE ? walk_tables<uint64_t>(c, linear, a, r, w) : walk_tables<uint32_t>(c, linear, a, r, w);
 }
 
-void tlb_fill(Cpu& c, unsigned which, uint64_t page, const Walk& w) {
-  Tlb& t = c.tlbs[which];
-  TlbEntry& e = t.entries[page >> 12 & (kTlbEntries - 1)];
-  note(t.bits, page, w);
+TlbEntry make_entry(Cpu& c, uint64_t page, const Walk& w) {
   const MemoryMap::Region* r = c.memory->Find(w.phys);
-  if (!r) {
-    e = {page | kTagIo, w.write ? page | kTagIo : kTlbInvalid, intptr_t(w.phys - page)};
-    return;
-  }
+  if (!r) return {page | kTagIo, w.write ? page | kTagIo : kTlbInvalid, intptr_t(w.phys - page)};
   uint8_t* host = r->host + (w.phys - r->gpa);
   const uint64_t slow = r->read_only ? kTagRom : is_code(c, *r, w.phys) ? kTagCode : 0;
-  e = {page, w.write ? page | slow : kTlbInvalid, intptr_t(uint64_t(host) - page)};
+  return {page, w.write ? page | slow : kTlbInvalid, intptr_t(uint64_t(host) - page)};
 }
 
-bool tlb_fill_code(Cpu& c, unsigned which, uint64_t page, const Walk& w) {
-  Tlb& t = c.tlbs[which];
+void tlb_fill(Cpu& c, uint64_t page, const Walk& w) {
+  Tlb& t = c.tlbs[w.which];
+  const unsigned n = page >> 12 & (kTlbEntries - 1);
+  note(t.bits, page, w);
+  t.key[n] = w.key;
+  t.entries[n] = make_entry(c, page, w);
+}
+
+bool tlb_fill_code(Cpu& c, uint64_t page, const Walk& w) {
+  Tlb& t = c.tlbs[w.which];
   const MemoryMap::Region* r = c.memory->Find(w.phys);
   if (!r) return false;
   note(t.code_bits, page, w);
@@ -238,6 +263,28 @@ void tlb_flush_page(Cpu& c, uint64_t linear) {
     clear_page(c.tlbs[k].entries, c.tlbs[k].bits, linear);
     clear_page(c.tlbs[k].code, c.tlbs[k].code_bits, linear);
   }
+}
+
+void tlb_drop_keys(Cpu& c, uint32_t keys) {
+  // Of data: keys are no matter of fetches.
+  for (unsigned k = 0; k < 2; k++) {
+    Tlb& t = c.tlbs[k];
+    each_used(t, [&](unsigned n) {
+      if (keys >> t.key[n] & 1) clear(t.entries, t.bits, n);
+    });
+  }
+}
+
+void set_pkru(Cpu& c, uint32_t v) {
+  const uint32_t changed = c.pkru ^ v;
+  c.pkru = v;
+  if (changed && (c.cr4 & kCr4PKE)) tlb_drop_keys(c, keys_of(changed));
+}
+
+void set_pkrs(Cpu& c, uint32_t v) {
+  const uint32_t changed = c.pkrs ^ v;
+  c.pkrs = v;
+  if (changed && (c.cr4 & kCr4PKS)) tlb_drop_keys(c, keys_of(changed) << 16);
 }
 
 void tlb_mark_code(Cpu& c, const uint8_t* host, bool code) {
