@@ -42,6 +42,14 @@
       "sources": ["test/soft_run.cc"]
     },
     {
+      # Random bytes as guests, interpreted and translated.
+      "target_name": "soft-differ",
+      "type": "executable",
+      "dependencies": ["soft", "machine"],
+      "include_dirs": ["test/differ"],
+      "sources": ["<!@(node list-sources.mjs test/differ)"]
+    },
+    {
       # Random instructions on the host CPU and on the soft one. flat.cc stands in for mmu.cc and the system half, whose
       # members of the archive are therefore not linked.
       "target_name": "soft-oracle",

@@ -10,7 +10,7 @@ import { nodeDir } from '@nyx/native/build';
 import { ccFiles, hasSoft } from './list-sources.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test', 'test/cc', 'test/oracle'];
+const folders = ['src', 'src/gen', 'src/kvm', 'src/soft', 'test', 'test/cc', 'test/differ', 'test/oracle'];
 
 const inputs = () =>
   folders
@@ -58,7 +58,7 @@ function locked(run) {
 
 export const build = (options = {}) => locked(() => make(options));
 
-/** target: nyx-vcpu, vcpu-tests or soft-oracle. */
+/** target: nyx-vcpu, vcpu-tests, soft-run, soft-oracle or soft-differ. */
 function make({ force = false, tests = false, target = tests ? 'vcpu-tests' : 'nyx-vcpu' }) {
   const output = join(here, 'build/Release', target);
   const listed = join(here, 'build/sources.txt');

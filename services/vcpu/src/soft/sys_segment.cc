@@ -6,6 +6,9 @@
 namespace nyx::soft {
 namespace {
 
+// Which segment register: REX.R says nothing about it.
+SegReg sreg(const Insn* i) { return SegReg(i->reg & 7); }
+
 // A load outside of 64-bit mode may end the flat model or change the stack's width.
 [[gnu::always_inline]] inline void go_on(Cpu& c, const Insn* i) {
   if (c.mode != c.block->mode) [[unlikely]]
@@ -14,12 +17,12 @@ namespace {
 }
 
 void to_sreg(Cpu& c, const Insn* i, uint16_t v) {
-  load_segment(c, i, SegReg(i->reg), v);
-  if (i->reg == SS) set_inhibit(c, i, kInhibitMovSs);
+  load_segment(c, i, sreg(i), v);
+  if (sreg(i) == SS) set_inhibit(c, i, kInhibitMovSs);
 }
 
 void check_sreg(Cpu& c, const Insn* i, bool load) {
-  if ((i->reg & 7) > GS || (load && (i->reg & 7) == CS)) raise(c, i, kUD);
+  if (sreg(i) > GS || (load && sreg(i) == CS)) raise(c, i, kUD);
 }
 
 void op_mov_to_sreg_reg(Cpu& c, const Insn* i) {
@@ -34,14 +37,14 @@ void op_mov_to_sreg_mem(Cpu& c, const Insn* i) {
 }
 void op_mov_from_sreg_reg(Cpu& c, const Insn* i) {
   check_sreg(c, i, false);
-  const uint16_t v = c.seg[i->reg].selector;
+  const uint16_t v = c.seg[sreg(i)].selector;
   if (i->opsize == 2) set_reg<uint16_t>(c, i->rm, v);
   else c.gpr[i->rm] = v;
   return next(c, i);
 }
 void op_mov_from_sreg_mem(Cpu& c, const Insn* i) {
   check_sreg(c, i, false);
-  store_rm<uint16_t>(c, i, c.seg[i->reg].selector);
+  store_rm<uint16_t>(c, i, c.seg[sreg(i)].selector);
   return next(c, i);
 }
 
