@@ -10,6 +10,7 @@
 #include "soft/mmu.h"
 #include "soft/run.h"
 #include "soft/tables.h"
+#include "soft/walk.h"
 #include "soft/x87.h"
 
 namespace nyx::soft {
@@ -85,6 +86,7 @@ CodePage fetch_page(Cpu& c, const Insn* i, uint64_t linear) {
   return {p, page};
 }
 void protect_code_page(Cpu&, uint64_t) {}
+void set_pkru(Cpu& c, uint32_t v) { c.pkru = v; }
 
 void push_slow(Cpu& c, const Insn* i, uint64_t v, unsigned size) {
   const uint64_t sp = c.code64() ? c.gpr[RSP] - size : c.mode & kModeSs32 ? uint32_t(c.gpr[RSP] - size) : uint16_t(c.gpr[RSP] - size);
