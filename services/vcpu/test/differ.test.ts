@@ -29,11 +29,15 @@ describe('random guests', () => {
       bytes: '06 00 00 00 01 00 00 00 4d 8c df 4c 8c d8 4c 8e d8 f4',
     },
   ];
-  test.each(found)('$what', ({ bytes }) => {
-    const file = join(folder, 'input');
-    writeFileSync(file, Buffer.from(bytes.replaceAll(' ', ''), 'hex'));
-    const r = run(file);
-    expect(r.stdout).toMatch(/^1 guests, \d+ instructions, 1 ended by themselves, 0 different/);
-    expect(r.status).toBe(0);
-  }, 250_000);
+  test.each(found)(
+    '$what',
+    ({ bytes }) => {
+      const file = join(folder, 'input');
+      writeFileSync(file, Buffer.from(bytes.replaceAll(' ', ''), 'hex'));
+      const r = run(file);
+      expect(r.stdout).toMatch(/^1 guests, \d+ instructions, 1 ended by themselves, 0 different/);
+      expect(r.status).toBe(0);
+    },
+    250_000,
+  );
 });
