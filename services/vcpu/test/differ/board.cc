@@ -230,7 +230,6 @@ void Board::Registers(const Setup& s) {
     std::memcpy(c.fx.bytes + k, &v, 8);
   }
   set_rflags(c, flags);
-  c.map_gen++;
   update_mode(c);
 }
 
