@@ -174,15 +174,14 @@ export class Checkpoints {
     this.#require();
     this.#busy = true;
     // Whoever follows at a disk is there already when it is needed.
-    const services = owner.processes().filter((p) => disks.checkpoints.names.includes(p.name));
-    for (const { plan } of services)
-      owner.prestart(plan.service, services.filter((p) => p.plan.service === plan.service).length);
+    const written = disks.checkpoints.places;
+    for (const { plan } of written)
+      owner.prestart(plan.service, [...written].filter((p) => p.plan.service === plan.service).length);
     const overlays = await disks.checkpoints.prepare().catch((e) => {
       this.#busy = false;
       throw e;
     });
     const vcpu = owner.vcpu()!;
-    const written = new Map(overlays.map((o) => [disks.process(o.disk), o]));
     const frozen = new Map<DeviceProcess, number>();
     const gate = new Gate();
     const successors: Promise<unknown>[] = [];
@@ -190,9 +189,12 @@ export class Checkpoints {
     let whole = false;
     try {
       await vcpu.quieten(false);
-      const empty = [...written].map(([place, overlay]) =>
+      // The guest may be at its end: that is nothing to come back to.
+      if (owner.desk.busy) refuse('a fault, about which something is being done');
+      const empty = [...written].map((place) =>
         this.#vacate(place, 'checkpoint', successors, async () => {
-          if (await gate.opened) disks.checkpoints.enter(overlay);
+          if (!(await gate.opened)) return;
+          for (const o of overlays) if (disks.process(o.disk) === place) disks.checkpoints.enter(o);
         }),
       );
       for (const place of owner.processes()) {

@@ -15,6 +15,7 @@ import { ftruncateSync, readSync, unlinkSync, writeSync } from 'node:fs';
 import { fileSize, mmap, munmap } from '@nyx/native';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
+import type { DeviceProcess } from './device-process.ts';
 import type { DiskFile } from './disk-files.ts';
 import { newJournal } from './disk-files.ts';
 import { newName, overlaySuffix, release } from './disk-role.ts';
@@ -69,9 +70,9 @@ export class DiskCheckpoints {
     return this.#inForce.length > 0;
   }
 
-  /** Names of the disks that are written. */
-  get names(): string[] {
-    return this.#written().map((d) => d.name);
+  /** Processes of the disks that are written. */
+  get places(): ReadonlySet<DeviceProcess> {
+    return new Set(this.#written().map((d) => this.disks.process(d)));
   }
 
   /** A null disk has no content. */
@@ -83,7 +84,6 @@ export class DiskCheckpoints {
   require(): void {
     for (const d of this.#written()) {
       const [top] = d.files;
-      if (d.spec.bus === 'ahci') throw refused(d.name, 'it is at the AHCI controller');
       if (d.spec.standby !== undefined) throw refused(d.name, 'it has a standby, which would not go back');
       if (top!.format === 'nbd') throw refused(d.name, 'an NBD server has it');
       if (top!.path === undefined) throw refused(d.name, `${d.spec.path} is no file`);

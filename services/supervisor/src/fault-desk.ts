@@ -76,6 +76,12 @@ export class FaultDesk {
 
   /** Roll-backs so far. */
   #era = 0;
+  #active = 0;
+
+  /** Something is being done about a fault. */
+  get busy(): boolean {
+    return this.#active > 0;
+  }
 
   /** What was told so far, for `back`. */
   mark(): Map<string, number> {
@@ -125,10 +131,12 @@ export class FaultDesk {
       !(k.of === 'device' && (verdict.strategy === 'restart' || verdict.strategy === 'ignore'));
     if (!stopped && !serious && verdict.strategy === 'ignore') return verdict;
     const era = this.#era;
+    this.#active++;
     this.#work = this.#work
       // The guest that had it is not there any more.
       .then(() => (era !== this.#era ? undefined : this.#treat(fault, serious, stopped, raised.error)))
-      .catch((e) => patient.fail(asNyxError(e)));
+      .catch((e) => patient.fail(asNyxError(e)))
+      .finally(() => this.#active--);
     return verdict;
   }
 
