@@ -16,25 +16,40 @@ const hasIt = installed(virtiofsd, 'a guest on virtiofsd');
 const root = process.getuid?.() === 0;
 if (!root) console.warn('a guest on virtiofsd is left out: the packaged virtiofsd runs as root only');
 
+const shared = join(folder, 'shared');
+mkdirSync(shared);
+const daemon = new Partner(virtiofsd, [
+  ...[`--socket-path=${socket}`, '--rlimit-nofile=1024'],
+  ...['-o', `source=${shared}`, '-o', 'sandbox=chroot', '-o', 'cache=none'],
+]);
+/** It wants more of the host than other back-ends: tried once, for its reason. */
+const works =
+  image !== undefined &&
+  hasIt &&
+  root &&
+  (await daemon.start().then(
+    () => true,
+    (e: Error) => {
+      console.warn(`a guest on virtiofsd is left out: it does not start here: ${e.message}`);
+      return false;
+    },
+  ));
+await endAll();
+
 const test = vmTest({
   ...(image ? { kernel: image.vmlinux, initrd: image.initrd, append: image.cmdline } : {}),
   memory: '128M',
   vhostUser: [{ socket, type: 'fs', tag: 'data' }],
 });
 
-describe.runIf(image && hasIt && root)('virtiofs', () => {
+describe.runIf(works)('virtiofs', () => {
   test('is mounted, read and written; virtiofsd and front-end die', { timeout: 240_000 }, async ({
     boot,
   }) => {
-    const shared = join(folder, 'shared');
-    mkdirSync(shared);
     writeFileSync(join(shared, 'hello'), 'from the host\n');
     const big = Buffer.alloc(3_000_001, 'host');
     writeFileSync(join(shared, 'big'), big);
-    const daemon = await new Partner(virtiofsd, [
-      `--socket-path=${socket}`,
-      ...['-o', `source=${shared}`, '-o', 'sandbox=chroot', '-o', 'cache=none'],
-    ]).start();
+    await daemon.start();
     const vm = await boot();
     const done = async (command: string): Promise<string> => {
       const r = await vm.run(command);

@@ -49,9 +49,14 @@ export const blank = (name: string, bytes: number): string => {
   truncateSync(path, bytes);
   return path;
 };
-const listening = async (): Promise<void> => {
+/** @throws Error with what it said when it ends instead, or does neither */
+const listening = async (child: ChildProcess): Promise<void> => {
+  let said = '';
+  child.stderr!.on('data', (b: Buffer) => {
+    said += b.toString();
+  });
   for (let n = 0; !existsSync(socket); n++) {
-    if (n > 400) throw new Error('nobody listens');
+    if (n > 400 || child.exitCode !== null) throw new Error(`nobody listens: ${said.slice(-300)}`);
     await sleep(25);
   }
 };
@@ -89,7 +94,7 @@ export class Partner {
   async start(): Promise<this> {
     rmSync(socket, { force: true });
     this.#child = start(this.program, this.args);
-    await listening();
+    await listening(this.#child);
     return this;
   }
   /** When it has ended by itself. @throws Error when it does not */
