@@ -43,11 +43,17 @@ function parse(text: string): Map<string, Package> {
 
 export class Apt {
   readonly #root: string;
-  #private = false;
+  readonly #architecture: string | undefined;
+  #private: boolean;
 
-  /** @param root directory for everything that apt writes */
-  constructor(root: string) {
+  /**
+   * @param root directory for everything that apt writes
+   * @param architecture whose packages; default: the host's. Of another one the lists are ours from the start (`update`)
+   */
+  constructor(root: string, architecture?: string) {
     this.#root = root;
+    this.#architecture = architecture;
+    this.#private = architecture !== undefined;
   }
 
   #options(): string[] {
@@ -59,6 +65,8 @@ export class Apt {
       'Acquire::https::Timeout=30',
       'Acquire::Languages=none',
     ];
+    if (this.#architecture)
+      o.push(`APT::Architecture=${this.#architecture}`, `APT::Architectures=${this.#architecture}`);
     if (process.getuid?.() === 0) o[1] = 'APT::Sandbox::User=root';
     if (this.#private)
       o.push(
