@@ -1,4 +1,5 @@
-import { Memory, struct, u8, u32, u64, view } from '@nyx/layout';
+import { array, Memory, type Struct, struct, u8, u32, u64, view } from '@nyx/layout';
+import { crc32c } from '@nyx/native';
 import { expect, test } from 'vitest';
 import { type BlockSpec, blockBytes, StateBlock } from './block.ts';
 import { ExitServer } from './server.ts';
@@ -17,7 +18,7 @@ const spec: BlockSpec<typeof State> = { kind: 'test', stateVersion: 3, state: St
 const coded = (code: string) => expect.objectContaining({ code });
 
 /** A server whose only use is to commit events. */
-const committer = (block: StateBlock<typeof State>) => {
+const committer = <S extends Struct>(block: StateBlock<S>) => {
   const rings = makeRings();
   const server = new ExitServer({ rings: rings.buffer, kick: rings.kick, onExit() {} });
   server.addBlock(block);
@@ -32,7 +33,7 @@ const committer = (block: StateBlock<typeof State>) => {
   };
 };
 
-const activeHalf = (block: StateBlock<typeof State>): number => block.halfAt(block.generation & 1);
+const activeHalf = (block: Pick<StateBlock, 'halfAt' | 'generation'>): number => block.halfAt(block.generation & 1);
 
 test('a fresh block has the reset values', () => {
   const block = new StateBlock(makeBlock().buffer, spec);
@@ -154,4 +155,24 @@ test('the class table names places in the half', () => {
   const at = block.halfAt(header.generation & 1) + header.classTable.at(0).source;
   expect(block.memory.u32[at >> 2]).toBe(7);
   expect(header.classTable.at(0).source).toBe(HalfHeader.bytes + Range.bytes + State.offsetOf('count'));
+});
+
+test('the CRC of a commit is that of CRC-32C, whatever the size of the state', () => {
+  let seed = 1;
+  for (let bytes = 64; bytes <= 4096; bytes += 64) {
+    const Sized = struct(`Sized${bytes}`, { rest: array('u32', bytes / 4 - 8) });
+    const { buffer } = makeBlock();
+    const block = new StateBlock(buffer, { kind: 'sized', stateVersion: 1, state: Sized, ranges: 0 });
+    const server = committer(block);
+    const content = block.stateBytes();
+    for (let i = 0; i < content.length; i++) {
+      seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0;
+      content[i] = seed >>> 24;
+    }
+    server.commit();
+    const half = activeHalf(block);
+    const stored = view(HalfHeader, new Memory(buffer), half).crc;
+    expect(stored, `${block.halfBytes} bytes`).toBe(crc32c(buffer, half + 4, block.halfBytes - 4));
+    server.close();
+  }
 });

@@ -20,6 +20,7 @@ class StateBlock {
         size < wire::kHalvesAt + 2 * static_cast<size_t>(bytes_))
       return false;
     hold_ = std::move(hold);
+    crc_ = Crc32cOf(bytes_ - 4);
     halves_[0] = base + wire::kHalvesAt;
     halves_[1] = halves_[0] + bytes_;
     generation_ = LoadRelaxed(header_->generation);
@@ -38,7 +39,7 @@ class StateBlock {
     record->seq = seq;
     record->reply = reply;
     record->status = status;
-    record->crc = Crc32c(half + 4, bytes_ - 4);
+    record->crc = crc_(half + 4);
     StoreRelease(header_->generation, ++generation_);
   }
 
@@ -50,6 +51,7 @@ class StateBlock {
   uint8_t* halves_[2] = {};
   uint32_t bytes_ = 0;
   uint32_t generation_ = 0;
+  Crc32cOf crc_;
   std::shared_ptr<void> hold_;
 };
 
