@@ -35,6 +35,9 @@ const commands: Record<string, [string[], RegExp] | string> = {
   'npm run build': 'every tool runs it first',
   'npm run check -- --fix': 'would change the tree; npm test runs it without --fix',
   'npm run sweep': 'takes hours; test/sweep/sweep.test.ts runs a sample',
+  'npm run sweep -- --guest seabios --minutes 7 --results sweep.jsonl':
+    'a sample is test/sweep/sweep.test.ts',
+  'npm run sweep -- --results sweep.jsonl --summary': 'a sample is test/sweep/sweep.test.ts',
   'bin/nyx fault add io error device=disk0 type=write count=1':
     'test/fault-injection.test.ts runs such commands',
   'bin/nyx fault add process kill device=platform every=1000':
@@ -98,7 +101,7 @@ const commands: Record<string, [string[], RegExp] | string> = {
     'services/tpm/src/testing/tools.test.ts runs tpm2-tools on such sockets',
   'bin/nyx tpm serve --ctrl /run/user/1000/tpm.sock --state my-tpm':
     'services/tpm/src/testing/qemu.test.ts runs QEMU on such a socket',
-  'bin/nyx run debian --action panic=pause,reboot=shutdown': 'test/recovery.test.ts starts machines so',
+  'bin/nyx run debian --action panic=pause,reboot=shutdown': 'test/recovery/guest.test.ts starts machines so',
   ...Object.fromEntries(
     [
       'bin/nyx policy get',
@@ -109,7 +112,7 @@ const commands: Record<string, [string[], RegExp] | string> = {
       'bin/nyx report',
       'bin/nyx heal disk0',
       'bin/nyx report debian --back 1',
-    ].map((c) => [c, 'test/recovery.test.ts runs these commands']),
+    ].map((c) => [c, 'test/recovery runs these commands']),
   ),
   ...Object.fromEntries(
     [
