@@ -1,4 +1,8 @@
-/** The guests of the crash sweep: what they boot, what they do, when they are done, and what of it is a matter of time. */
+/**
+ * The guests of the crash sweep: what they boot, what they do, when they are done, and what of it is a matter of time. In a
+ * deterministic machine nothing is: those are compared access by access, and by instructions, guest time and memory at
+ * their end. The others show that it holds, too, when timers and disks come when they come.
+ */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -9,7 +13,7 @@ import type { Vm, VmSpecInput } from '@nyx/nyx';
 import type { Timely } from './transcript.ts';
 
 export interface Seen {
-  /** Debug console bytes up to the end of the comparison. */
+  /** Debug console bytes up to the end of the comparison; else the guest has ended by itself. */
   end?: number;
   console: string;
   disk: string;
@@ -100,62 +104,64 @@ const system: Timely[] = [
   },
 ];
 
-const seabiosEnd = 'No bootable device';
+/** A guest in a deterministic machine that powers off when it is done; its machine then stands still, to be looked at. */
+const exact = { accel: 'soft', deterministic: true, policy: { guestShutdown: 'pause' } } as const;
 
-/** SeaBIOS to the point where it has looked at every boot device, the disk among them. */
+const hasEnded = async (vm: Vm, seconds: number): Promise<void> => {
+  for (let tries = 0; tries < seconds * 50; tries++) {
+    if ((await vm.status()).state === 'paused') return;
+    await sleep(20);
+  }
+  throw new Error(`the guest did not come to its end within ${seconds} s`);
+};
+const debugConsole = (vm: Vm): string => readFileSync(join(vm.dir, 'debugcon.log'), 'latin1');
+
+/**
+ * A boot sector (the first 510 bytes of it) that reads 16 times 4 KiB of the disk it was loaded from, changes them, writes them
+ * to other sectors and powers off; it says `D`, or `F` when the BIOS reports an error.
+ */
+const bootSector = Buffer.from(
+  [
+    // 7c00: cli; ax, ds, es, ss = 0; sp = 7c00; sti; cx = 16
+    'fa 31c0 8ed8 8ec0 8ed0 bc007c fb b91000',
+    // 7c10: push cx; ah = 42 (extended read), si = 7c80; push dx; int 13; pop dx; jc 7c3f
+    '51 b442 be807c 52 cd13 5a 7223',
+    // 7c1c: lba += 1024; word [8000] += 1; ax = 4300 (extended write), si = 7c80; push dx; int 13; pop dx; jc 7c3f
+    '8106887c0004 ff060080 b80043 be807c 52 cd13 5a 720d',
+    // 7c32: lba -= 1016; pop cx; loop 7c10
+    '812e887cf803 59 e2d5',
+    // 7c3b: al = 'D'; jmp 7c41; 7c3f: al = 'F'
+    'b044 eb02 b046',
+    // 7c41: out 402, al; out 604, 2000 (S5); hlt; jmp to it
+    'ba0204 ee ba0406 b80020 ef f4 ebfd',
+  ]
+    .join('')
+    .replaceAll(' ', ''),
+  'hex',
+);
+/** Disk address packet of INT 13 AH=42: 8 sectors to 0:8000, from sector 8 on. */
+const packet = Buffer.from('10000800008000000800000000000000', 'hex');
+
+/** SeaBIOS, which boots from the disk. */
 export const seabios: Guest = {
   name: 'seabios',
   prepare(folder) {
     const disk = Buffer.alloc(1 << 20);
     for (let i = 0; i < disk.length; i++) disk[i] = (i * 31 + (i >> 9)) & 0xff;
+    disk.fill(0, 0, 512);
+    bootSector.copy(disk);
+    packet.copy(disk, 0x80);
+    disk.writeUInt16LE(0xaa55, 510);
     writeFileSync(diskOf(folder), disk);
   },
-  spec: (folder) => ({ bios: 'seabios', memory: '32M', accel: 'soft', bootMenu: 0, disks: [diskOf(folder)] }),
+  spec: (folder) => ({ ...exact, bios: 'seabios', memory: '32M', bootMenu: 0, disks: [diskOf(folder)] }),
   async work(vm, folder) {
-    for (let tries = 0; tries < 3000; tries++) {
-      let log = '';
-      try {
-        log = readFileSync(join(vm.dir, 'debugcon.log'), 'latin1');
-      } catch {}
-      const at = log.indexOf(seabiosEnd);
-      if (at >= 0) {
-        await sleep(50);
-        const end = at + seabiosEnd.length;
-        return { end, console: log.slice(0, end), disk: sha(readFileSync(diskOf(folder))) };
-      }
-      await sleep(20);
-    }
-    throw new Error('SeaBIOS did not come to its end within a minute');
+    await hasEnded(vm, 120);
+    const console = debugConsole(vm);
+    if (!console.endsWith('D')) throw new Error(`the boot sector failed: ${console.slice(-80)}`);
+    return { console, disk: sha(readFileSync(diskOf(folder))) };
   },
-  timely: firmware,
-};
-
-const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));
-
-/** The same with a TPM, into which SeaBIOS measures: a command that is executed twice would change a PCR. */
-export const seabiosTpm: Guest = {
-  ...seabios,
-  name: 'seabios-tpm',
-  // SeaBIOS waits 750 ms for the TIS (TIMEOUT_A of the PC Client specification).
-  impatient: /Timeout at wait_reg8/,
-  spec: (folder) => ({ ...seabios.spec(folder), tpm: { model: 'tis' } }),
-  async work(vm, folder) {
-    const seen = await seabios.work(vm, folder);
-    const { stdout } = spawnSync(process.execPath, [nyx, 'tpm', 'pcrs', vm.name, '--json'], {
-      encoding: 'utf8',
-    });
-    if (!/"sha256"/.test(stdout)) throw new Error('the PCRs cannot be read');
-    return { ...seen, disk: `${seen.disk} ${stdout}` };
-  },
-  timely: [
-    ...firmware,
-    {
-      key: /^tpm (read|write) 0\+0x24$/,
-      compare: 'none',
-      reason: 'random numbers: what the TPM gives, and what SeaBIOS stirs in; the PCRs are compared',
-    },
-    { key: /^tpm read 0\+0x(0|18)$/, compare: 'values', reason: 'polled until a command is done' },
-  ],
+  timely: [],
 };
 
 /** The same with the disk, and an empty CD drive, at the AHCI controller. */
@@ -167,13 +173,59 @@ export const seabiosAhci: Guest = {
     disks: [{ path: diskOf(folder), bus: 'ahci' }],
     cdroms: [{}],
   }),
+};
+
+const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));
+const unbootable = 'No bootable device';
+
+/**
+ * SeaBIOS on the host's time, with a TPM into which it measures (a command that is executed twice would change a PCR),
+ * to the point where it has looked at every boot device.
+ */
+export const seabiosTpm: Guest = {
+  name: 'seabios-tpm',
+  // SeaBIOS waits 750 ms for the TIS (TIMEOUT_A of the PC Client specification).
+  impatient: /Timeout at wait_reg8/,
+  prepare(folder) {
+    seabios.prepare(folder);
+    const disk = readFileSync(diskOf(folder));
+    disk.fill(0, 0, 512);
+    writeFileSync(diskOf(folder), disk);
+  },
+  spec: (folder) => ({
+    accel: 'soft',
+    bios: 'seabios',
+    memory: '32M',
+    bootMenu: 0,
+    disks: [diskOf(folder)],
+    tpm: { model: 'tis' },
+  }),
+  async work(vm, folder) {
+    for (let tries = 0; ; tries++) {
+      let log = '';
+      try {
+        log = debugConsole(vm);
+      } catch {}
+      const at = log.indexOf(unbootable);
+      if (at < 0 && tries > 3000) throw new Error('SeaBIOS did not come to its end within a minute');
+      await sleep(at < 0 ? 20 : 50);
+      if (at < 0) continue;
+      const { stdout } = spawnSync(process.execPath, [nyx, 'tpm', 'pcrs', vm.name, '--json'], {
+        encoding: 'utf8',
+      });
+      if (!/"sha256"/.test(stdout)) throw new Error('the PCRs cannot be read');
+      const end = at + unbootable.length;
+      return { end, console: log.slice(0, end), disk: `${sha(readFileSync(diskOf(folder)))} ${stdout}` };
+    }
+  },
   timely: [
     ...firmware,
     {
-      key: /^ahci read 0\+0x1[1289ab][08]$/,
-      compare: 'values',
-      reason: 'PxIS, PxTFD, PxSSTS and PxCI, polled until a command is done',
+      key: /^tpm (read|write) 0\+0x24$/,
+      compare: 'none',
+      reason: 'random numbers: what the TPM gives, and what SeaBIOS stirs in; the PCRs are compared',
     },
+    { key: /^tpm read 0\+0x(0|18)$/, compare: 'values', reason: 'polled until a command is done' },
   ],
 };
 
@@ -189,11 +241,15 @@ sha256sum </dev/vda
 dmesg | grep -iE 'i/o error|timed? ?out|nobody cared|hung task|BUG:|WARNING:' || true
 `;
 
-/** Debian's kernel; writes to a disk and reads it back; everything that it prints is compared. */
-export const linux = async (rounds = 24): Promise<Guest> => {
+const linuxOf = async (
+  name: string,
+  command: string,
+  more: VmSpecInput,
+  timely: readonly Timely[],
+): Promise<Guest> => {
   const image = await new ImageStore().build('debian');
   return {
-    name: 'linux',
+    name,
     prepare: (folder) => writeFileSync(diskOf(folder), Buffer.alloc(2 << 20)),
     spec: (folder) => ({
       kernel: image.vmlinux,
@@ -203,14 +259,23 @@ export const linux = async (rounds = 24): Promise<Guest> => {
       memory: '128M',
       accel: 'soft',
       disks: [diskOf(folder)],
+      ...more,
     }),
     async work(vm, folder) {
-      const r = await vm.exec(work(rounds), { timeout: 300 });
+      const r = await vm.exec(command, { timeout: 400 });
+      if (more.deterministic) await hasEnded(vm, 60);
       return {
         console: `${r.stdout}${r.stderr}status ${r.status}`,
         disk: sha(readFileSync(diskOf(folder))),
       };
     },
-    timely: system,
+    timely,
   };
 };
+
+/** Debian's kernel; writes to a disk and reads it back; everything that it prints is compared. */
+export const linux = (rounds = 8): Promise<Guest> =>
+  linuxOf('linux', work(rounds), { ...exact, command: work(rounds) }, []);
+
+/** The same on the host's time. */
+export const linuxLive = (rounds = 24): Promise<Guest> => linuxOf('linux-live', work(rounds), {}, system);

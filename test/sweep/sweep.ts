@@ -7,6 +7,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type FaultRuleInput, Vm } from '@nyx/nyx';
+import type { Fingerprint } from '@nyx/protocol/control';
 import type { Guest, Seen } from './guests.ts';
 import { differences, readTranscripts, type Transcript } from './transcript.ts';
 
@@ -19,6 +20,8 @@ export interface Run {
   transcript: Transcript;
   /** Kills, as the fault pages counted them. */
   kills: number;
+  /** Of a deterministic machine: instructions, guest time, SHA-256 of its memory when the guest had powered off. */
+  fingerprint: Fingerprint | undefined;
   /** Nanoseconds from each death that the supervisor saw to its successor's first answer. */
   recoveries: number[];
 }
@@ -53,6 +56,9 @@ const bootGuest = async (guest: Guest, rules: readonly FaultRuleInput[]): Promis
         maxBackoff: 0.001,
         hangTimeout: 20,
         startTimeout: 30,
+        // Kills come faster than standbys are made; on the host's time some deaths are followed by one.
+        spares: 3,
+        standby: !guest.spec(folder).deterministic,
       },
       faults: { rules: [...rules], transcript },
     });
@@ -69,7 +75,16 @@ const bootGuest = async (guest: Guest, rules: readonly FaultRuleInput[]): Promis
       if (p.state === 'isolated') throw new Error(`${p.name} was isolated: ${JSON.stringify(p.error)}`);
     }
     const kills = (await vm.faults()).rules.reduce((n, r) => n + r.fired, 0);
-    return { seen, transcript: readTranscripts(transcript, devices, seen.end), kills, recoveries };
+    await vm.stop(0);
+    const { fingerprint } = await ended;
+    if (guest.spec(folder).deterministic && !fingerprint) throw new Error('there is no fingerprint');
+    return {
+      seen,
+      transcript: readTranscripts(transcript, devices, seen.end),
+      kills,
+      fingerprint,
+      recoveries,
+    };
   } finally {
     await vm?.stop(0).catch(() => {});
     await vm?.launched?.ended.catch(() => {});
@@ -81,6 +96,9 @@ const bootGuest = async (guest: Guest, rules: readonly FaultRuleInput[]): Promis
 /** What differs between a run and the one without faults. */
 export const compare = (guest: Guest, base: Run, run: Run): string[] => {
   const list = differences(base.transcript, run.transcript, guest.timely);
+  for (const key of ['instructions', 'guestNs', 'memory'] as const)
+    if (run.fingerprint?.[key] !== base.fingerprint?.[key])
+      list.push(`${key}: ${base.fingerprint?.[key]} <> ${run.fingerprint?.[key]}`);
   if (run.seen.disk !== base.seen.disk) list.push(`disk: ${base.seen.disk} <> ${run.seen.disk}`);
   if (run.seen.console !== base.seen.console) {
     const [a, b] = [base.seen.console, run.seen.console];
