@@ -5,6 +5,7 @@
       "sources": [
         "src/cc/addon.cc",
         "src/cc/call.cc",
+        "src/cc/death.cc",
         "src/cc/events.cc",
         "src/cc/exit_core.cc",
         "src/cc/exit_rings.cc",

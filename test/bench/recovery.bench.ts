@@ -2,7 +2,7 @@
  * From kill -9 of a device process to its successor's first answer, as the guest sees it: a program reads a register of the
  * platform and one of the disk in turn, for ever, and measures by RDTSC how long each read takes. Beside it, in the same run:
  * the same with a spare that gets its role after the death, the same with nobody (a cold start of the process), and Debian
- * writing to its disk. N=n by the environment.
+ * writing to its disk. N=n, and MODES=standby,debian for some of it, by the environment.
  */
 import { existsSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
@@ -13,6 +13,7 @@ import { access, GuestWindow, layout, watching } from './guest.ts';
 import { noise, quantile, sleep } from './noise.ts';
 
 const kills = Number(process.env.N ?? 30);
+const wanted = process.env.MODES?.split(',');
 /** After the successor of the successor is ready. */
 const pause = 100;
 
@@ -55,9 +56,15 @@ const ready = async (vm: Vm, target: string, hot: boolean): Promise<void> => {
 };
 
 const modes = [
-  { name: 'standby', hot: true, recovery: {}, share: 1 },
-  { name: 'spare, role after the death', hot: false, recovery: { standby: false, spares: 1 }, share: 3 },
-  { name: 'cold start', hot: false, recovery: { standby: false, spares: 0 }, share: 3 },
+  { key: 'standby', name: 'standby', hot: true, recovery: {}, share: 1 },
+  {
+    key: 'spare',
+    name: 'spare, role after the death',
+    hot: false,
+    recovery: { standby: false, spares: 1 },
+    share: 3,
+  },
+  { key: 'cold', name: 'cold start', hot: false, recovery: { standby: false, spares: 0 }, share: 3 },
 ] as const;
 
 const tiny = async ({ name, hot, recovery, share }: (typeof modes)[number]): Promise<void> => {
@@ -142,8 +149,9 @@ console.log(await noise());
 console.log(
   `${'ms: p50, p99 of'.padEnd(46)}  n  ${'kill to answer'.padEnd(18)}${'death told to serving'.padEnd(18)} attach`,
 );
-for (const mode of modes) await tiny(mode);
-if (existsSync(join(homedir(), '.cache/nyx/images/debian.json'))) await debian();
+for (const mode of modes) if (wanted?.includes(mode.key) ?? true) await tiny(mode);
+if (!(wanted?.includes('debian') ?? true)) console.log('Debian: left out');
+else if (existsSync(join(homedir(), '.cache/nyx/images/debian.json'))) await debian();
 else console.log('Debian: skipped: its image is not built (nyx image build debian)');
 console.log(await noise());
 process.exit();

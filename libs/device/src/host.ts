@@ -56,6 +56,8 @@ export interface HostOptions {
   raise?(device: string, kind: ReportedFault, data: FaultData): void;
   /** A device tells the supervisor something. */
   tell?(event: DeviceEvent): void;
+  /** The program has no threads that change what outlives the process (default true). */
+  alone?: boolean;
 }
 
 export class DeviceHost {
@@ -70,7 +72,9 @@ export class DeviceHost {
   readonly #server: ExitServer;
   readonly #ctl: Uint32Array;
   readonly #irqs: IrqPage;
-  readonly #shared: readonly ArrayBuffer[];
+  readonly #irqPage: ArrayBuffer;
+  /** Its ring memfd. */
+  readonly rings: ArrayBuffer;
   readonly #controllers: HostedDevice[] = [];
   readonly #timer: Timer;
   /** Guest ns that the timer is armed for. */
@@ -118,13 +122,13 @@ export class DeviceHost {
       if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);
       return m;
     };
-    const irqPage = map(role.irqPage);
-    const rings = mapRings(fd(role.ring));
-    this.#shared = [irqPage, rings];
-    this.#irqs = new IrqPage(irqPage, fd(role.irqEvent));
+    this.#irqPage = map(role.irqPage);
+    this.rings = mapRings(fd(role.ring));
+    this.#irqs = new IrqPage(this.#irqPage, fd(role.irqEvent));
     this.#server = new ExitServer({
-      rings,
+      rings: this.rings,
       kick: fd(role.kick),
+      alone: options.alone ?? true,
       onExit: () => this.#exit(),
     });
     this.#ctl = this.#server.ctl;
@@ -231,7 +235,7 @@ export class DeviceHost {
   /** Reads what attaching will read, so that this process's page tables know it. */
   touch(): void {
     for (const { block } of this.devices) crc32c(block.buffer, 0, blockBytes(block.spec));
-    for (const buffer of this.#shared) crc32c(buffer, 0, buffer.byteLength);
+    for (const buffer of [this.#irqPage, this.rings]) crc32c(buffer, 0, buffer.byteLength);
   }
 
   /** Republishes what was committed, settles every device, and serves. */
@@ -474,8 +478,10 @@ export class DeviceHost {
     }
     const ns = Math.ceil(first);
     const never = ns > Number.MAX_SAFE_INTEGER;
-    const high = never ? 0x7fffffff : Math.floor(ns / 2 ** 32);
-    this.#server.reply(never ? 0xffffffff : ns >>> 0, (busy ? high | 0x80000000 : high) >>> 0, Status.ok);
+    const low = never ? 0xffffffff : ns >>> 0;
+    const high = (never ? 0x7fffffff : Math.floor(ns / 2 ** 32)) | (busy ? 0x80000000 : 0);
+    this.#transcript?.record(this.#ctl, low, high >>> 0, Status.ok);
+    this.#server.reply(low, high >>> 0, Status.ok);
   }
 
   /** Arms the timer when something is due earlier than it is armed for; one that fires early arms itself again. */

@@ -8,7 +8,16 @@
 import { writeSync } from 'node:fs';
 import { isLevel } from '@nyx/log/levels';
 import { LogWriter, logRingBytes } from '@nyx/log/ring';
-import { close, eventfdRead, mmap, monotonicNs, openSeqSocket, watch } from '@nyx/native';
+import {
+  close,
+  createDeathWatch,
+  type DeathWatch,
+  eventfdRead,
+  mmap,
+  monotonicNs,
+  openSeqSocket,
+  watch,
+} from '@nyx/native';
 import { type FaultMessage, isDeviceOrder, type Role, type RoleReply, type TakeOver } from '@nyx/protocol';
 import type { AnyDeviceKind } from './device.ts';
 import { DeviceHost } from './host.ts';
@@ -60,6 +69,8 @@ class Place {
   readonly #jail: LockDown;
   readonly #log: ArrayBuffer | undefined;
   readonly #done: (reply: RoleReply) => void;
+  /** As a standby, until who serves is dead. */
+  #succeed: (() => void) | undefined;
   #serving = false;
   #locked = false;
 
@@ -69,6 +80,8 @@ class Place {
     fds: readonly number[],
     kinds: readonly AnyDeviceKind[],
     jail: LockDown,
+    deaths: DeathWatch,
+    alone: boolean,
     done: (reply: RoleReply) => void,
   ) {
     this.#role = role;
@@ -80,23 +93,34 @@ class Place {
       close(logFd);
     }
     const { raise } = new Reporter(done);
-    this.#host = new DeviceHost(role, fds, kinds, { fatal, log, raise, tell: done }, true);
+    this.#host = new DeviceHost(role, fds, kinds, { fatal, log, raise, tell: done, alone }, true);
     const { standby } = role;
     if (standby === undefined) {
+      deaths.close();
       this.serve();
       return;
     }
     this.#host.touch();
     if (this.#host.complete) this.#lockDown();
     const [predecessor, claim] = [fds[standby.predecessor]!, fds[standby.claim]!];
-    const dead = watch(predecessor, () => {
+    // Two tell of its death: soon, that its main thread has executed its last instruction; later, that all is gone.
+    const dead = watch(predecessor, () => this.#succeed?.());
+    this.#succeed = () => {
+      this.#succeed = undefined;
       dead.close();
       close(predecessor);
       // Whoever reads the 1 decides; the supervisor, if it was first, tells us what it decided.
       if (eventfdRead(claim) === 1) this.serve();
       close(claim);
-    });
+      deaths.close();
+    };
+    deaths.start(this.#host.rings);
     done({ type: 'armed', process: role.process, migrates: this.#host.foresee() });
+  }
+
+  /** Who served executes nothing more; others still carry out so many of its file requests. */
+  predecessorEnded(inFlight: number): void {
+    if (inFlight === 0) this.#succeed?.();
   }
 
   /** Nobody else has the role any more: attaches, and answers. Idempotent. */
@@ -171,12 +195,20 @@ const fatal = (error: unknown): never => {
 /**
  * @param kinds the devices that this program can be; any number of each in one process
  * @param policy system calls that it needs beyond those of every device process
+ * @param alone it has no threads of its own that write to files or to shared memory: its successor need not wait for them
  */
-export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPolicy = {}): void {
+export function serveDevices(
+  kinds: readonly AnyDeviceKind[],
+  policy: SyscallPolicy = {},
+  alone = true,
+): void {
   let asked = false;
   let isWarm = false;
   let place: Place | undefined;
   process.on('uncaughtException', fatal);
+  // A thread; the jail allows no more.
+  const deaths = createDeathWatch((inFlight) => place?.predecessorEnded(inFlight));
+  deaths.unref();
   // All code is in memory; what comes from now on comes with the role.
   const jail = new LockDown(policy, log);
 
@@ -193,7 +225,7 @@ export function serveDevices(kinds: readonly AnyDeviceKind[], policy: SyscallPol
         const role = parseRole(bytes);
         name = role.process;
         if (role.standby) rehearseOnce();
-        place = new Place(role, fds, kinds, jail, send);
+        place = new Place(role, fds, kinds, jail, deaths, alone, send);
       } catch (error) {
         send(failure(name, error));
       }

@@ -58,6 +58,7 @@ export const {
   eventfdRead,
   watch,
   createTimer,
+  createDeathWatch,
   monotonicNs,
   futexWait,
   futexWake,

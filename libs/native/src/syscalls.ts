@@ -7,7 +7,18 @@
  */
 export const deviceSyscalls: readonly string[] = [
   // Memory and threads of V8.
-  ...['brk', 'mmap', 'munmap', 'mremap', 'mprotect', 'madvise', 'pkey_mprotect', 'futex', 'membarrier'],
+  ...[
+    'brk',
+    'mmap',
+    'munmap',
+    'mremap',
+    'mprotect',
+    'madvise',
+    'pkey_mprotect',
+    'futex',
+    'futex_waitv',
+    'membarrier',
+  ],
   ...['sched_yield', 'sched_getaffinity', 'getcpu', 'rseq', 'set_robust_list', 'restart_syscall'],
   ...['rt_sigaction', 'rt_sigprocmask', 'rt_sigreturn', 'sigaltstack', 'exit', 'exit_group'],
   ...['getpid', 'gettid', 'getrusage', 'getrandom', 'prlimit64', 'sysinfo'],

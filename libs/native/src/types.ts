@@ -189,6 +189,11 @@ export interface ExitCoreOptions {
   maxBusyNs?: number;
   /** Period of the heartbeat while idle, default 100 ms. */
   heartbeatMs?: number;
+  /**
+   * Only this thread, and file requests of `createIoQueue`, change what outlives the process: its death is told at once
+   * (`createDeathWatch`). Default true; false: only a pidfd tells.
+   */
+  alone?: boolean;
   /** For tests: dies by SIGKILL while it serves its `killAt`-th exit since the start ... */
   killAt?: number;
   /** ... 0 before the commit, 1 between commit and reply, 2 between reply and tail, 3 after the tail moved. */
@@ -252,6 +257,15 @@ export interface ExitCore {
   readonly malformed: number;
   /** Stops serving. */
   close(): void;
+}
+
+/** Hears of the death of the thread that serves exit rings, milliseconds before a pidfd is readable. */
+export interface DeathWatch {
+  /** Watches who serves these rings now. Once. The watch is silent when that one does not tell. */
+  start(rings: ArrayBuffer): void;
+  close(): void;
+  ref(): void;
+  unref(): void;
 }
 
 export interface LandlockRule {
@@ -480,6 +494,11 @@ export interface Native {
   /** Installs an allow-list for all threads of the process. Implies setNoNewPrivs. */
   seccomp(options: SeccompOptions): void;
   /** Calls back after system calls were denied by `seccomp` with 'log': [name, count, name, count ...]. One per process. */
+  /**
+   * Starts a thread that can wait for a death (linux/futex.h, robust futexes). `died`: once, with the number of file
+   * requests that others may still be carrying out for the dead; when it is not 0, only a pidfd tells when they have ended.
+   */
+  createDeathWatch(died: (inFlight: number) => void): DeathWatch;
   onDenied(denied: (calls: (string | number)[]) => void): Watch;
   /** Asks the helper of nyx-jail on that socket to empty the root directory; closes the socket. */
   leaveFiles(fd: number): void;

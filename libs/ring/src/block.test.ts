@@ -33,7 +33,8 @@ const committer = <S extends Struct>(block: StateBlock<S>) => {
   };
 };
 
-const activeHalf = (block: Pick<StateBlock, 'halfAt' | 'generation'>): number => block.halfAt(block.generation & 1);
+const activeHalf = (block: Pick<StateBlock, 'halfAt' | 'generation'>): number =>
+  block.halfAt(block.generation & 1);
 
 test('a fresh block has the reset values', () => {
   const block = new StateBlock(makeBlock().buffer, spec);

@@ -20,6 +20,8 @@ export interface ExitServerOptions {
   kick: number;
   /** One exit, in `ctl`. Must call `commit` or `reply` exactly once. */
   onExit(): void;
+  /** Nothing but this thread and its file requests changes what outlives the process (default true). */
+  alone?: boolean;
   maxSpinNs?: number;
   maxBusyNs?: number;
   heartbeatMs?: number;

@@ -105,7 +105,11 @@ export const ProcessControl = struct(
     attached: u32('epoch that is being served: non-zero once the process answers'),
     servedLo: u32('exits served since attach, low half'),
     servedHi: u32(),
-    pad1: pad(40),
+    holder: u32(
+      'robust futex: id of the thread that serves, and bit 31; the kernel makes it bits 31 and 30 when that thread dies; 0: nobody is told',
+    ),
+    inFlight: u32('file requests of that thread that the kernel or other threads carry out'),
+    pad1: pad(32),
     // The vCPU process writes this line.
     violations: u32('protocol violations found by the vCPU process'),
     isolated: u32('1: the vCPU process no longer asks this process'),

@@ -217,7 +217,8 @@ export class DeviceProcess {
       if (this.pid === 0) dead();
       else this.#child!.child.kill();
     });
-    this.state = 'dead';
+    await new Promise<void>((left) => this.#standby.whenLeft(left));
+    if (!this.#stopped) this.state = 'dead';
     this.#answers = undefined;
     if (reason === 'rollback') this.#corrupt = undefined;
     let failed: { error: unknown } | undefined;
@@ -325,6 +326,12 @@ export class DeviceProcess {
   #launch(): void {
     this.state = 'starting';
     this.error = undefined;
+    this.#standby.whenLeft(() => {
+      if (this.state === 'starting') this.#begin();
+    });
+  }
+
+  #begin(): void {
     let child: DeviceChild;
     try {
       child = this.spares.take(this.plan.service);

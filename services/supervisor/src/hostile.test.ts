@@ -80,7 +80,7 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
       recovery: { budget: 3, window: 300, hangTimeout: 1 },
       disks: [
         disk('honest'),
-        ...['probe', 'storm', 'forge', 'hang', 'memory', 'ruin'].map((serial) => ({
+        ...['probe', 'storm', 'forge', 'hang', 'memory', 'ruin', 'lie'].map((serial) => ({
           path: disk(serial),
           serial,
           service,
@@ -134,6 +134,7 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
       ['e', 'hang'],
       ['f', 'memory'],
       ['g', 'ruin'],
+      ['h', 'lie'],
     ] as const) {
       await write(letter);
       await expect.poll(() => outcomes()[attack], { timeout: 30_000 }).toBe('begins');
@@ -150,9 +151,21 @@ describe.runIf(image)('taken-over device processes', { timeout: 240_000 }, () =>
           { timeout: 60_000 },
         )
         .toBe(true);
+    // One that lives on after it has a successor is killed; the successor serves.
+    await expect
+      .poll(
+        async () => {
+          const p = (await vm!.status()).processes.find((x) => x.name === 'disk7')!;
+          return p.restarts > 0 && p.state === 'serving' && (p.lastRecovery?.standby ?? false);
+        },
+        { timeout: 60_000 },
+      )
+      .toBe(true);
     // Each attack is told by its name.
     const kinds = (await vm.history()).flatMap((e) => (e.type === 'fault' ? [`${e.source} ${e.kind}`] : []));
-    expect(kinds).toEqual(expect.arrayContaining(['disk4 deviceHang', 'disk6 stateCorruption']));
+    expect(kinds).toEqual(
+      expect.arrayContaining(['disk4 deviceHang', 'disk6 stateCorruption', 'disk7 deviceCrash']),
+    );
     // Whichever comes first: its memory is at the limit, or its handler takes too long.
     expect(kinds.join()).toMatch(/disk5 device(Hang|Crash)/);
     expect(kinds.join()).toMatch(/disk3 (ringCorruption|protocolViolation)/);

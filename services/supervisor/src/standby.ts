@@ -1,6 +1,7 @@
 /**
  * The process that will serve a place next. It has the role, has mapped and made everything, and waits for the death of
- * who serves now, on a pidfd of its own: so a successor answers although nobody has run in between, not even we.
+ * who serves now, by a futex and on a pidfd of its own: so a successor answers although nobody has run in between, not
+ * even we.
  *
  *   (nobody) --prepare--> armed --death of who serves--> taken by itself, or by us
  *
@@ -32,6 +33,8 @@ export class Standby {
   /** Ends the trial of `ready`. */
   #abandon: ((why: string) => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
+  /** Took over while it was being closed; killed. */
+  #leaving: DeviceChild | undefined;
 
   /** @param changed there is another process, or none */
   constructor(
@@ -108,7 +111,11 @@ export class Standby {
       [...fds, predecessor.child.pidfd, this.#claim],
       (reply) => {
         if (reply.type === 'armed') this.#armed = true;
-        else this.#replies.push(reply);
+        else {
+          // Its predecessor is dead, or said so falsely: whoever has a successor goes, so that two never serve for long.
+          if (reply.type === 'serving') predecessor.child.kill();
+          this.#replies.push(reply);
+        }
         this.#heard?.(reply);
         if (reply.type === 'failed') child.child.kill();
       },
@@ -157,10 +164,24 @@ export class Standby {
   /** Ends it, and none follows until `prepare`. */
   close(): void {
     clearTimeout(this.#timer);
-    if (this.#claim >= 0 && !this.#held) eventfdRead(this.#claim);
+    const serves = this.#claim >= 0 && !this.#held && eventfdRead(this.#claim) !== 1;
     const child = this.#child;
     this.#forget();
+    if (serves) this.#leaving = child;
     child?.child.kill();
+  }
+
+  /** Calls when nobody of ours changes the place's state any more: at once, but for one that took over before `close`. */
+  whenLeft(then: () => void): void {
+    const child = this.#leaving;
+    if (child === undefined || child.death !== undefined) {
+      this.#leaving = undefined;
+      then();
+    } else
+      child.listen(
+        () => {},
+        () => this.whenLeft(then),
+      );
   }
 
   #forget(): void {

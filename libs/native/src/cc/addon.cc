@@ -1,6 +1,7 @@
 // Entry of the addon. Every export is declared in src/types.ts.
 #include <napi.h>
 
+#include "death.h"
 #include "events.h"
 #include "exit_core.h"
 #include "files.h"
@@ -17,6 +18,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   nyx::ExportMemory(env, exports);
   nyx::ExportFiles(env, exports);
   nyx::ExportEvents(env, exports);
+  nyx::ExportDeath(env, exports);
   nyx::ExportSeqSocket(env, exports);
   nyx::ExportRights(env, exports);
   nyx::ExportProcess(env, exports);

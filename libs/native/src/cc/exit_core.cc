@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "call.h"
+#include "death.h"
 #include "exit_rings.h"
 #include "futex.h"
 #include "loop.h"
@@ -77,6 +78,7 @@ class ExitCore : public LoopObject {
   void Strike();
   void OnKick();
   void OnClosed() override {
+    if (attached_) ForgetDeath(rings_.control());
     on_work_.Clear();
     napi_delete_reference(env(), ctl_ref_);
   }
@@ -97,6 +99,7 @@ class ExitCore : public LoopObject {
   uint64_t heartbeat_ms_ = 100;
   bool many_cpus_ = false;
   bool attached_ = false;
+  bool alone_ = true;
   bool busy_ = false;
   bool slept_ = false;
   uint32_t pending_ = kNoRing;
@@ -114,13 +117,14 @@ napi_value ExitCore::Create(napi_env env, napi_callback_info info) {
   Call call(env, info);
   const napi_value rings = call.Option(0, "rings"), on_work = call.Option(0, "onWork");
   double kick = -1, max_spin = 50'000, max_busy = 200'000, heartbeat = 100, kill_at = -1, kill_point = 0;
-  bool is_buffer = false;
+  bool is_buffer = false, alone = true;
   if (rings != nullptr) napi_is_arraybuffer(env, rings, &is_buffer);
   if (!is_buffer) return call.Fail("rings", "an ArrayBuffer"), nullptr;
   if (on_work == nullptr || !IsFunction(env, on_work)) return call.Fail("onWork", "a function"), nullptr;
   if (!call.OptionNumber(0, "kick", 0, INT32_MAX, &kick) || !call.OptionNumber(0, "maxSpinNs", 0, 1e9, &max_spin) ||
       !call.OptionNumber(0, "maxBusyNs", 1000, 1e9, &max_busy) ||
       !call.OptionNumber(0, "heartbeatMs", 1, 60'000, &heartbeat) ||
+      !call.OptionBool(0, "alone", &alone) ||
       !call.OptionNumber(0, "killAt", 1, 0x1p53, &kill_at) || !call.OptionNumber(0, "killPoint", 0, 3, &kill_point))
     return nullptr;
   if (kick < 0) return call.Fail("kick", "an eventfd"), nullptr;
@@ -134,6 +138,7 @@ napi_value ExitCore::Create(napi_env env, napi_callback_info info) {
     return Throw(env, "RING_FORMAT", "rings: this is not a formatted ring memfd");
   }
   self->kick_ = static_cast<int>(kick);
+  self->alone_ = alone;
   const int error = uv_poll_init(self->loop(), &self->poll_, self->kick_);
   if (error != 0) {
     self->Abandon();
@@ -214,6 +219,7 @@ napi_value ExitCore::Attach(Call& call) {
   attached_ = true;
   wire::ProcessControl& control = rings_.control();
   StoreRelease(control.epoch, control.epoch + 1);
+  if (alone_) TellDeath(control);
   return FromInt(call.env(), republished);
 }
 

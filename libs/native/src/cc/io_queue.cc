@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "death.h"
 #include "io_engine.h"
 #include "io_inline.h"
 #include "loop.h"
@@ -29,6 +30,11 @@ class IoQueue : public LoopObject {
     uint64_t count;
     if (read(engine_->event_fd(), &count, 8) == 8) on_ready_.Invoke();
   }
+  uint32_t HarvestEngine(int32_t* pairs, uint32_t max) {
+    const uint32_t n = engine_->Harvest(pairs, max);
+    if (n != 0) CountInFlight(-static_cast<int32_t>(n));
+    return n;
+  }
   // Requests completed during Submit: unless they are harvested before, the event loop tells of them in its next turn.
   void SetLate(bool late) {
     if (late == late_) return;
@@ -51,7 +57,7 @@ class IoQueue : public LoopObject {
     while (in_flight_ > 0) {
       engine_->Submit();
       engine_->WaitOne();
-      in_flight_ -= engine_->Harvest(completions_, entries_);
+      in_flight_ -= HarvestEngine(completions_, entries_);
     }
     engine_.reset();
     memories_.clear();
@@ -205,6 +211,8 @@ napi_value IoQueue::Queue(Call& call) {
     done_[2 * done_count_ + 1] = result;
     done_count_++;
   } else {
+    // Before the kernel can know of it.
+    CountInFlight(1);
     engine_->Queue(request);
   }
   in_flight_++;
@@ -224,7 +232,7 @@ napi_value IoQueue::Harvest(napi_env env) {
   uint32_t n = done_count_;
   if (n > 0) memcpy(completions_, done_.data(), 2 * n * sizeof(int32_t));
   done_count_ = 0;
-  n += engine_->Harvest(completions_ + 2 * n, entries_ - n);
+  n += HarvestEngine(completions_ + 2 * n, entries_ - n);
   in_flight_ -= n;
   SetLate(false);
   return FromInt(env, static_cast<int32_t>(n));

@@ -7,8 +7,8 @@ import { openSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AnyDeviceKind, DeviceContext } from '@nyx/device';
 import { serveDevices } from '@nyx/device';
-import { eventfdWrite, fileSize, memfdCreate, mmap, pidfdOpen, socketpair } from '@nyx/native';
-import { wire } from '@nyx/ring';
+import { eventfdWrite, fileSize, futexWake, memfdCreate, mmap, pidfdOpen, socketpair } from '@nyx/native';
+import { ProcessControl, wire } from '@nyx/ring';
 import { type BlockDriver, BlockOp } from '../block/block.ts';
 import { RawDisk } from '../block/raw.ts';
 import { syscalls } from '../syscalls.ts';
@@ -132,6 +132,15 @@ const attacks: Record<string, (say: Say) => void> = {
     say('ruin', 'begins');
     block.fill(0xa5a5a5a5, wire.halvesAt / 4);
     process.exit(1);
+  },
+  /** Says that it is dead, as only the kernel should, and serves on. */
+  lie(say) {
+    const rings = byMagic(wire.ringMagic);
+    if (!rings) return say('lie', 'no rings');
+    say('lie', 'begins');
+    const at = ProcessControl.offsetOf('holder');
+    rings[at >> 2] = 0xc0000000;
+    futexWake(rings.buffer as ArrayBuffer, at, 100);
   },
   memory(say) {
     say('memory', 'begins');

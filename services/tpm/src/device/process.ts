@@ -32,5 +32,6 @@ export const kindsOf = (worker: Worker): AnyDeviceKind[] => [
 
 /** @param file this program, for its second thread */
 export async function serve(file: string): Promise<void> {
-  serveDevices(kindsOf(await startThread(file)), syscalls);
+  // That thread writes the state's file.
+  serveDevices(kindsOf(await startThread(file)), syscalls, false);
 }

@@ -110,7 +110,9 @@ struct ProcessControl {
   uint32_t attached;  // epoch that is being served: non-zero once the process answers
   uint32_t served_lo;  // exits served since attach, low half
   uint32_t served_hi;
-  uint8_t pad1_[40];
+  uint32_t holder;  // robust futex: id of the thread that serves, and bit 31; the kernel makes it bits 31 and 30 when that thread dies; 0: nobody is told
+  uint32_t in_flight;  // file requests of that thread that the kernel or other threads carry out
+  uint8_t pad1_[32];
   uint32_t violations;  // protocol violations found by the vCPU process
   uint32_t isolated;  // 1: the vCPU process no longer asks this process
   uint8_t pad2_[56];
@@ -126,9 +128,11 @@ static_assert(offsetof(ProcessControl, heartbeat) == 72);
 static_assert(offsetof(ProcessControl, attached) == 76);
 static_assert(offsetof(ProcessControl, served_lo) == 80);
 static_assert(offsetof(ProcessControl, served_hi) == 84);
+static_assert(offsetof(ProcessControl, holder) == 88);
+static_assert(offsetof(ProcessControl, in_flight) == 92);
 static_assert(offsetof(ProcessControl, violations) == 128);
 static_assert(offsetof(ProcessControl, isolated) == 132);
-inline constexpr uint32_t ProcessControlHash = 0x3d4ea337u;
+inline constexpr uint32_t ProcessControlHash = 0x7be1c034u;
 
 // Header of one exit ring.
 struct RingHeader {
