@@ -118,6 +118,11 @@ export class ProductionVMBuilder {
     this.#spec.recovery = rules;
     return this;
   }
+  /** A checkpoint in memory every so many seconds (`10`, `'10s'`, `'5m'`): what the strategy `rollback` goes back to (docs/checkpoints.md). */
+  withCheckpoints(every: number | string): this {
+    this.#spec.checkpoint = { every };
+    return this;
+  }
   /** Counters are always kept (`vm.metrics()`); this is here for programs that ask for them. */
   withMetrics(): this {
     return this;
