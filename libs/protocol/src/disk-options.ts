@@ -42,6 +42,8 @@ export const diskOptions = {
   format: z.optional(z.enum(diskFormats)),
   /** Read-only, of a file that others may write meanwhile. */
   forceShare: z.optional(z.boolean()),
+  /** Past the host's page cache (O_DIRECT); raw only. */
+  direct: z.optional(z.boolean()),
   /** Backend errors of writes: enospc (usual) stops the machine when there is no room and reports the rest. */
   werror: z.optional(z.enum(writeErrorPolicies)),
   /** Of reads: report (usual), ignore or stop. */

@@ -8,7 +8,7 @@
  * file under it is.
  */
 import { spawnSync } from 'node:child_process';
-import { fstatSync, openSync, readSync } from 'node:fs';
+import { constants, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { memfdCreate } from '@nyx/native';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
@@ -26,6 +26,8 @@ export interface DiskFile {
   format: DiskFormat | 'null' | 'nbd';
   /** Absent for what is no file. */
   path?: string;
+  /** The same file, open with O_DIRECT. */
+  direct?: number;
 }
 
 type Open = (path: string, what: string, write?: boolean) => { fd: number; bytes: number };
@@ -143,12 +145,16 @@ export function openDisk(
     forceShare?: boolean | undefined;
     size?: number | undefined;
     bus?: string | undefined;
+    direct?: boolean | undefined;
   },
 ): DiskFile[] {
   // Connections are given to a disk that has a process of its own.
   if (isNbdUri(disk.path) && disk.bus === 'ahci')
     throw invalid('bus=virtio for a disk that a server has', `${disk.path} with bus=ahci`);
+  if (disk.direct && (disk.format ?? 'raw') !== 'raw')
+    throw invalid('a raw disk, where the page cache is not to be used', `${disk.path}: ${disk.format}`);
   const made = withoutFile(disk);
+  if (made && disk.direct) throw invalid('a file, where the page cache is not to be used', disk.path);
   if (made) return [made];
   const format = disk.format ?? 'raw';
   const files: DiskFile[] = [{ ...open(disk.path, what, !disk.readonly), format }];
@@ -169,6 +175,7 @@ export function openDisk(
         `\`format: raw\` or \`format: ${like}\`, said on purpose`,
         `${disk.path} begins like a ${like} image`,
       );
+    if (disk.direct) top.direct = openDirect(top.fd, disk.path, !disk.readonly);
     return lock();
   }
   const addParents = (of: string): void => {
@@ -208,6 +215,22 @@ export function openDisk(
   return lock();
 }
 
+/** @throws NyxError DISK_INVALID where the file system has no O_DIRECT */
+function openDirect(fd: number, path: string, write: boolean): number {
+  try {
+    // This file, whatever its name leads to now.
+    return openSync(
+      `/proc/self/fd/${fd}`,
+      (write ? constants.O_RDWR : constants.O_RDONLY) | constants.O_DIRECT,
+    );
+  } catch (e) {
+    throw invalid(
+      'a file system that can do without the page cache (O_DIRECT)',
+      `${path}: ${(e as Error).message}`,
+    );
+  }
+}
+
 /** Opens the other backend of a disk: raw, of the same size. @throws NyxError FILE_*, DISK_INVALID */
 export function openStandby(
   open: Open,
@@ -217,7 +240,7 @@ export function openStandby(
 ): number {
   if (first.format !== 'raw')
     throw invalid('a raw disk, where it has a standby', `${what} is ${first.format}`);
-  const [file] = openDisk(open, `standby of ${what}`, disk);
+  const [file] = openDisk(open, `standby of ${what}`, { ...disk, direct: false });
   if (file!.bytes !== first.bytes)
     throw invalid(`${first.bytes} bytes, as ${what} has`, `${disk.path}: ${file!.bytes} bytes`);
   return file!.fd;
@@ -243,6 +266,8 @@ const journalBytes = 256 * 1024;
  */
 export function adoptDisk(r: Pick<Resources, 'adopt'>, name: string, files: readonly DiskFile[]): void {
   for (const [i, f] of files.entries()) r.adopt(i === 0 ? name : `${name}.${i}`, f.fd);
+  const [top] = files;
+  if (top?.direct !== undefined) r.adopt(`${name}.direct`, top.direct);
   if (files[0]?.format === 'qcow2' || files[0]?.format === 'vhdx')
     r.adopt(`${name}.journal`, newJournal(name));
 }

@@ -28,6 +28,7 @@ export function rewire(
     files.map((f, i) => [`${of}${i === 0 ? 'file' : `layer${i}`}`, f.fd]),
   );
   if (journal !== undefined && top!.format !== 'raw') wanted.set(`${of}journal`, journal);
+  if (top!.direct !== undefined) wanted.set(`${of}direct`, top!.direct);
   if (old !== undefined) wanted.set(`${of}journal1`, old);
   const fds: Record<string, number> = {};
   for (const [as, fd] of wanted) {
@@ -71,6 +72,7 @@ export function release(files: readonly DiskFile[]): void {
   for (const f of files) {
     unlock(f);
     close(f.fd);
+    if (f.direct !== undefined) close(f.direct);
   }
 }
 

@@ -178,6 +178,7 @@ export class Disks {
     const [top] = files;
     if (top?.path !== undefined) d.spec.path = top.path;
     if (isDiskFormat(top?.format)) d.spec.format = top.format;
+    if (top?.direct === undefined) delete d.spec.direct;
     this.owner.changed();
   }
 
@@ -199,11 +200,12 @@ export class Disks {
       const old = d.files;
       let files = old;
       if (o.path !== undefined) {
-        const { format, ...spec } = d.spec;
+        const { format, direct, ...spec } = d.spec;
         const wanted = {
           ...spec,
           path: o.path,
           ...(o.format ? { format: o.format } : format ? { format } : {}),
+          direct: direct === true && (o.format ?? format ?? 'raw') === 'raw',
         };
         files = openDisk(openFile, name, wanted);
         const [is, want] = [await this.#size(files), await this.#size(old)];

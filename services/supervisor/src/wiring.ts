@@ -66,11 +66,12 @@ const diskFiles = (
   const [top] = files;
   if (top === undefined || top.format === 'raw') {
     const raw = { ...config, size: top?.bytes };
-    if (disk.standby === undefined) return { config: raw, fds: { file: name } };
+    const direct: Record<string, string> = top?.direct === undefined ? {} : { direct: `${name}.direct` };
+    if (disk.standby === undefined) return { config: raw, fds: { file: name, ...direct } };
     // What fails is held until the other backend is there.
     return {
       config: { ...raw, werror: 'stop', rerror: 'stop' },
-      fds: { file: name, standby: `${name}.standby` },
+      fds: { file: name, standby: `${name}.standby`, ...direct },
     };
   }
   if (top.format === 'nbd') {

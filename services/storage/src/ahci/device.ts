@@ -45,7 +45,6 @@ export interface PortConfig extends LayerConfig {
   serial?: string;
   readOnly?: boolean;
   discard?: boolean;
-  direct?: boolean;
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
   layers?: DiskLayer[];

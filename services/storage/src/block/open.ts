@@ -26,8 +26,6 @@ export interface DiskConfig {
   readOnly?: boolean;
   /** Offer discard to the guest (default true). */
   discard?: boolean;
-  /** The descriptor is open with O_DIRECT. */
-  direct?: boolean;
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
   /** Files of an image, the topmost first; without it one raw file. */
@@ -66,7 +64,7 @@ export interface DiskSource {
 export const openDisk =
   (source: DiskSource, config: DiskConfig): OpenBlock =>
   (memory, completed) => {
-    const { readOnly = false, discard = true, direct = false, size, layers } = config;
+    const { readOnly = false, discard = true, size, layers } = config;
     const [top, under] = layers ?? [];
     if (top?.format === 'nbd')
       return new NbdDisk(
@@ -86,7 +84,13 @@ export const openDisk =
     if (top?.format === 'null') return new NullDisk(top.size, readOnly, memory, completed);
     if (top === undefined || top.format === 'raw')
       return new RawDisk(
-        { fd: source.fd('file'), readOnly, discard, direct, ...(size === undefined ? {} : { size }) },
+        {
+          fd: source.fd('file'),
+          readOnly,
+          discard,
+          ...(source.has('direct') ? { direct: source.fd('direct') } : {}),
+          ...(size === undefined ? {} : { size }),
+        },
         memory,
         completed,
       );

@@ -1,5 +1,6 @@
 import {
   closeSync,
+  constants,
   ftruncateSync,
   mkdtempSync,
   openSync,
@@ -178,6 +179,69 @@ describe('raw disk on a file', () => {
     for (let i = 0; i < 20; i++) disk.submit(request(BlockOp.write, i * 4096, 4096, [[0, 4096]]));
     expect(disk.drain(5000)).toBe(true);
     expect(done).toHaveLength(20);
+  });
+  it('without the page cache: what is aligned, by the other descriptor', async () => {
+    const other = join(folder, 'other');
+    writeFileSync(other, new Uint8Array(1 << 20));
+    // Another file, so that the way is seen.
+    const direct = openSync(other, 'r+');
+    open({ direct });
+    memory.fill(7, 0, 16384);
+    const ways: [position: number, pieces: [number, number][], direct: boolean][] = [
+      [0, [[4096, 8192]], true],
+      [
+        16384,
+        [
+          [4096, 4096],
+          [12288, 4096],
+        ],
+        true,
+      ],
+      [25_088, [[4096, 4096]], false],
+      [32768, [[4608, 4096]], false],
+      [
+        40960,
+        [
+          [4096, 512],
+          [8192, 3584],
+        ],
+        false,
+      ],
+    ];
+    for (const [position, pieces, isDirect] of ways) {
+      const bytes = pieces.reduce((n, [, length]) => n + length, 0);
+      expect(await run(request(BlockOp.write, position, bytes, pieces))).toEqual([0]);
+      const at = (file: string): number => readFileSync(file)[position + bytes - 1]!;
+      expect([at(other), at(path)], String(position)).toEqual(isDirect ? [7, at(path)] : [at(other), 7]);
+      expect(at(isDirect ? path : other)).not.toBe(7);
+    }
+    closeSync(direct);
+  });
+  it('O_DIRECT and the page cache on one file agree', async (t) => {
+    writeFileSync(path, new Uint8Array(1 << 20));
+    let direct = -1;
+    try {
+      direct = openSync(path, constants.O_RDWR | constants.O_DIRECT);
+    } catch (e) {
+      open();
+      console.warn(`O_DIRECT is not tried: ${(e as Error).message}`);
+      t.skip();
+    }
+    open({ direct });
+    for (let i = 0; i < 60; i++) {
+      // By turns aligned and not, over one another.
+      const position = ((i * 7) % 64) * 4096 + (i % 3 === 1 ? 512 : 0);
+      const from = 4096 * (1 + (i % 8)) + (i % 4 === 2 ? 256 : 0);
+      memory.fill(i + 1, from, from + 8192);
+      expect(await run(request(BlockOp.write, position, 8192, [[from, 8192]]))).toEqual([0]);
+      const to = 131_072 + (i % 5 === 0 ? 512 : 0);
+      expect(await run(request(BlockOp.read, position, 8192, [[to, 8192]]))).toEqual([0]);
+      expect(
+        memory.subarray(to, to + 8192).every((b) => b === i + 1),
+        String(i),
+      ).toBe(true);
+    }
+    closeSync(direct);
   });
   it('agrees with a model under random requests', async () => {
     open({ depth: 16 });

@@ -28,9 +28,17 @@ export interface RawOptions {
   /** Size as the role says, for block devices; default: of the file. */
   size?: number;
   physicalBytes?: number;
-  /** The descriptor is open with O_DIRECT. */
-  direct?: boolean;
+  /** The same file, open with O_DIRECT: for what is aligned; anything else goes through the page cache, which the kernel keeps coherent. */
+  direct?: number;
 }
+
+/** What any device and file system takes with O_DIRECT. */
+const ALIGNED = 4096;
+const aligned = (position: number, segments: Float64Array, count: number): boolean => {
+  let bits = position % ALIGNED;
+  for (let i = 0; i < count; i++) bits |= (segments[3 * i + 1]! % ALIGNED) | (segments[3 * i + 2]! % ALIGNED);
+  return bits === 0;
+};
 
 export class RawDisk implements BlockDriver {
   readonly size: number;
@@ -38,7 +46,8 @@ export class RawDisk implements BlockDriver {
   readonly physicalBytes: number;
   readonly canDiscard: boolean;
   readonly #fd: number;
-  readonly #direct: boolean;
+  /** -1: there is none. */
+  readonly #direct: number;
   readonly #io: IoQueue;
   readonly #memory: number;
   readonly #completed: Completed;
@@ -56,7 +65,7 @@ export class RawDisk implements BlockDriver {
   /** @throws coded error when the descriptor is no file, or the queue cannot be made. */
   constructor(o: RawOptions, memory: ArrayBuffer, completed: Completed) {
     this.#fd = o.fd;
-    this.#direct = o.direct ?? false;
+    this.#direct = o.direct ?? -1;
     this.size = Math.floor((o.size ?? fileSize(o.fd)) / 512) * 512;
     this.readOnly = o.readOnly ?? false;
     this.physicalBytes = o.physicalBytes ?? 4096;
@@ -90,6 +99,7 @@ export class RawDisk implements BlockDriver {
     this.#phases[id] = phase;
     this.#queued = true;
     const { segments } = this.#io;
+    let fd = this.#fd;
     let op: number = ioOp.fdatasync;
     let count = 0;
     if (phase !== Phase.sync && r.op !== BlockOp.flush) {
@@ -108,6 +118,7 @@ export class RawDisk implements BlockDriver {
           skip = 0;
           count++;
         }
+        if (this.#direct >= 0 && aligned(r.position + r.progress, segments, count)) fd = this.#direct;
       } else {
         op = phase === Phase.main && (r.op === BlockOp.discard || r.unmap) ? ioOp.punchHole : ioOp.zeroRange;
         segments[0] = this.#memory;
@@ -117,7 +128,7 @@ export class RawDisk implements BlockDriver {
       }
     }
     // As many ids as entries: the queue is never full here.
-    if (!this.#io.queue(op, id, this.#fd, r.position + r.progress, count)) this.#end(id, r, BlockResult.io);
+    if (!this.#io.queue(op, id, fd, r.position + r.progress, count)) this.#end(id, r, BlockResult.io);
   }
 
   kick(): void {
@@ -209,7 +220,7 @@ export class RawDisk implements BlockDriver {
    * size of a file, be it to what it is, waits for its direct I/O.
    */
   fence(): void {
-    if (!this.#direct || this.readOnly) return;
+    if (this.#direct < 0 || this.readOnly) return;
     try {
       ftruncateSync(this.#fd, fileSize(this.#fd));
     } catch {

@@ -32,8 +32,6 @@ export interface BlkConfig extends LayerConfig {
   blockBytes?: number;
   /** Offer discard to the guest (default true). */
   discard?: boolean;
-  /** The descriptor is open with O_DIRECT. */
-  direct?: boolean;
   /** Bytes, for a block device; default: the size of the file. */
   size?: number;
   /** Files of an image, the topmost first; without it one raw file. */

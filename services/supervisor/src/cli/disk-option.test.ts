@@ -18,6 +18,7 @@ it('a file and what is said of it', () => {
   expect(parse('d,throttle.iops-total=100,throttling.bps-read-max=4096')).toMatchObject({
     throttle: { 'iops-total': 100, 'bps-read-max': 4096 },
   });
+  expect(parse('d,cache.direct=on,reconnect-delay=5')).toMatchObject({ direct: true, reconnectDelay: 5 });
   expect(parse('null-co://,size=1G')).toEqual({ path: 'null-co://', readonly: false, size: '1G' });
 });
 it('what is wrong is told with what is right', () => {

@@ -30,6 +30,7 @@ const keys: Record<string, [name: keyof Disk, parse: (key: string, value: string
   werror: ['werror', oneOf(writeErrorPolicies)],
   rerror: ['rerror', oneOf(readErrorPolicies)],
   'force-share': ['forceShare', onOff],
+  'cache.direct': ['direct', onOff],
   'reconnect-delay': ['reconnectDelay', number],
 };
 const limits = Object.keys(Throttle.shape);
