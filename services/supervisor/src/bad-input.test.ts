@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
+  closeSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -130,6 +131,21 @@ describe('nyx run refuses', () => {
     for (const vm of JSON.parse(ps.stdout)) expect(vm.state).toBe('failed');
   });
 });
+
+test.each([[['ps', '--json']], [['--help']], [['run', '--help']]])(
+  'an answer that cannot be written is an error: nyx %s',
+  (args) => {
+    const full = openSync('/dev/full', 'w');
+    const r = spawnSync(process.execPath, [nyx, ...args], {
+      encoding: 'utf8',
+      timeout: 60_000,
+      stdio: ['ignore', full, 'pipe'],
+      env: { PATH: process.env.PATH, HOME: dir, XDG_RUNTIME_DIR: runDir },
+    });
+    closeSync(full);
+    expect([r.status, r.stderr]).toEqual([74, expect.stringMatching(/cannot be written: ENOSPC/)]);
+  },
+);
 
 describe('preflight', () => {
   const code = async (f: () => unknown): Promise<string> => {

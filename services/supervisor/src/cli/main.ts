@@ -81,8 +81,12 @@ main(process.argv.slice(2)).then(
     setTimeout(() => process.exit(lost), 200).unref();
   },
   (e: unknown) => {
-    if (e instanceof CommanderError)
-      process.exit(e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage);
+    if (e instanceof CommanderError) {
+      const status = e.exitCode === 0 || e.code === 'commander.help' ? 0 : usage;
+      // An output that failed is heard of in the next turn.
+      setImmediate(() => process.exit(lost ?? status));
+      return;
+    }
     if (lost !== undefined) process.exit(lost);
     const error = asNyxError(e);
     process.stderr.write(`${error.pretty()}\n`);
