@@ -135,10 +135,12 @@ export const SoftState = struct(
     waitSipi: u8(),
     pad0: pad(1),
     mxcsr: u32(),
+    pkru: u32(),
+    pkrs: u32('IA32_PKRS'),
     pad1: pad(4),
     fx: array('u8', 512, 'FXSAVE64 image; MXCSR and pointers are those above'),
   },
-  { bytes: 1320 },
+  { bytes: 1328 },
 );
 
 /** A local APIC in user space. Times are guest ns; all ones: never. */

@@ -136,10 +136,12 @@ struct SoftState {
   uint8_t wait_sipi;
   uint8_t pad0_[1];
   uint32_t mxcsr;
+  uint32_t pkru;
+  uint32_t pkrs;  // IA32_PKRS
   uint8_t pad1_[4];
   uint8_t fx[512];  // FXSAVE64 image; MXCSR and pointers are those above
 };
-static_assert(sizeof(SoftState) == 1320);
+static_assert(sizeof(SoftState) == 1328);
 static_assert(offsetof(SoftState, gpr) == 0);
 static_assert(offsetof(SoftState, rip) == 128);
 static_assert(offsetof(SoftState, rflags) == 136);
@@ -182,8 +184,10 @@ static_assert(offsetof(SoftState, nmi_blocked) == 796);
 static_assert(offsetof(SoftState, halted) == 797);
 static_assert(offsetof(SoftState, wait_sipi) == 798);
 static_assert(offsetof(SoftState, mxcsr) == 800);
-static_assert(offsetof(SoftState, fx) == 808);
-inline constexpr uint32_t SoftStateHash = 0x552a7634u;
+static_assert(offsetof(SoftState, pkru) == 804);
+static_assert(offsetof(SoftState, pkrs) == 808);
+static_assert(offsetof(SoftState, fx) == 816);
+inline constexpr uint32_t SoftStateHash = 0x37aafc17u;
 
 struct LapicState {
   uint32_t irr[8];

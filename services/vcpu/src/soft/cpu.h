@@ -129,6 +129,7 @@ struct alignas(64) FxState {
   uint8_t bytes[512];
 };
 
+// What a guest can see of it is also in SoftState (state.cc): checkpoints are made of that.
 struct alignas(64) Cpu {
   uint64_t gpr[kRegs];
   // Arithmetic flags as `lahf; seto al` leaves them in AX: byte 1 = SF ZF 0 AF 0 PF 1 CF, byte 0 = OF (0 or 1).

@@ -4,6 +4,10 @@
 
 namespace nyx::soft {
 
+// Bits of CR0 and CR4 that can be set.
+inline constexpr uint64_t kCr0Defined = kCr0PE | kCr0MP | kCr0EM | kCr0TS | kCr0ET | kCr0NE | kCr0WP | kCr0AM | kCr0NW | kCr0CD | kCr0PG;
+inline constexpr uint64_t kCr4Offered = kCr4TSD | kCr4DE | kCr4PSE | kCr4PAE | kCr4MCE | kCr4PGE | kCr4PCE | kCr4OSFXSR |
+                                 kCr4OSXMMEXCPT | kCr4UMIP | kCr4FSGSBASE | kCr4OSXSAVE | kCr4SMEP | kCr4SMAP | kCr4PKE | kCr4PKS;
 // XCR0: x87 and SSE state, PKRU.
 inline constexpr uint64_t kXcrPkru = 1 << 9, kXcr0Offered = 3 | kXcrPkru;
 // XSAVE area: legacy area with SSE, header, then PKRU (8 bytes).

@@ -59,18 +59,15 @@ void Copy(uint64_t* to, const state::Quad (&from)[N]) {
 bool Canonical(uint64_t a) { return int64_t(a << 16) >> 16 == int64_t(a); }
 
 constexpr uint64_t kRflags = kArith | kTF | kIF | kDF | kIOPL | kNT | kRF | kVM | kAC | kVIF | kVIP | kID | 2;
-constexpr uint64_t kCr0 = kCr0PE | kCr0MP | kCr0EM | kCr0TS | kCr0ET | kCr0NE | kCr0WP | kCr0AM | kCr0NW | kCr0CD | kCr0PG;
-constexpr uint64_t kCr4 = kCr4TSD | kCr4DE | kCr4PSE | kCr4PAE | kCr4MCE | kCr4PGE | kCr4PCE | kCr4OSFXSR | kCr4OSXMMEXCPT |
-                          kCr4FSGSBASE | kCr4OSXSAVE | kCr4SMEP;
 
 // What no sequence of guest instructions leads to. Host code relies on the first few (MXCSR is loaded as it is).
 const char* Check(const SoftState& s) {
   if (s.mxcsr & ~kMxDefined) return "MXCSR";
-  if (s.xcr0 != 1 && s.xcr0 != 3) return "XCR0";
+  if (!(s.xcr0 & 1) || s.xcr0 & ~kXcr0Offered) return "XCR0";
   if (s.cpl > 3 || s.inhibit > kInhibitMovSs || s.nmi_blocked > 1 || s.halted > 1 || s.wait_sipi > 1) return "a flag";
   if (s.rflags & ~kRflags || !(s.rflags & 2)) return "RFLAGS";
-  if (s.cr0 & ~kCr0 || (s.cr0 & (kCr0PG | kCr0PE)) == kCr0PG || (s.cr0 & (kCr0NW | kCr0CD)) == kCr0NW) return "CR0";
-  if (s.cr4 & ~kCr4) return "CR4";
+  if (s.cr0 & ~kCr0Defined || (s.cr0 & (kCr0PG | kCr0PE)) == kCr0PG || (s.cr0 & (kCr0NW | kCr0CD)) == kCr0NW) return "CR0";
+  if (s.cr4 & ~kCr4Offered) return "CR4";
   if (s.efer & ~(kEferSCE | kEferLME | kEferLMA | kEferNXE)) return "EFER";
   const bool lma = s.efer & kEferLMA;
   if (lma != (s.efer & kEferLME && s.cr0 & kCr0PG) || (lma && !(s.cr4 & kCr4PAE))) return "EFER.LMA";
@@ -110,6 +107,8 @@ void SoftVcpu::Save(StateWriter* to) const {
   s.halted = c.halted;
   s.wait_sipi = c.wait_sipi;
   s.mxcsr = c.mxcsr;
+  s.pkru = c.pkru;
+  s.pkrs = c.pkrs;
   memcpy(s.fx, c.fx.bytes, sizeof s.fx);
   to->Add(state::StatePart::kSoft, context_.index, s);
   state::LapicState apic;
@@ -155,6 +154,8 @@ std::string SoftVcpu::Load(const StateReader& from) {
   c.halted = s.halted;
   c.wait_sipi = s.wait_sipi;
   c.mxcsr = s.mxcsr;
+  c.pkru = s.pkru;
+  c.pkrs = s.pkrs;
   memcpy(c.fx.bytes, s.fx, sizeof s.fx);
   c.irq_pending = true;
   context_.lapic->Load(apic, c.tsc_offset);

@@ -16,10 +16,6 @@ void set_lma(Cpu& c) {
 
 namespace {
 
-constexpr uint64_t kCr0Defined = kCr0PE | kCr0MP | kCr0EM | kCr0TS | kCr0ET | kCr0NE | kCr0WP | kCr0AM | kCr0NW | kCr0CD | kCr0PG;
-constexpr uint64_t kCr4Offered = kCr4TSD | kCr4DE | kCr4PSE | kCr4PAE | kCr4MCE | kCr4PGE | kCr4PCE | kCr4OSFXSR |
-                                 kCr4OSXMMEXCPT | kCr4UMIP | kCr4FSGSBASE | kCr4OSXSAVE | kCr4SMEP | kCr4SMAP | kCr4PKE | kCr4PKS;
-
 void need_cpl0(Cpu& c, const Insn* i) {
   if (c.cpl != 0) raise(c, i, kGP, 0);
 }
