@@ -1,7 +1,8 @@
 /**
  * The software CPU, interpreting and translating, beside QEMU TCG: the same kernel, initramfs and guest programs
  * (cpu-guest.c). Times are CPU time of the host that each takes, so that other load on the machine counts little; boot
- * is also told as it is on the clock. N=n by the environment repeats; the least time counts.
+ * is also told as it is on the clock. By the environment N=n repeats, in turns with the others, and the least time
+ * counts; ONLY='fork;getpid' runs those programs alone.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,7 +18,8 @@ import { noise } from './noise.ts';
 const repeats = Number(process.env.N ?? 1);
 const memory = '512';
 const folder = mkdtempSync(join(tmpdir(), 'nyx-bench-cpu-'));
-const append = 'console=ttyS0 quiet printk.devkmsg=on panic=-1 reboot=k';
+const only = process.env.ONLY ? ` "only=${process.env.ONLY}"` : '';
+const append = `console=ttyS0 quiet printk.devkmsg=on panic=-1 reboot=k${only}`;
 
 /** The guest's /init; undefined with a printed reason. */
 const compile = (): Buffer | undefined => {
@@ -54,7 +56,33 @@ interface Result {
   ms: Map<string, number>;
   bootClock: number;
   checks: string;
+  /** Of our vCPU, by program. */
+  shares: Map<string, Shares>;
 }
+
+/** Instructions, and samples of the vCPU thread's processor time in each part of the engine. */
+type Shares = [
+  instructions: number,
+  translated: number,
+  interpreter: number,
+  translator: number,
+  mmu: number,
+  exits: number,
+];
+const parts = ['translated', 'interpreter', 'translator', 'MMU', 'exits'];
+
+/** soft-run's `--stats-at @`: what was done between two marks. */
+const readShares = (text: string): Map<string, Shares> => {
+  const r = new Map<string, Shares>();
+  let before: Shares = [0, 0, 0, 0, 0, 0];
+  for (const m of text.matchAll(/^stats ((?:\d+ ){6}).*@(\w+) ?([^:\r\n]*)/gm)) {
+    const now = m[1]!.trim().split(' ').map(Number) as Shares;
+    const name = m[2] === 'shell' ? 'boot' : m[2] === 'end' ? m[3]! : undefined;
+    if (name) r.set(name, now.map((v, k) => v - before[k]!) as Shares);
+    before = now;
+  }
+  return r;
+};
 
 const guest = (command: string, args: string[]): Promise<Result> =>
   new Promise((resolve, reject) => {
@@ -62,7 +90,11 @@ const guest = (command: string, args: string[]): Promise<Result> =>
     const child = spawn(command, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    const r: Result = { ms: new Map(), bootClock: 0, checks: '' };
+    const r: Result = { ms: new Map(), bootClock: 0, checks: '', shares: new Map() };
+    let stats = '';
+    child.stderr.on('data', (b: Buffer) => {
+      stats += b.toString('latin1');
+    });
     let rest = '';
     let last = '';
     let started = 0;
@@ -97,6 +129,7 @@ const guest = (command: string, args: string[]): Promise<Result> =>
     child.on('error', reject);
     child.on('close', (code) => {
       clearTimeout(timer);
+      r.shares = readShares(stats);
       if (done) resolve(r);
       else reject(new Error(`${command} ended with ${code} before the guest did; its last line: ${last}`));
     });
@@ -107,6 +140,7 @@ const least = (runs: Result[]): Result => ({
   ms: new Map([...runs[0]!.ms.keys()].map((k) => [k, Math.min(...runs.map((r) => r.ms.get(k)!))])),
   bootClock: Math.min(...runs.map((r) => r.bootClock)),
   checks: runs[0]!.checks,
+  shares: runs[0]!.shares,
 });
 
 try {
@@ -137,7 +171,7 @@ try {
       '590',
     ];
     const kinds: { name: string; run: () => Promise<Result> }[] = [
-      { name: 'translated', run: () => guest(program, [...ours, '--quiet']) },
+      { name: 'translated', run: () => guest(program, [...ours, '--quiet', '--stats-at', '@']) },
       { name: 'interpreted', run: () => guest(program, [...ours, '--quiet', '--soft', 'interpret']) },
     ];
     if (spawnSync('qemu-system-x86_64', ['--version']).status !== 0) {
@@ -161,11 +195,16 @@ try {
       kinds.push({ name: 'TCG', run: () => guest('qemu-system-x86_64', args) });
     }
     const results = new Map<string, Result>();
-    for (const { name, run } of kinds) {
-      const runs: Result[] = [];
-      for (let n = 0; n < repeats; n++) runs.push(await run());
-      results.set(name, least(runs));
-      console.log(`${name}: ready, boot ${results.get(name)!.bootClock.toFixed(0)} ms on the clock`);
+    const runs = new Map<string, Result[]>(kinds.map(({ name }) => [name, []]));
+    for (let n = 0; n < repeats; n++) {
+      for (const { name, run } of kinds) {
+        runs.get(name)!.push(await run());
+        console.log(`${name}: run ${n + 1} of ${repeats} is done`);
+      }
+    }
+    for (const { name } of kinds) {
+      results.set(name, least(runs.get(name)!));
+      console.log(`${name}: boot ${results.get(name)!.bootClock.toFixed(0)} ms on the clock`);
     }
     const first = results.get('translated')!;
     const tcg = results.get('TCG');
@@ -189,6 +228,19 @@ try {
       );
     }
     if (tcg) console.log(`geometric mean of the programs: ${Math.exp(product / count).toFixed(2)}`);
+    console.log(
+      `\n${'translated, first run: where'.padEnd(30)}${[' M instr.', ' M instr./s', ...parts.map((p) => `${p} %`)].map((p) => p.padStart(14)).join('')}`,
+    );
+    for (const [program, [instructions, ...samples]] of first.shares) {
+      const all = samples.reduce((a, b) => a + b, 0);
+      const ms = runs.get('translated')![0]!.ms.get(program)!;
+      const row = [
+        (instructions / 1e6).toFixed(0),
+        (instructions / ms / 1e3).toFixed(0),
+        ...samples.map((v) => (all ? ((100 * v) / all).toFixed(1) : '-')),
+      ];
+      console.log(`${program.padEnd(30)}${row.map((v) => v.padStart(14)).join('')}`);
+    }
     console.log(await noise());
   }
 } finally {

@@ -8,6 +8,7 @@
 //     --kernel         IMAGE is a bzImage, entered by the 64-bit boot protocol
 //     --initrd FILE, --append TEXT, --mem MIB, --cpus N, --seconds N, --quiet (no statistics),
 //     --soft translate|interpret|lockstep
+//     --stats-at TEXT  after each console line with TEXT: what cpu0 has done so far, and the line, on stderr
 //
 // Exits with the status of the isa-debug-exit port 0xf4, 3 after a triple fault, 4 when the time is over.
 #include <elf.h>
@@ -32,7 +33,7 @@ using namespace nyx;
 namespace {
 
 struct Options {
-  std::string mode, image, initrd, append;
+  std::string mode, image, initrd, append, stats_at;
   uint64_t address = 0, mem = 256;
   unsigned cpus = 1, seconds = 60;
   bool quiet = false;
@@ -51,6 +52,7 @@ struct Board {
   std::vector<VcpuContext> contexts;
   std::unique_ptr<Accel> accel;
   uint64_t start_ns = 0;
+  std::string line;
   std::mutex mutex;
 
   void Report() {
@@ -69,6 +71,22 @@ struct Board {
               100 * w.in_translated / all, 100 * w.in_interpreter / all, 100 * w.in_translator / all, 100 * w.in_mmu / all,
               100 * w.in_exits / all, double(w.halted_ns) / s / 1e7);
     }
+  }
+  // By the thread of cpu0. Samples of its processor time: sampler.h.
+  void Console(char c) {
+    fputc(c, stdout);
+    if (c != '\n') {
+      if (line.size() < 200) line += c;
+      return;
+    }
+    fflush(stdout);
+    if (!o.stats_at.empty() && line.find(o.stats_at) != line.npos) {
+      const wire::VcpuStats& w = *contexts[0].stats;
+      fprintf(stderr, "stats %llu %llu %llu %llu %llu %llu %s\n", (unsigned long long)static_cast<soft::SoftVcpu&>(accel->vcpu(0)).cpu().icount,
+              (unsigned long long)w.in_translated, (unsigned long long)w.in_interpreter, (unsigned long long)w.in_translator,
+              (unsigned long long)w.in_mmu, (unsigned long long)w.in_exits, line.c_str());
+    }
+    line.clear();
   }
   [[noreturn]] void Exit(int status) {
     Report();
@@ -105,8 +123,7 @@ class TestBus : public Bus {
         if (lcr_ & 0x80) return;
         [[fallthrough]];
       case 0x402: case 0xe9: case 0xf1:
-        for (unsigned k = 0; k < width; k++) fputc(int(value >> 8 * k & 0xff), stdout);
-        if ((value & 0xff) == '\n') fflush(stdout);
+        for (unsigned k = 0; k < width; k++) board.Console(char(value >> 8 * k));
         return;
       case 0x3fb: lcr_ = uint8_t(value); return;
       case 0x3ff: scratch_ = uint8_t(value); return;
@@ -362,6 +379,7 @@ void Parse(int argc, char** argv) {
     else if (a == "--cpus") o.cpus = unsigned(std::stoul(value()));
     else if (a == "--seconds") o.seconds = unsigned(std::stoul(value()));
     else if (a == "--quiet") o.quiet = true;
+    else if (a == "--stats-at") o.stats_at = value();
     else if (a == "--soft") o.soft = SoftModeOf(value());
     else o.image = a;
   }

@@ -15,6 +15,8 @@ namespace {
 
 constexpr uint64_t kPageMask = 0xfff;
 
+constexpr size_t kReturnBytes = 2 * (Returns::kBelow + Returns::kBytes) + Returns::kBytes;
+
 size_t pages(size_t bytes) { return (bytes + kPageMask) & ~kPageMask; }
 
 // Address space for the pools; pages appear when they are used.
@@ -65,20 +67,29 @@ BlockCache::BlockCache(const OpTables& tables, size_t max_blocks, size_t max_ins
       max_blocks_(max_blocks),
       max_insns_(max_insns),
       code_bytes_(pages(code_bytes)),
-      reserved_(reserve(pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)) + code_bytes_)),
+      pool_bytes_(kReturnBytes + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)) + pages(max_blocks * 2 * sizeof(Exit))),
+      reserved_(reserve(pool_bytes_ + code_bytes_)),
       blocks_(reinterpret_cast<Block*>(reserved_)),
       insns_(reinterpret_cast<Insn*>(reserved_ + pages(max_blocks * sizeof(Block)))),
+      exits_(reinterpret_cast<Exit*>(reserved_ + pool_bytes_ - kReturnBytes - pages(max_blocks * 2 * sizeof(Exit)))),
+      returns_(reserved_ + pool_bytes_ - kReturnBytes),
       hash_(new Block*[1 << kHashBits]()),
       page_hash_(new Page*[1 << kPageHashBits]()) {
   ForgetJumps();
   if (!code_bytes_) return;
-  uint8_t* const code = reserved_ + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn));
+  uint8_t* const code = reserved_ + pool_bytes_;
   code_write_ = map_code(code, code_bytes_);
   if (code_write_) translator_ = std::make_unique<Translator>(code_write_, code, code_bytes_);
 }
 
+void BlockCache::Attach(Cpu& c) {
+  c.blocks = this;
+  c.jumps = &jumps[0][0];
+  if (translator_) c.returns.Start(returns_, translator_->no_return());
+}
+
 BlockCache::~BlockCache() {
-  munmap(reserved_, pages(max_blocks_ * sizeof(Block)) + pages(max_insns_ * sizeof(Insn)) + code_bytes_);
+  munmap(reserved_, pool_bytes_ + code_bytes_);
   if (code_write_) munmap(code_write_, code_bytes_);
   for (size_t k = 0; k < 1 << kPageHashBits; k++) {
     while (page_hash_[k]) RemovePage(page_hash_[k]);
@@ -230,7 +241,10 @@ void BlockCache::FlushOwn(Cpu& c) {
     b->in = 0;
     b->jumps_to[0] = b->jumps_to[1] = nullptr;
   }
-  if (translator_) translator_->Reset();
+  if (translator_) {
+    translator_->Reset();
+    c.returns.Forget();
+  }
   used_blocks_ = used_insns_ = 0;
   ForgetJumps();
   std::memset(hash_.get(), 0, sizeof(Block*) << kHashBits);
@@ -292,6 +306,7 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
   b->phys = phys;
   b->mode = mode;
   b->insns = insns;
+  b->exit = &exits_[2 * used_blocks_];
   b->phys2 = ~0ull;
   b->host = host;
   b->valid = true;

@@ -52,6 +52,8 @@ class BlockCache {
   // Another cache of the same CPU, which is to forget the same.
   void set_twin(BlockCache* twin) { twin_ = twin; twin->twin_ = this; }
   Translator* translator() { return translator_.get(); }
+  // `c` takes its blocks from here from now on.
+  void Attach(Cpu& c);
 
   // Of supervisor and user mode.
   JumpEntry jumps[2][1 << kJumpBits];
@@ -84,12 +86,14 @@ class BlockCache {
   static size_t Hash(const uint8_t* host, uint64_t rip, uint32_t mode);
 
   const OpTables& tables_;
-  const size_t max_blocks_, max_insns_, code_bytes_;
+  const size_t max_blocks_, max_insns_, code_bytes_, pool_bytes_;
   // Blocks, instructions and code share one reservation, so that code reaches everything by RIP-relative addresses.
   uint8_t* reserved_;
   uint8_t* code_write_ = nullptr;
   Block* blocks_;
   Insn* insns_;
+  Exit* exits_;  // two a block
+  uint8_t* returns_;
   size_t used_blocks_ = 0, used_insns_ = 0;
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<Block*[]> hash_;

@@ -10,6 +10,8 @@
 #include <csetjmp>
 #include <cstdint>
 
+#include "soft/returns.h"
+
 namespace nyx {
 class Bus;           // accel.h: what lies outside of the CPU
 class Clock;         // clock.h: guest time and TSC
@@ -156,6 +158,8 @@ struct alignas(64) Cpu {
   struct StoreLog* log;       // lockstep.h; null but in its tests
   class Lockstep* lockstep;   // the same
   uint64_t scratch;    // of translated code, within one instruction
+  Returns returns;     // of translated code
+  uint64_t host_stack; // RSP to go back to from translated code
 
   uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
   uint32_t pkru, pkrs;  // two bits a protection key: no access, no write (walk.cc)

@@ -125,6 +125,12 @@ void put_group(OpTables& t, int map, int row, int opcode, int n, const OpEntry& 
 // after put() of the other, which overwrites everything. Files register in the order of the declarations above.
 void put_legacy(OpTables& t, int map, int opcode, const OpEntry& e);
 
+// Where translated code goes on at a link, together and apart from the rest of blocks: both are read at the jump.
+struct Exit {
+  const void* jump;  // into the successor, or to the link's stub
+  intptr_t addend;   // CodeEntry::addend of the successor
+};
+
 struct Block {
   uint64_t rip;       // linear address of its first byte minus CS base: what gpr[kRegBlock] is set to
   uint64_t phys;      // physical address of its first byte
@@ -133,7 +139,6 @@ struct Block {
   uint16_t bytes;
   Insn* insns;        // count instructions, then one `end of block` entry
   Block* link[2];     // successors (taken, fall-through), or null; leads_to (run.h) tells whether one still is
-  intptr_t link_addend[2];  // CodeEntry::addend of jumps_to[k]
   Block* hash_next;
   Block* page_next[2];  // blocks of the same physical page: of phys, of phys2
   uint64_t phys2;     // address in the second page of an instruction that spans pages, else ~0
@@ -145,11 +150,11 @@ struct Block {
   Handler code;               // execution starts here, with the state in Cpu
   const uint8_t* hot;         // from translated code: guest registers in host registers, flags in Cpu::flags
   const uint8_t* hot_flags;   // the same with flags in the host's; null: not translated
-  const void* jump[2];        // where translated code goes at each link: into the successor, or to its own `stub`
-  const void* stub[2];
+  Exit* exit;                 // of its two links
+  const void* stub[2];        // null: the link has no code
   bool pending[2];            // the flags are in the host's flags there
   uint32_t heat;              // executions before it was translated
-  Block* jumps_to[2];         // the block that jump[k] leads into
+  Block* jumps_to[2];         // the block that exit[k].jump leads into
   uintptr_t in, in_next[2];   // list of links that lead here: block | k
 };
 

@@ -271,6 +271,7 @@ void update_mode(Cpu& c) {
     if (flat) m |= kModeFlat;
   }
   if (c.cpl == 3) m |= kModeUser;
+  if (c.mode != m) c.returns.Enter(m, (c.mode ^ m) & kModeUser);
   c.mode = m;
   c.ac_check = c.cpl == 3 && (c.cr0 & kCr0AM) && (c.eflags & kAC);
   c.watch = (c.dr[7] & 0xff) && (c.dr[7] & 0x11110000);  // the low bit of R/W: writes, or reads and writes

@@ -103,6 +103,23 @@ template <int Row, int Map, int Opcode>
   return a;
 }
 
+// The register and the memory form of an instruction whose work on its source is Body::apply(c, i, source). Bytes of a
+// memory operand: 16 are aligned or #GP; 0 are 16 that need not be.
+template <class Body, int Bytes>
+struct Forms {
+  static void reg(Cpu& c, const Insn* i) {
+    need_sse(c, i);
+    Body::apply(c, i, *xmm(c, i->rm));
+    return next(c, i);
+  }
+  static void mem(Cpu& c, const Insn* i) {
+    need_sse(c, i);
+    if constexpr (Bytes == 0) Body::apply(c, i, load128(c, i, false));
+    else Body::apply(c, i, load_vec<Bytes>(c, i));
+    return next(c, i);
+  }
+};
+
 inline void put_row(OpTables& t, int map, int row, int opcode, Handler reg, Handler mem, uint32_t bits = 0, Imm imm = kImmNone) {
   t.map[map][row][opcode] = op_all(reg, mem, bits | kModrm | kIgnore66, imm);
 }

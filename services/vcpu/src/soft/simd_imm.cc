@@ -5,7 +5,6 @@
 namespace nyx::soft {
 namespace {
 
-
 // `bytes` are the opcode bytes up to the immediate; at most 6, so that a stub with `ret` fits in 8.
 #define NYX_STUBS(name, bytes)                                             \
   asm(".pushsection .text.nyx_stubs,\"ax\",@progbits\n\t.balign 64\n" #name \
@@ -71,22 +70,12 @@ struct StubRegs {
 }
 
 template <const uint8_t* Table, bool Fp, int Bytes>
-struct ShuffleLike {
+struct ShuffleLike : Forms<ShuffleLike<Table, Fp, Bytes>, Bytes> {
   static void apply(Cpu& c, const Insn* i, __m128i b) {
     __m128i r;
     if constexpr (Fp) fp_do(c, i, [&] { r = call_stub(Table, uint8_t(i->imm), *xmm(c, i->reg), b).xmm0; });
     else r = call_stub(Table, uint8_t(i->imm), *xmm(c, i->reg), b).xmm0;
     *xmm(c, i->reg) = r;
-  }
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, *xmm(c, i->rm));
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, load_vec<Bytes>(c, i));
-    return next(c, i);
   }
 };
 // INSERTPS from memory: the source selector of the immediate is ignored, the value is the dword.
@@ -107,7 +96,7 @@ void shift_imm(Cpu& c, const Insn* i) {
 
 // PCMPxSTRx. Kind: bit 0 = index in ECX (else mask in XMM0), bit 1 = explicit lengths in EAX, EDX.
 template <const uint8_t* Table, int Kind>
-struct StringCompare {
+struct StringCompare : Forms<StringCompare<Table, Kind>, 0> {
   static void apply(Cpu& c, const Insn* i, __m128i b) {
     if constexpr (Kind & 2) {
       // With REX.W the lengths are 64-bit and saturate: the stub has 32-bit ones, so saturate here.
@@ -126,16 +115,6 @@ struct StringCompare {
     if constexpr (Kind & 1) c.gpr[RCX] = uint32_t(r.ecx);
     else *xmm(c, 0) = r.xmm0;
     c.flags = r.flags;
-  }
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, *xmm(c, i->rm));
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, load128(c, i, false));
-    return next(c, i);
   }
 };
 

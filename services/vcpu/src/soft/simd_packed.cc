@@ -9,37 +9,17 @@ namespace {
 
 // Integer and logical operations: cannot raise SIMD floating-point exceptions.
 template <int Row, int Map, int Opcode, int Bytes>
-struct Plain {
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    *xmm(c, i->reg) = host_xx<Row, Map, Opcode>(*xmm(c, i->reg), *xmm(c, i->rm));
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    const __m128i b = load_vec<Bytes>(c, i);
-    *xmm(c, i->reg) = host_xx<Row, Map, Opcode>(*xmm(c, i->reg), b);
-    return next(c, i);
-  }
+struct Plain : Forms<Plain<Row, Map, Opcode, Bytes>, Bytes> {
+  static void apply(Cpu& c, const Insn* i, __m128i b) { *xmm(c, i->reg) = host_xx<Row, Map, Opcode>(*xmm(c, i->reg), b); }
 };
 
 // Floating point: under the guest's MXCSR.
 template <int Row, int Map, int Opcode, int Bytes>
-struct Float {
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    __m128i r;
-    fp_do(c, i, [&] { r = host_xx<Row, Map, Opcode>(*xmm(c, i->reg), *xmm(c, i->rm)); });
-    *xmm(c, i->reg) = r;
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    const __m128i b = load_vec<Bytes>(c, i);
+struct Float : Forms<Float<Row, Map, Opcode, Bytes>, Bytes> {
+  static void apply(Cpu& c, const Insn* i, __m128i b) {
     __m128i r;
     fp_do(c, i, [&] { r = host_xx<Row, Map, Opcode>(*xmm(c, i->reg), b); });
     *xmm(c, i->reg) = r;
-    return next(c, i);
   }
 };
 
@@ -65,44 +45,24 @@ template <int Row, int Map, int Opcode>
   return f;
 }
 template <int Row, int Map, int Opcode, int Bytes>
-struct Compare {
+struct Compare : Forms<Compare<Row, Map, Opcode, Bytes>, Bytes> {
   static void apply(Cpu& c, const Insn* i, __m128i b) {
     uint16_t f = 0;
     if constexpr (Map == 1) fp_do(c, i, [&] { f = host_flags<Row, Map, Opcode>(*xmm(c, i->reg), b); });
     else f = host_flags<Row, Map, Opcode>(*xmm(c, i->reg), b);
     c.flags = f;
   }
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, *xmm(c, i->rm));
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, load_vec<Bytes>(c, i));
-    return next(c, i);
-  }
 };
 
 // PBLENDVB, BLENDVPS, BLENDVPD: XMM0 is an implicit third operand.
 template <int Row, int Map, int Opcode, int Bytes>
-struct Implicit {
+struct Implicit : Forms<Implicit<Row, Map, Opcode, Bytes>, Bytes> {
   static void apply(Cpu& c, const Insn* i, __m128i src) {
     register __m128i mask asm("xmm0") = *xmm(c, 0);
     register __m128i a asm("xmm1") = *xmm(c, i->reg);
     register __m128i b asm("xmm2") = src;
     asm volatile(".byte 0x66, 0x0f, 0x38, %c3, 0xca" : "+x"(a) : "x"(b), "x"(mask), "i"(Opcode));
     *xmm(c, i->reg) = a;
-  }
-  static void reg(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, *xmm(c, i->rm));
-    return next(c, i);
-  }
-  static void mem(Cpu& c, const Insn* i) {
-    need_sse(c, i);
-    apply(c, i, load128(c, i, true));
-    return next(c, i);
   }
 };
 

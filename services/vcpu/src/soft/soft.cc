@@ -33,8 +33,7 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
   if (c.pacer) c.deadline = 0;
   c.index = context.index;
   c.engine = &engine;
-  c.blocks = &blocks_;
-  c.jumps = &blocks_.jumps[0][0];
+  blocks_.Attach(c);
   c.hot_count = kHotCount;
   if (config.soft_mode == machine::SoftMode::kLockstep && config.cpus == 1 && blocks_.translator()) {
     lockstep_ = std::make_unique<Lockstep>(c);

@@ -72,13 +72,13 @@ static void remove_from(Block* target, Block* a, int k) {
 
 void connect(Block* a, int k, Block* b) {
   if (!a->stub[k] || !b->hot_flags) return;
-  a->link_addend[k] = intptr_t(b->host) - intptr_t(b->rip);
+  a->exit[k].addend = intptr_t(b->host) - intptr_t(b->rip);
   if (a->jumps_to[k] == b) return;
   if (a->jumps_to[k]) remove_from(a->jumps_to[k], a, k);
   a->jumps_to[k] = b;
   a->in_next[k] = b->in;
   b->in = reinterpret_cast<uintptr_t>(a) | unsigned(k);
-  a->jump[k] = a->pending[k] ? b->hot_flags : b->hot;
+  a->exit[k].jump = a->pending[k] ? b->hot_flags : b->hot;
 }
 
 void disconnect(Block* b) {
@@ -86,13 +86,14 @@ void disconnect(Block* b) {
     Block* const a = reinterpret_cast<Block*>(at & ~uintptr_t{1});
     const int k = at & 1;
     at = a->in_next[k];
-    a->jump[k] = a->stub[k];
+    a->exit[k].jump = a->stub[k];
     a->jumps_to[k] = nullptr;
   }
   b->in = 0;
   for (int k = 0; k < 2; k++) {
     if (b->jumps_to[k]) remove_from(b->jumps_to[k], b, k);
     b->jumps_to[k] = nullptr;
+    if (b->stub[k]) b->exit[k].jump = b->stub[k];  // a return may still come here
   }
 }
 
@@ -107,15 +108,22 @@ Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : writ
   for (unsigned g = 0; g < 16; g++)
     if (kHost[g] >= 0) e.store(gpr_field(g), kHost[g]);
   e.byte(0xc3);
-  // And back. RDI is Cpu. Called.
+  const auto to_host_stack = [&] {
+    e.store(cpu_field(offsetof(Cpu, returns) + offsetof(Returns, top)), hSP);
+    e.load(hSP, cpu_field(offsetof(Cpu, host_stack)));
+  };
+  // And back, to RAX. RDI is Cpu. Translated code has the return stack for its own.
   reload_ = e.here();
   e.mov(hBP, hDI);
+  e.store(cpu_field(offsetof(Cpu, host_stack)), hSP);
+  e.load(hSP, cpu_field(offsetof(Cpu, returns) + offsetof(Returns, top)));
   for (unsigned g = 0; g < 16; g++)
     if (kHost[g] >= 0) e.load(kHost[g], gpr_field(g));
-  e.byte(0xc3);
+  e.byte(0xff), e.byte(0xe0);  // jmp rax
   // To the handler RAX of instruction RCX in block R10.
   interpret_ = e.here();
   e.call_to(spill_);
+  to_host_stack();
   e.store(cpu_field(offsetof(Cpu, block)), h10);
   e.load(h10, mem(h10, offsetof(Block, rip)));
   e.store(gpr_field(kRegBlock), h10);
@@ -125,6 +133,7 @@ Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : writ
   // To the run loop in front of block R10.
   exit_ = e.here();
   e.call_to(spill_);
+  to_host_stack();
   e.store(cpu_field(offsetof(Cpu, block)), h10);
   e.load(h10, mem(h10, offsetof(Block, rip)));
   e.store(gpr_field(kRegBlock), h10);
@@ -133,18 +142,26 @@ Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : writ
   // Into block RCX, which is not translated or not there any more.
   enter_ = e.here();
   e.call_to(spill_);
+  to_host_stack();
   e.mov(hDI, hBP);
   e.mov(hSI, hCX);
   e.imm(hAX, reinterpret_cast<uintptr_t>(&enter_from_code));
   e.byte(0xff), e.byte(0xe0);
-  start_ = used_ = (size_t(e.at - write) + 63) & ~size_t{63};
+  // To the run loop at RAX: what the bottom of the return stack leads to.
+  no_return_ = e.here();
+  e.store(cpu_field(offsetof(Cpu, rip)), hAX);
+  e.call_to(spill_);
+  to_host_stack();
+  e.byte(0xc3);
+  start_ = (size_t(e.at - write) + 63) & ~size_t{63};
+  Reset();
 }
 
 bool Translator::Translate(Cpu& c, Block* b) {
   const In in(c, kInTranslator);
-  if (bytes_ - used_ < kMaxCode) return false;
+  if (bytes_ / 2 - used_ < kMaxCode || bytes_ - cold_used_ < kMaxCode) return false;
   Translation t(*this, c, b);
-  used_ = (used_ + t.Run() + 15) & ~size_t{15};
+  t.Run();
   if (c.blocks->jump_entry(b->mode, b->rip).block == b) c.blocks->RememberJump(b);
   c.stat_translated++;
   return true;
@@ -158,8 +175,7 @@ Translation::Translation(Translator& t, Cpu& c, Block* b)
   delta = intptr_t(t.code_) - intptr_t(t.write_);
 }
 
-size_t Translation::Run() {
-  uint8_t* const start = at;
+void Translation::Run() {
   // Whether the block is entered is then decided last, with the flags in their place.
   early_ = !paced_ && flags_dead(0);
   entries();
@@ -184,8 +200,10 @@ size_t Translation::Run() {
     i_ = &b_->insns[k_];
     edge(1);
   }
+  t_.used_ = (size_t(at - t_.write_) + 15) & ~size_t{15};
+  at = t_.write_ + t_.cold_used_;
   out_of_line();
-  return size_t(at - start);
+  t_.cold_used_ = size_t(at - t_.write_);
 }
 
 void Translation::interpret() {
@@ -269,12 +287,12 @@ void Translation::check_code_page(uint64_t linear) {
   ins(8, 0x3b, hAX, at);
 }
 
-void Translation::edge(int k) {
+void Translation::edge(int k, bool returns) {
   const uint64_t target = k == 0 ? taken() : rip_after();
   edge_used_[k] = true;
   edge_pending_[k] = !in_mem_;
   // Within its page a block may go on while it runs itself; beyond, the TLB must say that the target is where it was.
-  const bool same_page = (b_->rip ^ target) >> 12 == 0 && b_->phys2 == ~0ull && !interpreted_;
+  const bool same_page = (b_->rip ^ target) >> 12 == 0 && b_->phys2 == ~0ull && !interpreted_ && !returns;
   if (same_page && target == b_->rip) {
     jmp_to(in_mem_ ? hot_ : hot_flags_);
     return;
@@ -285,13 +303,14 @@ void Translation::edge(int k) {
     check_code_page(target);
     edge_slow_[k][0] = jcc(ccNE);
     load(hAX, code_field(target, offsetof(CodeEntry, addend)));
-    ins(8, 0x3b, hAX, near(&b_->link_addend[k]));
+    ins(8, 0x3b, hAX, near(&b_->exit[k].addend));
     edge_slow_[k][1] = jcc(ccNE);
   }
-  ins(4, 0xff, 4, near(&b_->jump[k]));
+  ins(4, 0xff, 4, near(&b_->exit[k].jump));
 }
 
 void Translation::out_of_line() {
+  constexpr size_t kLeaNear = 7, kJmp = 5;  // bytes
   // Instructions that are to be interpreted after all.
   for (unsigned n = 0; n < slows_;) {
     const unsigned k = slow_[n].k;
@@ -308,7 +327,7 @@ void Translation::out_of_line() {
     lea(hCX, near(i_));
     imm(hAX, reinterpret_cast<uintptr_t>(k == 0 ? &follow_edge<0> : &follow_edge<1>));
     tail_[tails_++] = jmp();
-    b_->stub[k] = b_->jump[k] = stub;
+    b_->stub[k] = b_->exit[k].jump = stub;
     b_->pending[k] = edge_pending_[k];
   }
   for (unsigned n = 0; n < tails_; n++) bind(tail_[n]);
@@ -324,7 +343,8 @@ void Translation::out_of_line() {
   for (unsigned k = 1; k < b_->count; k++)
     if (!translated_[k - 1]) came[k] = true;
   const auto resume = [&](uint8_t* body, bool flags, unsigned xmms) {
-    call_to(t_.reload_);
+    lea(hAX, near(here() + kLeaNear + kJmp));
+    jmp_to(t_.reload_);
     for (unsigned r = 0; r < 16; r++)
       if (xmms >> r & 1) load_xmm(r);
     if (flags) {

@@ -23,11 +23,15 @@ class Translator {
   // False: the code cache is full; everything must be dropped before more is translated.
   bool Translate(Cpu& c, Block* b);
   // Forgets all translations.
-  void Reset() { used_ = start_; }
-  size_t used() const { return used_; }
+  void Reset() {
+    used_ = start_;
+    cold_used_ = bytes_ / 2;
+  }
   // Whether a host instruction is translated code.
   bool holds(uint64_t rip) const { return rip - reinterpret_cast<uintptr_t>(code_) < bytes_; }
 
+  // Where a return goes that the return stack does not know (returns.h).
+  const uint8_t* no_return() const { return no_return_; }
   // Entries that every block has before it is translated.
   const uint8_t* enter_thunk() const { return enter_; }
 
@@ -36,9 +40,10 @@ class Translator {
   uint8_t* const write_;
   const uint8_t* const code_;
   const size_t bytes_;
-  size_t start_ = 0, used_ = 0;  // start_: behind the thunks
+  // The first half holds what is executed often, after the thunks; the second what leaves it and comes back.
+  size_t start_ = 0, used_ = 0, cold_used_ = 0;
   // Shared pieces of code.
-  const uint8_t *spill_, *reload_, *interpret_, *exit_, *enter_;
+  const uint8_t *spill_, *reload_, *interpret_, *exit_, *enter_, *no_return_;
 };
 
 // Whether blocks of this Cpu::mode are translated.

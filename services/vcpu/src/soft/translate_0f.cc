@@ -140,11 +140,13 @@ bool Translation::two_byte(const OpName& n) {
     default: break;
   }
   if (n.opcode >= 0xc8 && n.opcode <= 0xcf) {  // BSWAP
-    const int h = kHost[i.rm];
-    if (size < 4 || h < 0) return false;
+    if (size < 4) return false;
+    const int h = kHost[i.rm] >= 0 ? kHost[i.rm] : int(hCX);
+    if (kHost[i.rm] < 0) load(hCX, gpr_field(i.rm), size);
     byte(0x40 | (size == 8 ? 8 : 0) | (h >> 3 & 1));
     byte(0x0f);
     byte(0xc8 | (h & 7));
+    if (kHost[i.rm] < 0) store(gpr_field(i.rm), hCX);
     return true;
   }
   return false;

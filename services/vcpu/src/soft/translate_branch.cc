@@ -80,6 +80,54 @@ void Translation::lookup() {
   in_host_ = false;
 }
 
+// Translated code's stack is one of (key, return address) pairs, so that the host predicts the guest's returns: a call
+// pushes where the guest wants to return to and calls, a return that finds that on the top, or one below, returns.
+void Translation::remember_return() {
+  const uint64_t back = rip_after();
+  // At its end the stack starts anew.
+  ins(4, 0xf7, 0, reg(hSP), 4);  // test esp, size - 1
+  dword(Returns::kBytes - 1);
+  uint8_t* const room = jmp8(0x75);
+  load(hSP, cpu_field(offsetof(Cpu, returns) + offsetof(Returns, bottom)));
+  bind8(room);
+  if (int64_t(back) == int32_t(back)) {
+    byte(0x68), dword(uint32_t(back));  // push imm32
+  } else {
+    imm(hAX, back);
+    byte(0x50);  // push rax
+  }
+  in_host_ = false;
+}
+
+// After the call instruction that `called` is the end of: where the return lands.
+void Translation::land(uint8_t* called) {
+  lea(hSP, mem(hSP, 8));
+  in_host_ = false, in_mem_ = true;
+  edge(1, true);
+  bind(called);
+}
+
+uint8_t* Translation::call_here() {
+  byte(0xe8), dword(0);
+  return at;
+}
+
+void Translation::return_known(int64_t pop) {
+  const int sp = kHost[RSP];
+  ins(8, 0x3b, hAX, mem(hSP, 8));
+  uint8_t* const other = jmp8(0x75);
+  lea(sp, mem(sp, pop), word_);
+  byte(0xc3);
+  bind8(other);
+  ins(8, 0x3b, hAX, mem(hSP, 24));
+  uint8_t* const unknown = jmp8(0x75);
+  lea(hSP, mem(hSP, 16));
+  lea(sp, mem(sp, pop), word_);
+  byte(0xc3);
+  bind8(unknown);
+  in_host_ = false;
+}
+
 bool Translation::branch(const OpName& n) {
   const Insn& i = *i_;
   const int sp = kHost[RSP], w = int(word_);
@@ -123,6 +171,8 @@ bool Translation::branch(const OpName& n) {
   if (n.opcode == 0xe8) {
     push_check();
     put_return();
+    remember_return();
+    land(call_here());
     edge(0);
     ended_ = true;
     return true;
@@ -132,6 +182,7 @@ bool Translation::branch(const OpName& n) {
     mov(hAX, sp);
     translate_address(word_, false);
     load(hAX, mem(hAX), word_);
+    return_known(w + int64_t(i.imm));
     lookup();
     lea(sp, mem(sp, w + int64_t(i.imm)), word_);
     return go();
@@ -149,6 +200,8 @@ bool Translation::branch(const OpName& n) {
       store(cpu_field(offsetof(Cpu, scratch)), h10);
       push_check();
       put_return();
+      remember_return();
+      land(call_here());
       load(h10, cpu_field(offsetof(Cpu, scratch)));
     }
     return go();

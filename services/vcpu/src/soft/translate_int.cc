@@ -41,8 +41,18 @@ bool Translation::alu_form(const OpName& n) {
   const int op = test ? kAnd : n.opcode < 0x40 ? n.opcode >> 3 : n.n;
   const bool has_imm = n.opcode >= 0x40 ? n.opcode != 0x84 && n.opcode != 0x85 : (n.opcode & 7) >= 4;
   const bool to_reg = n.opcode < 0x40 && (n.opcode & 6) == 2;
-  if (!bytes_ok(!has_imm, !n.memory)) return false;
   const int32_t v = int32_t(i.imm);
+  if (size == 1 && !n.memory && has_imm && high_byte(i.rm)) {
+    // AH .. BH: CH of the host's RCX stands in, which a MOV brings and takes away without touching flags.
+    if (reads_carry(op) && !test) need_host_flags();
+    const int h = kHost[i.rm >> 3];
+    mov(hCX, h);
+    byte(test ? 0xf6 : 0x80), byte(0xc5 | (test ? 0 : op) << 3), byte(unsigned(v));
+    if (!test && op != kCmp) mov(h, hCX);
+    killed();
+    return true;
+  }
+  if (!bytes_ok(!has_imm, !n.memory)) return false;
   if (!n.memory) {
     if (reads_carry(op)) need_host_flags();
     if (test) {
@@ -281,6 +291,35 @@ bool Translation::multiply(const OpName& name) {
   return true;
 }
 
+// DIV and IDIV of 32 and 64 bits where the quotient fits for certain.
+bool Translation::divide(const OpName& name) {
+  const Insn& i = *i_;
+  const unsigned size = i.opsize;
+  if (size < 4) return false;
+  if (name.memory) memory_operand(size, false), load(h10, mem(hAX), size);
+  else before_access(), load(h10, guest(i.rm, size), size);
+  mov(hAX, kHost[RAX], size);
+  if (name.n == 6) {
+    rr(size, 0x3b, hDX, h10);
+    bail(jcc(ccAE));
+  } else {
+    // RDX only extends the sign of RAX, and the divisor is neither 0 nor -1.
+    ins(size, 0xc1, 7, reg(hAX), 1), byte(size * 8 - 1);
+    rr(size, 0x3b, hAX, hDX);
+    bail(jcc(ccNE));
+    lea(hCX, mem(h10, 1), size);
+    alu_imm(size, 7, reg(hCX), 1);
+    bail(jcc(ccBE));
+  }
+  in_host_ = false;
+  need_host_flags();  // those that are undefined after it stay
+  mov(hAX, kHost[RAX], size);
+  ins(size, 0xf7, name.n, reg(h10));
+  mov(kHost[RAX], hAX);
+  killed();
+  return true;
+}
+
 bool Translation::integer(const OpName& n) {
   if (n.map == 1) return two_byte(n);
   if (n.map != 0) return false;
@@ -292,7 +331,7 @@ bool Translation::integer(const OpName& n) {
     case 0xf6: case 0xf7:
       if (n.n < 2) return alu_form(n);
       if (n.n < 4) return unary(n);
-      return n.n < 6 && multiply(n);
+      return n.n < 6 ? multiply(n) : divide(n);
     case 0xfe: case 0xff: return n.n < 2 && unary(n);
     case 0x69: case 0x6b: return multiply(n);
     case 0x86: case 0x87: return exchange(n);

@@ -17,8 +17,7 @@ inline Rm gpr_field(unsigned g) { return cpu_field(g * 8); }
 class Translation : public Emit {
  public:
   Translation(Translator& t, Cpu& c, Block* b);
-  // The number of bytes written; 0: no room.
-  size_t Run();
+  void Run();
 
  private:
   // ---- translate.cc
@@ -27,7 +26,7 @@ class Translation : public Emit {
   void entries();              // in front of the body
   void out_of_line();          // behind it
   bool flags_dead(unsigned k) const;  // instructions from k on overwrite all flags before anything can look at them
-  void edge(int k);            // goes on at link k
+  void edge(int k, bool returns = false);  // goes on at link k; `returns`: other code has run since the block began
   void check_code_page(uint64_t linear);
   Rm code_field(uint64_t linear, size_t at) const {
     return cpu_field(tlb_ + offsetof(Tlb, code) + (linear >> 12 & (kCodeEntries - 1)) * sizeof(CodeEntry) + at);
@@ -75,12 +74,17 @@ class Translation : public Emit {
   bool two_byte(const OpName& n);
   bool shift(const OpName& n);
   bool multiply(const OpName& n);
+  bool divide(const OpName& n);
   bool widen(unsigned from, bool sign, bool memory);
   bool exchange(const OpName& n);
 
   // ---- translate_branch.cc
   bool branch(const OpName& n);
   bool stack(const OpName& n);
+  void remember_return();      // for a call, before call_here; clobbers RAX
+  uint8_t* call_here();        // a CALL whose target land() sets
+  void land(uint8_t* called);
+  void return_known(int64_t pop);  // RAX: target. Goes there if the return stack knows it; else on
   void push_check();           // RAX: host address of the new top of the stack
   void lookup();               // RAX: target. R10: its JumpEntry; else bail
 

@@ -132,8 +132,7 @@ void soft_open() {
   flat.cpu = new Cpu();
   Cpu& c = *flat.cpu;
   c.attention = new std::atomic<uint32_t>(0);
-  c.blocks = new BlockCache(op_tables(), 1 << 12, 1 << 16, 16 << 20);
-  c.jumps = &c.blocks->jumps[0][0];
+  (new BlockCache(op_tables(), 1 << 12, 1 << 16, 16 << 20))->Attach(c);
   c.hot_count = ~0u;
   c.tlb = &c.tlbs[1];  // of CPL 3
   c.cr4 = kCr4OSFXSR | kCr4OSXMMEXCPT;
@@ -159,6 +158,7 @@ void flat_mode(Mode mode) {
   if (mode == kFlat32) c.mode |= kModeFlat;
   for (Segment& s : c.seg) s = {seg ? kData : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0f3};
   c.seg[CS] = {seg ? kCode : 0, seg ? kSegLimit : 0xffffffff, 0, 0xc0fb};
+  c.returns.Forget();
   c.seg[FS] = c.seg[GS] = {mode == kLong ? kGsBase : 0, 0xffffffff, 0, 0xc0f3};
 }
 

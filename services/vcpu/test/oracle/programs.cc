@@ -87,14 +87,12 @@ void recursion() {
 // The same with a cache that holds four blocks.
 void tiny_cache() {
   Cpu& c = prepare(kFibonacci);
-  BlockCache tiny(op_tables(), 4, 4 * (kMaxBlockInsns + 1), 1 << 16);
+  BlockCache tiny(op_tables(), 4, 4 * (kMaxBlockInsns + 1), 1 << 17);
   BlockCache* const usual = c.blocks;
-  c.blocks = &tiny;
-  c.jumps = &tiny.jumps[0][0];
+  tiny.Attach(c);
   c.block = nullptr;
   execute(c);
-  c.blocks = usual;
-  c.jumps = &usual->jumps[0][0];
+  usual->Attach(c);
   c.block = nullptr;
   check("tiny cache", "fib(15)", c.gpr[RAX], 610);
 }
