@@ -208,6 +208,41 @@ void crosses_page_end() {
   check("page end", "icount", c.icount, 2);
 }
 
+// Calls that never return, more than the return stack holds; returns to where they were called from and to elsewhere.
+void returns() {
+  Cpu& c = prepare({0xb9, 0x88, 0x13, 0, 0,       // mov ecx, 5000
+                    0xe8, 0, 0, 0, 0,             // L: call next
+                    0x48, 0x83, 0xc4, 8,          // next: add rsp, 8
+                    0xff, 0xc9, 0x75, 0xf3,       // dec ecx; jnz L
+                    0xb9, 0xe8, 3, 0, 0,          // mov ecx, 1000
+                    0xe8, 10, 0, 0, 0,            // M: call f
+                    0xe8, 11, 0, 0, 0,            // call g
+                    0xff, 0xc9, 0x75, 0xf2,       // dec ecx; jnz M
+                    0xcc,                         // int3
+                    0xff, 0xc0, 0xc3, 0x90, 0x90, 0x90,     // f: inc eax; ret
+                    0x48, 0x8d, 0x15, 6, 0, 0, 0,  // g: lea rdx, [there]
+                    0xe8, 5, 0, 0, 0,             // call h
+                    0xcc,                         // int3
+                    0xff, 0xc3, 0xc3, 0xcc,       // there: inc ebx; ret
+                    0x48, 0x89, 0x14, 0x24, 0xc3});  // h: mov [rsp], rdx; ret
+  execute(c);
+  check("returns", "vector", unsigned(flat.vector), 3);
+  check("returns", "eax", c.gpr[RAX], 1000);
+  check("returns", "ebx", c.gpr[RBX], 1000);
+  check("returns", "rsp", c.gpr[RSP], kData + 0x1f00);
+  check("returns", "icount", c.icount, 1 + 20000 + 1 + 12000);
+}
+
+// A return to an address that the return stack has at its bottom.
+void returns_to_nobody() {
+  Cpu& c = prepare({0x48, 0xb8, 1, 0, 0, 0, 0, 0, 0, 0x80,  // mov rax, Returns::kNobody
+                    0x50, 0xc3});                           // push rax; ret
+  execute(c);
+  check("returns to nobody", "vector", unsigned(flat.vector), 13);
+  check("returns to nobody", "rip", c.rip, Returns::kNobody);
+  check("returns to nobody", "rsp", c.gpr[RSP], kData + 0x1f00);
+}
+
 double measure(const char* name, std::initializer_list<uint8_t> code) {
   Cpu& c = prepare(code);
   flat.code_writable = false;
@@ -232,6 +267,8 @@ void run_all() {
   breakpoint();
   interrupted_string();
   crosses_page_end();
+  returns();
+  returns_to_nobody();
 }
 
 void measure_all() {
