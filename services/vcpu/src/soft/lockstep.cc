@@ -35,7 +35,15 @@ bool pure(const Block* b) {
   return true;
 }
 
-std::atomic<uint32_t> always{1u << 31};
+// What blocks read in place of the attention word: it says leave after each.
+constexpr uint32_t kLeave = 1u << 31;
+std::atomic<uint32_t> always{kLeave};
+
+// The CPU's own attention word again, with what the block asked for.
+void end_of_step(Cpu& c, std::atomic<uint32_t>* attention) {
+  c.attention = attention;
+  if (const uint32_t asked = always.exchange(kLeave, std::memory_order_relaxed) & ~kLeave) attention->fetch_or(asked);
+}
 
 }  // namespace
 
@@ -144,7 +152,7 @@ void Lockstep::Step(Cpu& c) {
   }
   if (!compare && c.attention == &always) {  // the interpreter did it, and it cannot be done again
     skipped_++;
-    c.attention = attention;
+    end_of_step(c, attention);
     std::memcpy(&c.unwind, &unwind, sizeof unwind);
     c.block = nullptr;
     if (first) std::longjmp(c.unwind, first);
@@ -153,7 +161,7 @@ void Lockstep::Step(Cpu& c) {
   if (!b->valid) b = find_block(c);  // its page was written
   c.attention = &always;
   const int second = Execute(c, b);
-  c.attention = attention;
+  end_of_step(c, attention);
   std::memcpy(&c.unwind, &unwind, sizeof unwind);
   if (compare) {
     fp_leave(c);
