@@ -35,6 +35,11 @@ Names make() {
           name.n = int8_t(n);
           add(names, e.group[n], name);
         }
+        // 0F 01 with a ModRM of its own each: STAC, CLAC and others.
+        for (int n = 0; n < 64 && map == 1 && opcode == 0x01; n++) {
+          name.n = int8_t(0xc0 + n);
+          add(names, e.group[8 + n], name);
+        }
       }
     }
   }

@@ -58,7 +58,7 @@ void disconnect(Block* b);
 // What an interpreter handler is the handler of, as ModRM and opcode say it. Null: not in the tables.
 struct OpName {
   uint8_t map, row, opcode;
-  int8_t n;      // ModRM.reg of a group, else -1
+  int8_t n;      // ModRM.reg of a group, or the ModRM byte (negative), else -1
   uint8_t size;  // first operand size with it: 0 .. 3 for 8 .. 64 bits
   bool memory;   // the form with a memory operand
 };

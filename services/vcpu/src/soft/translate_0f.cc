@@ -91,6 +91,7 @@ bool Translation::two_byte(const OpName& n) {
     return true;
   }
   switch (n.opcode) {
+    case 0x01: return (uint8_t(n.n) == 0xca || uint8_t(n.n) == 0xcb) && eflag(kAC, n.n & 1);  // CLAC, STAC
     case 0xb6: return widen(1, false, n.memory);
     case 0xb7: return widen(2, false, n.memory);
     case 0xbe: return widen(1, true, n.memory);

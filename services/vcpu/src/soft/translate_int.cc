@@ -320,6 +320,17 @@ bool Translation::divide(const OpName& name) {
   return true;
 }
 
+// Changes a bit of Cpu::eflags that only CPL 0 may change without another look.
+bool Translation::eflag(uint32_t bit, bool set) {
+  if (b_->mode & kModeUser) return false;
+  before_access();
+  alu_imm(1, 7, cpu_field(offsetof(Cpu, cpl)), 0);
+  bail(jcc(ccNE));
+  alu_imm(4, set ? 1 : 4, cpu_field(offsetof(Cpu, eflags)), int32_t(set ? bit : ~bit));
+  in_host_ = false;
+  return true;
+}
+
 bool Translation::integer(const OpName& n) {
   if (n.map == 1) return two_byte(n);
   if (n.map != 0) return false;
@@ -332,6 +343,7 @@ bool Translation::integer(const OpName& n) {
       if (n.n < 2) return alu_form(n);
       if (n.n < 4) return unary(n);
       return n.n < 6 ? multiply(n) : divide(n);
+    case 0xfa: return eflag(kIF, false);
     case 0xfe: case 0xff: return n.n < 2 && unary(n);
     case 0x69: case 0x6b: return multiply(n);
     case 0x86: case 0x87: return exchange(n);

@@ -75,6 +75,7 @@ class Translation : public Emit {
   bool shift(const OpName& n);
   bool multiply(const OpName& n);
   bool divide(const OpName& n);
+  bool eflag(uint32_t bit, bool set);
   bool widen(unsigned from, bool sign, bool memory);
   bool exchange(const OpName& n);
 
