@@ -102,9 +102,10 @@ async function qemuGuest(path: string): Promise<(command: string) => Promise<str
   };
 }
 
+let vm: TestVm | undefined;
 try {
   console.log(await noise());
-  const vm = await TestVm.boot({
+  vm = await TestVm.boot({
     kernel: image.vmlinux,
     initrd: image.initrd,
     append: image.cmdline,
@@ -124,8 +125,8 @@ try {
     put("QEMU's guest, qemu-storage-daemon", await qemuTheirs(script('vda')));
   }
   for (const [what, us] of results) console.log(`  ${what.padEnd(36)} ${spread(us)} us a read`);
-  await vm.close();
 } finally {
+  await vm?.close();
   for (const c of children) c.kill();
   rmSync(folder, { recursive: true, force: true });
 }
