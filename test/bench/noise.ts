@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { cpuCount } from '@nyx/native';
 
-const busy = (): { busy: number; all: number } => {
+/** CPU time of all work of the machine, and of all its CPUs, ticks (10 ms) since it started. */
+export const busy = (): { busy: number; all: number } => {
   const n = readFileSync('/proc/stat', 'latin1').split('\n')[0]!.split(/\s+/).slice(1, 9).map(Number);
   const all = n.reduce((a, b) => a + b, 0);
   return { busy: all - n[3]! - n[4]!, all };

@@ -1,13 +1,16 @@
 /**
  * Disks over vhost-user: `nyx storage serve` beside qemu-storage-daemon, on the same file, one after the other, again and
  * again in the same run. The client is a native driver of one virtqueue, once polling, once waiting for calls. CPU is
- * that of the whole server process per request. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s and
- * PRIORITY=1 by the environment.
+ * that of the whole server process per request. Ratios are of neighbours in time: of each round, to the better of
+ * qemu-storage-daemon's io_uring modes. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1 and LOADS=text
+ * (only loads with this text in their names) by the environment.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -17,8 +20,9 @@ import {
 import { setPriority, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { memfdCreate, mmap, pread, pwrite } from '@nyx/native';
 import { Client, type Load } from '@nyx/vhost-user/testing';
-import { noise, quantile, sleep, spread } from './noise.ts';
+import { busy, noise, quantile, sleep, spread } from './noise.ts';
 
 const rounds = Number(process.env.ROUNDS ?? 3);
 const seconds = Number(process.env.SECONDS ?? 0.4);
@@ -27,7 +31,7 @@ const formats = wanted.length > 0 ? wanted : ['raw', 'qcow2'];
 const MiB = 2 ** 20;
 const span = 256 * MiB;
 
-const loads: { name: string; load: Omit<Load, 'count' | 'polling' | 'span'>; rate: number }[] = [
+const allLoads: { name: string; load: Omit<Load, 'count' | 'polling' | 'span'>; rate: number }[] = [
   {
     name: '4 KiB random read, depth 1',
     load: { depth: 1, bytes: 4096, write: false, sequential: false },
@@ -59,6 +63,8 @@ const loads: { name: string; load: Omit<Load, 'count' | 'polling' | 'span'>; rat
     rate: 15_000,
   },
 ];
+
+const loads = allLoads.filter((l) => l.name.includes(process.env.LOADS ?? ''));
 
 const folder = mkdtempSync(join(tmpdir(), 'nyx-storage-bench-'));
 const image = join(folder, 'disk');
@@ -101,7 +107,8 @@ const qsd = (aio: string, thread: boolean): Server => ({
     ),
   pid: (child) => child.pid!,
 });
-const servers = [ours, qsd('io_uring', false), qsd('io_uring', true), qsd('threads', true)];
+const rivals = [qsd('io_uring', false), qsd('io_uring', true)];
+const servers = [ours, ...rivals, qsd('threads', true)];
 
 /** CPU time of all threads, ns. */
 const cpu = (pid: number): number => {
@@ -142,6 +149,10 @@ const rowOf = (server: string, load: string, polling: boolean): Row => {
   return found;
 };
 
+/** CPU time of others while loads ran, and of all CPUs, ns. */
+const others = { busy: 0, all: 0 };
+const ticks = 1e7;
+
 async function measure(server: Server, format: string): Promise<void> {
   rmSync(socket, { force: true });
   const child = server.start(format);
@@ -156,10 +167,15 @@ async function measure(server: Server, format: string): Promise<void> {
       for (const polling of [true, false]) {
         const count = Math.ceil(rate * seconds);
         client.run({ ...load, span, polling, count: Math.ceil(count / 5) });
-        const before = cpu(pid);
+        const [before, mine, machine] = [cpu(pid), process.cpuUsage(), busy()];
         const r = client.run({ ...load, span, polling, count });
+        const used = cpu(pid) - before;
+        const { user, system } = process.cpuUsage(mine);
+        const now = busy();
+        others.busy += Math.max(0, (now.busy - machine.busy) * ticks - used - (user + system) * 1000);
+        others.all += (now.all - machine.all) * ticks;
         const row = rowOf(server.name, name, polling);
-        row.cpu.push((cpu(pid) - before) / count);
+        row.cpu.push(used / count);
         row.rate.push(r.rate);
         row.median.push(r.median);
       }
@@ -172,6 +188,43 @@ async function measure(server: Server, format: string): Promise<void> {
     await ended;
     clearTimeout(late);
   }
+}
+
+/** What the kernel alone takes for it: CPU time of pread or pwrite of the raw file by the addon, ns. */
+function floor(bytes: number, write: boolean, sequential: boolean): number {
+  const fd = openSync(image, 'r+');
+  const memory = mmap(memfdCreate('floor', 32 * bytes), 32 * bytes);
+  const blocks = span / bytes;
+  const count = Math.ceil(0.2e9 / (2000 + bytes / 8));
+  const one = (i: number): number =>
+    (write ? pwrite : pread)(
+      fd,
+      memory,
+      (i % 32) * bytes,
+      bytes,
+      (sequential ? i % blocks : Math.floor(Math.random() * blocks)) * bytes,
+    );
+  for (let i = 0; i < count / 10; i++) one(i);
+  const before = process.cpuUsage();
+  for (let i = 0; i < count; i++) one(i);
+  const { user, system } = process.cpuUsage(before);
+  closeSync(fd);
+  return ((user + system) * 1000) / count;
+}
+
+/** Ours to the better of the rivals, round by round: what is aimed at, and what came out. */
+function verdict(format: string, name: string, polling: boolean): string {
+  const mine = rowOf(ours.name, name, polling);
+  const theirs = rivals.map((r) => rowOf(r.name, name, polling));
+  const single = name.includes('depth 1,') || name.endsWith('depth 1');
+  const ratios = mine.rate.map((rate, i) =>
+    single
+      ? Math.min(...theirs.map((r) => r.median[i]!)) / mine.median[i]!
+      : rate / Math.max(...theirs.map((r) => r.rate[i]!)),
+  );
+  const aim = format === 'raw' && !single && name.startsWith('4 KiB') ? 1.5 : 1;
+  const what = single ? 'its latency to ours' : 'our rate to its';
+  return `${what}: ${spread(ratios, 2)}, aim ${aim}: ${quantile(ratios, 0.5) >= aim ? 'reached' : 'missed'}`;
 }
 
 function makeImage(format: string): void {
@@ -202,33 +255,38 @@ try {
   for (const format of formats) {
     makeImage(format);
     rows.clear();
+    others.busy = others.all = 0;
     for (let round = 0; round < rounds; round++)
-      for (const server of without ? [ours] : servers) {
+      for (let i = 0; i < (without ? 1 : servers.length); i++) {
+        // Nobody always comes first.
+        const server = without ? ours : servers[(i + round) % servers.length]!;
         if (process.stderr.isTTY)
           process.stderr.write(`\r${format}, round ${round + 1} of ${rounds}: ${server.name}\x1b[K`);
         await measure(server, format);
       }
     if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
-    console.log(`\n${format}, ${span / MiB} MiB, cached. Medians of the rounds (least..most)`);
-    for (const { name } of loads)
+    console.log(
+      `\n${format}, ${span / MiB} MiB, cached. Medians of the rounds (least..most). Others took ${((100 * others.busy) / others.all).toFixed(0)} % of the CPUs meanwhile`,
+    );
+    for (const { name, load } of loads) {
+      if (format === 'raw')
+        console.log(
+          `${name.replace(/, depth.*/, '')}: the kernel alone takes ${(floor(load.bytes, load.write, load.sequential) / 1000).toFixed(1)} us CPU`,
+        );
       for (const polling of [true, false]) {
         console.log(`${name}, client ${polling ? 'polls' : 'waits'}`);
-        const mine = rowOf(ours.name, name, polling);
         for (const { name: server } of without ? [ours] : servers) {
           const r = rowOf(server, name, polling);
-          const k = r.rate.map((x) => x / 1000);
-          const times = quantile(mine.rate, 0.5) / quantile(r.rate, 0.5);
+          const [rate, latency, used] = [r.rate.map((x) => x / 1000), r.median, r.cpu].map((values, i) =>
+            spread(i === 0 ? values : values.map((x) => x / 1000), 1),
+          );
           console.log(
-            `  ${server.padEnd(24)} ${spread(k, 1).padStart(22)} k/s   latency ${spread(
-              r.median.map((x) => x / 1000),
-              1,
-            ).padStart(22)} us   CPU ${spread(
-              r.cpu.map((x) => x / 1000),
-              1,
-            ).padStart(18)} us${server === ours.name ? '' : `   nyx: ${times.toFixed(2)} times the rate`}`,
+            `  ${server.padEnd(24)} ${rate!.padStart(22)} k/s   latency ${latency!.padStart(22)} us   CPU ${used!.padStart(18)} us`,
           );
         }
+        if (!without) console.log(`  ${verdict(format, name, polling)}`);
       }
+    }
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });

@@ -9,9 +9,9 @@ const coded = (code: string) => expect.objectContaining({ code });
 const SIZE = 1 << 20;
 
 describe.each([
-  { engine: 'io_uring', inline: false },
-  { engine: 'threads', inline: false },
-  { engine: 'io_uring', inline: true },
+  { engine: 'io_uring', inline: 'none' },
+  { engine: 'threads', inline: 'none' },
+  { engine: 'io_uring', inline: 'all' },
 ] as const)('$engine, inline $inline', ({ engine, inline }) => {
   let folder: string;
   let path: string;
@@ -202,7 +202,7 @@ describe('inline', () => {
   let queue: IoQueue;
   let memory: number;
   beforeEach(() => {
-    queue = createIoQueue({ entries: 8, onReady: () => {} });
+    queue = createIoQueue({ entries: 8, inline: 'all', onReady: () => {} });
     memory = queue.addMemory(buffer);
   });
   afterEach(() => queue.close());
@@ -239,6 +239,20 @@ describe('inline', () => {
     for (let i = 0; i < 3; i++) await soonAtOnce(ioOp.read, fd);
     expect(new Uint8Array(buffer, 0, 4096)).toEqual(new Uint8Array(4096));
     close(fd);
+  });
+
+  test('who must not stand still gets nothing that may wait', async () => {
+    const fd = openSync(path, 'r+');
+    const file = memfdCreate('file', SIZE);
+    const all = queue;
+    queue = createIoQueue({ entries: 8, onReady: () => {} });
+    memory = queue.addMemory(buffer);
+    await soonAtOnce(ioOp.read, fd);
+    expect(await atOnce(ioOp.write, fd)).toBe(false);
+    expect(await atOnce(ioOp.read, file)).toBe(false);
+    all.close();
+    close(file);
+    closeSync(fd);
   });
 
   test('direct I/O is not', async () => {

@@ -110,11 +110,11 @@ export interface IoQueueOptions {
   /** 'auto' (default): io_uring, or a pool of 4 threads when the kernel refuses it. */
   engine?: 'auto' | 'io_uring' | 'threads';
   /**
-   * Do in `queue` itself what the page cache answers (default true): such reads, and writes, but those only while they hardly
-   * ever wait (io_inline.h). Not of files that are open with O_DIRECT, which a descriptor is
-   * asked for once: it must not become another file while the queue lives. False: everything goes to the engine.
+   * What is done in `queue` itself: 'cached' (default) reads that the page cache answers; 'all' writes too, and reads of file
+   * systems that cannot say whether they would wait: they hardly ever wait, but then it may be long (io_inline.h). Not of files
+   * open with O_DIRECT, which a descriptor is asked for once: it must not become another file while the queue lives.
    */
-  inline?: boolean;
+  inline?: 'none' | 'cached' | 'all';
   /** Completions wait in the queue: call `harvest`. */
   onReady(): void;
 }

@@ -30,7 +30,7 @@ IoInline::Kind IoInline::KindOf(int fd) {
 }
 
 bool IoInline::Try(const IoRequest& r, int32_t* result) {
-  if (r.op > kIoWrite) return false;
+  if (r.op > kIoWrite || mode_ == Mode::kNone || (r.op == kIoWrite && mode_ != Mode::kAll)) return false;
   const Kind kind = KindOf(r.fd);
   if (kind == Kind::kQueued) return false;
   if (r.op == kIoWrite || kind == Kind::kBlocking) return Blocking(r, result);
@@ -58,6 +58,7 @@ bool IoInline::Try(const IoRequest& r, int32_t* result) {
 }
 
 bool IoInline::Blocking(const IoRequest& r, int32_t* result) {
+  if (mode_ != Mode::kAll) return false;
   const uint64_t began = MonotonicNs();
   if (!budget_.Allows(began)) return false;
   const auto count = static_cast<int>(r.segments);

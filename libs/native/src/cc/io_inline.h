@@ -2,8 +2,9 @@
 // cache answers, and writes into it where the file system takes them only from somebody who may wait (ext4: io_uring hands
 // each to a kernel thread, which costs more than the write).
 //
-// What may wait, may wait long (a cold page, throttled writers, a server that is far away). So waiting has a budget: beyond a
-// burst, at most kShare of the time; when that is spent, requests are queued until it is earned again.
+// What may wait, may wait long (a cold page, throttled writers, a server that is far away). So only who may stand still gets
+// it (a device process that is watched for its heartbeat may not), and waiting has a budget: beyond a burst, at most kShare of
+// the time; when that is spent, requests are queued until it is earned again.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -34,6 +35,8 @@ class StallBudget {
 
 class IoInline {
  public:
+  enum class Mode { kNone, kCached, kAll };
+  void set_mode(Mode mode) { mode_ = mode; }
   // True: done, with `*result` bytes or -errno. False: it has to be queued.
   bool Try(const IoRequest& request, int32_t* result);
 
@@ -45,6 +48,7 @@ class IoInline {
   // By descriptor: those of a queue stay open as long as it does.
   std::vector<Kind> kinds_;
   StallBudget budget_;
+  Mode mode_ = Mode::kCached;
   // Reads that are queued without a try, after so many in a row that the page cache did not have.
   uint32_t skip_ = 0, misses_ = 0;
 };

@@ -71,7 +71,6 @@ class IoQueue : public LoopObject {
     std::shared_ptr<void> hold;
   };
   std::unique_ptr<IoEngine> engine_;
-  bool try_inline_ = true;
   IoInline inline_;
   // What was done inline and is not harvested: pairs as in `completions_`.
   std::vector<int32_t> done_;
@@ -89,39 +88,47 @@ class IoQueue : public LoopObject {
   Callback on_ready_;
 };
 
+// A text property of the first argument; `*value` stays when there is none.
+bool TextOption(const Call& call, const char* name, std::string* value) {
+  const napi_value option = call.Option(0, name);
+  if (option == nullptr) return true;
+  napi_value list;
+  napi_create_array_with_length(call.env(), 1, &list);
+  napi_set_element(call.env(), list, 0, option);
+  std::vector<std::string> texts;
+  if (!call.TextList(list, name, &texts)) return false;
+  *value = texts[0];
+  return true;
+}
+
 napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   Call call(env, info);
   double entries = 0;
-  std::vector<std::string> engine = {"auto"};
+  std::string engine = "auto", mode = "cached";
   if (call.Option(0, "entries") == nullptr) return call.Fail("entries", "a number"), nullptr;
   if (!call.OptionNumber(0, "entries", 1, 4096, &entries)) return nullptr;
   const auto count = static_cast<uint32_t>(entries);
   if (count != entries || (count & (count - 1)) != 0) return Throw(env, "EINVAL", "entries must be a power of two");
   const napi_value on_ready = call.Option(0, "onReady");
   if (on_ready == nullptr || !IsFunction(env, on_ready)) return call.Fail("onReady", "a function"), nullptr;
-  const napi_value option = call.Option(0, "engine");
-  if (option != nullptr) {
-    napi_value list;
-    napi_create_array_with_length(env, 1, &list);
-    napi_set_element(env, list, 0, option);
-    engine.clear();
-    if (!call.TextList(list, "engine", &engine)) return nullptr;
-  }
-  if (engine[0] != "auto" && engine[0] != "io_uring" && engine[0] != "threads")
+  if (!TextOption(call, "engine", &engine) || !TextOption(call, "inline", &mode)) return nullptr;
+  if (engine != "auto" && engine != "io_uring" && engine != "threads")
     return call.Fail("engine", "'auto', 'io_uring' or 'threads'"), nullptr;
 
-  bool try_inline = true;
-  if (!call.OptionBool(0, "inline", &try_inline)) return nullptr;
+  if (mode != "none" && mode != "cached" && mode != "all")
+    return call.Fail("inline", "'none', 'cached' or 'all'"), nullptr;
 
   std::unique_ptr<IoEngine> made;
-  if (engine[0] != "threads") made = MakeIoUring(count);
-  if (made == nullptr && engine[0] == "io_uring") return ThrowErrno(env, "io_uring_setup", errno);
+  if (engine != "threads") made = MakeIoUring(count);
+  if (made == nullptr && engine == "io_uring") return ThrowErrno(env, "io_uring_setup", errno);
   if (made == nullptr) made = MakeIoThreads(count);
 
   auto* self = new IoQueue(env);
   self->engine_ = std::move(made);
   self->entries_ = count;
-  self->try_inline_ = try_inline;
+  self->inline_.set_mode(mode == "none"     ? IoInline::Mode::kNone
+                         : mode == "cached" ? IoInline::Mode::kCached
+                                               : IoInline::Mode::kAll);
   self->done_.resize(2 * count);
   const int error = uv_poll_init(self->loop(), &self->poll_, self->engine_->event_fd());
   if (error != 0) {
@@ -206,7 +213,7 @@ napi_value IoQueue::Queue(Call& call) {
     request.iov = iov;
   }
   int32_t result;
-  if (try_inline_ && inline_.Try(request, &result)) {
+  if (inline_.Try(request, &result)) {
     done_[2 * done_count_] = static_cast<int32_t>(request.id);
     done_[2 * done_count_ + 1] = result;
     done_count_++;

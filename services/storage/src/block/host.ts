@@ -32,6 +32,12 @@ export const hostIo: HostIo = {
   openQueue: (entries, onReady) => createIoQueue({ entries, onReady }),
 };
 
+/** The same for a process that may stand still while a write waits. */
+export const patientIo: HostIo = {
+  ...hostIo,
+  openQueue: (entries, onReady) => createIoQueue({ entries, inline: 'all', onReady }),
+};
+
 /** Reads `length` bytes; what lies behind the end of the file reads as zeroes. */
 export function readPadded(
   io: HostIo,

@@ -1,7 +1,7 @@
 /** From the descriptors of a role to a driver: one file, an image and what lies under it, or nothing at all. */
 import { diskFormats } from '@nyx/protocol/disk-formats';
 import type { OpenBlock } from './block.ts';
-import { hostIo } from './host.ts';
+import { hostIo, patientIo } from './host.ts';
 import { NbdDisk } from './nbd/disk.ts';
 import { NullDisk } from './null.ts';
 import { Qcow2Disk } from './qcow2/disk.ts';
@@ -51,6 +51,11 @@ export interface DiskSource {
   fd(name: string): number;
   has(name: string): boolean;
   bulk(name: string): ArrayBuffer;
+  /**
+   * Nobody minds when the process stands still while the host makes a write wait: then writes are done without a way through
+   * the kernel's threads. A device of a machine answers exits, and is killed when its heart stops.
+   */
+  readonly mayWait?: boolean;
   /** Tells the supervisor: 'connect' asks for a connection to the NBD server. */
   tell?(event: string, detail: Record<string, never>): void;
   log?(level: 'info', message: string): void;
@@ -66,6 +71,8 @@ export const openDisk =
   (memory, completed) => {
     const { readOnly = false, discard = true, size, layers } = config;
     const [top, under] = layers ?? [];
+    const { mayWait = false } = source;
+    const io = mayWait ? patientIo : hostIo;
     if (top?.format === 'nbd')
       return new NbdDisk(
         {
@@ -89,6 +96,7 @@ export const openDisk =
           readOnly,
           discard,
           ...(source.has('direct') ? { direct: source.fd('direct') } : {}),
+          mayWait,
           ...(size === undefined ? {} : { size }),
         },
         memory,
@@ -98,7 +106,7 @@ export const openDisk =
     const journal = source.has('journal') ? { journal: source.bulk('journal') } : {};
     if (top.format === 'vhdx')
       return new VhdxDisk(
-        hostIo,
+        io,
         { files: fds.map((fd) => ({ fd })), readOnly, discard, ...journal },
         memory,
         completed,
@@ -120,5 +128,5 @@ export const openDisk =
       ...(l.format === 'raw' ? { size: l.size } : {}),
     }));
     checkChain(files.flatMap((f) => ('layer' in f && f.layer ? [f.layer] : [])));
-    return new Qcow2Disk(hostIo, { files, readOnly, discard, ...journal }, memory, completed);
+    return new Qcow2Disk(io, { files, readOnly, discard, ...journal }, memory, completed);
   };

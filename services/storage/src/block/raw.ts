@@ -30,6 +30,8 @@ export interface RawOptions {
   physicalBytes?: number;
   /** The same file, open with O_DIRECT: for what is aligned; anything else goes through the page cache, which the kernel keeps coherent. */
   direct?: number;
+  /** The process may stand still while a write waits (DiskSource). */
+  mayWait?: boolean;
 }
 
 /** What any device and file system takes with O_DIRECT. */
@@ -72,7 +74,11 @@ export class RawDisk implements BlockDriver {
     this.canDiscard = !this.readOnly && (o.discard ?? true);
     this.#completed = completed;
     const depth = o.depth ?? 128;
-    this.#io = createIoQueue({ entries: depth, onReady: () => this.poll() });
+    this.#io = createIoQueue({
+      entries: depth,
+      inline: o.mayWait ? 'all' : 'cached',
+      onReady: () => this.poll(),
+    });
     this.#memory = this.#io.addMemory(memory);
     this.#requests = new Array(depth).fill(undefined);
     this.#phases = new Uint8Array(depth);

@@ -82,6 +82,7 @@ function serve(role: ServeRole, fds: readonly number[]): void {
     fd,
     has: (name: string): boolean => role.fds[name] !== undefined,
     bulk: (name: string): ArrayBuffer => mmap(fd(name), fileSize(fd(name))),
+    mayWait: true,
   };
   const { queues, serial, blockBytes, spinNs } = role;
   const backend = new Backend({
