@@ -42,6 +42,17 @@
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
       "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti"],
       "ldflags": ["-static"]
+    },
+    {
+      # Holds a supervisor's descriptors, and starts another one when it dies.
+      "target_name": "nyx-keeper",
+      "type": "executable",
+      "sources": ["src/keeper/main.cc"],
+      "defines": ["_GNU_SOURCE"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti"],
+      "ldflags": ["-static"]
     }
   ]
 }

@@ -154,8 +154,11 @@ export class ConsoleHost {
     this.#in = new Uint8Array(buffer, inAt, inBytes);
   }
 
-  /** A copy of the output that was not read yet, or undefined when there is none. Call it until then before sleeping. */
-  take(): Uint8Array | undefined {
+  /**
+   * A copy of the output that was not read yet, or undefined when there is none. Call it until then before sleeping.
+   * @param use is given the copy before it counts as read: whoever dies in it has not read it
+   */
+  take(use: (bytes: Uint8Array) => void = () => {}): Uint8Array | undefined {
     const w = this.#words;
     const head = Atomics.load(w, OUT_HEAD);
     const tail = w[OUT_TAIL]!;
@@ -170,6 +173,7 @@ export class ConsoleHost {
     const first = Math.min(n, outBytes - from);
     bytes.set(this.#out.subarray(from, from + first));
     bytes.set(this.#out.subarray(0, n - first), first);
+    use(bytes);
     Atomics.store(w, OUT_TAIL, head);
     return bytes;
   }

@@ -71,6 +71,7 @@ export const {
   createExchange,
   openFrameSocket,
   listenUnix,
+  connectSeq,
   connectUnix,
   acceptUnix,
   spawnProcess,

@@ -445,6 +445,8 @@ export interface Native {
   listenUnix(path: string): number;
   /** ECONNREFUSED when nobody listens there, ENOENT when the path does not exist. */
   connectUnix(path: string): number;
+  /** The same where SOCK_SEQPACKET listens. */
+  connectSeq(path: string): number;
   /** A peer of `listenUnix`; -1 when none waits. */
   acceptUnix(fd: number): number;
 

@@ -26,9 +26,14 @@ export class ControlClient {
   #next = 1;
   readonly #waiting = new Map<number, Waiting>();
 
-  constructor(readonly dir: string) {}
+  /** @param before is awaited first: the machine has a supervisor then */
+  constructor(
+    readonly dir: string,
+    readonly before: Promise<void> = Promise.resolve(),
+  ) {}
 
   async #connect(): Promise<Dealer> {
+    await this.before;
     if (this.#dealer) return this.#dealer;
     const { Dealer } = await import('zeromq');
     if (this.#dealer) return this.#dealer;
@@ -92,6 +97,7 @@ export class ControlClient {
 
   /** Events from now on, to the machine's last. Malformed ones are skipped. */
   async *events(): AsyncGenerator<VmEvent, void, void> {
+    await this.before;
     const { Subscriber } = await import('zeromq');
     const sub: Subscriber = new Subscriber({ linger: 0 });
     sub.connect(`ipc://${join(this.dir, sockets.events)}`);

@@ -8,6 +8,8 @@ export const files = {
   vcpuLog: 'nyx-vcpu.log',
   deviceLog: 'devices.log',
   console: 'console.log',
+  /** Socket of who keeps nyxd's descriptors (libs/native/src/keeper). */
+  keeper: 'keeper.sock',
   /** Behind the name of a device process: its log ring (libs/log/src/ring.ts), a mapped file. */
   ring: '.logring',
 } as const;

@@ -115,7 +115,7 @@ export const launch = async (
     rmSync(dir, { recursive: true, force: true });
     throw e;
   }
-  const child = startedEarly(dir) ?? start(bundle, dir);
+  const child = startedEarly(dir) ?? start(bundle, [dir]);
   return follow(name, dir, child.pid ?? 0, child.stdio[3] as Readable, () => child.unref());
 };
 
@@ -133,8 +133,11 @@ const startedEarly = (dir: string): ChildProcess | undefined => {
 };
 const early = Symbol.for('nyx.early');
 
-const start = (bundle: string, dir: string): ChildProcess =>
-  spawn(process.execPath, ['--no-warnings', bundle, dir], {
+/** A supervisor with other arguments than a directory (services/supervisor/src/nyxd.ts). @throws NyxError NOT_BUILT */
+export const startSupervisor = (args: readonly string[]): ChildProcess => start(nyxdBundle(), args);
+
+const start = (bundle: string, args: readonly string[]): ChildProcess =>
+  spawn(process.execPath, ['--no-warnings', bundle, ...args], {
     detached: true,
     cwd: '/',
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],

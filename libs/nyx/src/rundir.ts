@@ -31,7 +31,7 @@ export interface RunResult {
 export interface RunInfo {
   name: string;
   dir: string;
-  /** 'orphaned': the supervisor is gone, the guest runs on. 'ended': it failed, or a fault ended it; its directory was kept. */
+  /** 'orphaned': the supervisor is gone, the guest runs on (until another supervisor takes it over). 'ended': it failed, or a fault ended it; its directory was kept. */
   kind: 'alive' | 'orphaned' | 'ended';
   pids: ProcessId[];
   result?: RunResult;
@@ -95,14 +95,24 @@ export const writeJson = (path: string, value: unknown): void => {
   renameSync(`${path}.new`, path);
 };
 
+/** Processes that a run directory names and that live. */
+export const recorded = (dir: string): ProcessId[] => {
+  const all = json<unknown>(join(dir, files.pids));
+  const known = (p: unknown): p is ProcessId => {
+    const { role, pid, start } = (p ?? {}) as Record<string, unknown>;
+    return typeof role === 'string' && Number.isInteger(pid) && Number.isInteger(start);
+  };
+  return Array.isArray(all) ? all.filter(known).filter(isAlive) : [];
+};
+
 /** What a run directory says; undefined when nothing is left of the machine and nothing was worth keeping. */
 export const inspect = (dir: string, name: string): RunInfo | undefined => {
-  const pids = json<ProcessId[]>(join(dir, files.pids)) ?? [];
   const result = json<RunResult>(join(dir, files.result));
-  const live = pids.filter(isAlive);
+  const live = recorded(dir);
   const base = { name, dir, pids: live, ...(result ? { result } : {}) };
   if (live.some((p) => p.role === 'nyxd' || p.role === 'launcher')) return { ...base, kind: 'alive' };
-  if (live.length > 0) return { ...base, kind: 'orphaned' };
+  // A keeper alone keeps nothing that could go on.
+  if (live.some((p) => p.role !== 'nyx-keeper')) return { ...base, kind: 'orphaned' };
   return result?.state === 'failed' || result?.fault !== undefined ? { ...base, kind: 'ended' } : undefined;
 };
 

@@ -17,6 +17,7 @@ import type { DiskFormat } from '@nyx/protocol/disk-formats';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { FaultPlanInput } from '@nyx/protocol/fault-plan';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
+import { adopt } from './adopt.ts';
 import { ControlClient } from './client.ts';
 import { type ExecOptions, type ExecResult, execIn } from './exec.ts';
 import { resolveImage } from './image.ts';
@@ -55,8 +56,11 @@ export class Vm {
     /** Run directory: logs, console.log, sockets. */
     readonly dir: string,
     readonly launched: Launched | undefined,
+    private readonly before: Promise<void> = Promise.resolve(),
   ) {
-    this.#client = new ControlClient(dir);
+    this.#client = new ControlClient(dir, before);
+    // Whoever asks the machine something is told.
+    before.catch(() => {});
   }
 
   /**
@@ -78,19 +82,22 @@ export class Vm {
     return new Vm(l.name, l.dir, l);
   }
 
-  /** A machine that runs already. @throws NyxError VM_UNKNOWN, VM_AMBIGUOUS; VM_STATE when its supervisor is gone */
+  /**
+   * A machine that runs already. Whose supervisor is gone gets another one; requests wait for that, and fail with
+   * ADOPTION_FAILED if there can be none. @throws NyxError VM_UNKNOWN, VM_AMBIGUOUS, VM_STATE
+   */
   static connect(name?: string): Vm {
     const info = find(name);
     if (info.kind === 'ended')
       throw info.result?.error
         ? errorFromWire(info.result.error)
         : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
-    if (info.kind === 'orphaned')
-      throw new NyxError('SUPERVISOR_DIED', {
-        got: `'${info.name}': its guest still runs`,
-        hint: `nyx stop --force ${info.name} ends it.`,
-      });
-    return new Vm(info.name, info.dir, undefined);
+    return new Vm(info.name, info.dir, undefined, info.kind === 'orphaned' ? adopt(info) : undefined);
+  }
+
+  /** Resolves when the machine has a supervisor: at once, unless it had to get another one. @throws NyxError ADOPTION_FAILED */
+  get supervised(): Promise<void> {
+    return this.before;
   }
 
   status(): Promise<Status> {
@@ -238,12 +245,14 @@ export class Vm {
   }
 
   /** Runs a command in the guest. @throws NyxError EXEC_NO_AGENT when nothing in the guest listens, EXEC_TIMEOUT */
-  exec(command: string, options: ExecOptions = {}): Promise<ExecResult> {
+  async exec(command: string, options: ExecOptions = {}): Promise<ExecResult> {
+    await this.before;
     return execIn(this.dir, command, options);
   }
 
   /** The serial console: a stream of raw bytes, both ways. It begins with what was printed last. */
-  console(): Promise<Socket> {
+  async console(): Promise<Socket> {
+    await this.before;
     return new Promise((resolve, reject) => {
       const socket = connect(join(this.dir, sockets.console));
       socket.once('error', (e) =>

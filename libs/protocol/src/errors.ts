@@ -213,6 +213,11 @@ export const errors = {
     text: 'The supervisor ended unexpectedly',
     hint: 'Look at nyxd.log in the run directory, and report it.',
   },
+  ADOPTION_FAILED: {
+    exit: software,
+    text: 'The machine cannot be taken over by another supervisor',
+    hint: 'Its guest goes on as long as its devices do. nyx stop --force NAME ends it; nyxd.log in its run directory tells more.',
+  },
   SUPERVISOR_TIMEOUT: {
     exit: timeout,
     text: 'The supervisor does not answer',

@@ -10,22 +10,33 @@ import { NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import type { DeviceProcess } from './device-process.ts';
 import { type DiskFile, openMedium } from './disk-files.ts';
+import { type Keeping, noKeeper } from './keeper.ts';
+import type { InheritedCd, KeptCd } from './kept-disks.ts';
 import { openFile } from './preflight.ts';
 import { cdConfig, sataPort } from './sata.ts';
 
 type Drives = Pick<VmSpec, 'disks' | 'cdroms'>;
 
-interface Drive {
-  name: string;
-  port: number;
-  page: ReturnType<typeof cdPage>;
+interface Medium {
   path: string | undefined;
   medium: DiskFile | undefined;
-  /** Of its descriptor in the role; undefined until it had a medium. */
-  slot: number | undefined;
   generation: number;
   ejects: number;
 }
+
+interface Drive extends Medium {
+  name: string;
+  port: number;
+  page: ReturnType<typeof cdPage>;
+  /** Of its descriptor in the role; undefined until it had a medium. */
+  slot: number | undefined;
+}
+
+/** What the role says of a drive. */
+const readConfig = (ports: unknown, port: number): { generation: number; ejects: number } => {
+  const { generation, ejects } = (ports as Medium[])[port]!;
+  return { generation, ejects };
+};
 
 export class CdDrives {
   readonly #drives: Drive[];
@@ -42,17 +53,32 @@ export class CdDrives {
     media: readonly (DiskFile | undefined)[],
     pages: readonly ArrayBuffer[],
     private readonly process: () => DeviceProcess | undefined,
+    private readonly keeper: Keeping = noKeeper,
+    inherited?: readonly InheritedCd[],
   ) {
     this.#drives = spec.cdroms.map((c, cd) => ({
       name: `cd${cd}`,
       port: sataPort(spec, { cd }),
       page: cdPage(pages[cd]!),
-      path: c.path,
+      path: inherited ? inherited[cd]!.path : c.path,
       medium: media[cd],
       slot: undefined,
-      generation: 0,
-      ejects: 0,
+      generation: inherited?.[cd]?.generation ?? 0,
+      ejects: inherited?.[cd]?.ejects ?? 0,
     }));
+    for (const [cd, d] of this.#drives.entries()) this.#keep(cd, d);
+  }
+
+  /** @param before while the role says that still */
+  #keep(cd: number, now: Medium, before?: Medium): void {
+    const kept = ({ path, medium, generation, ejects }: Medium): KeptCd => ({
+      ...(path === undefined ? {} : { path }),
+      ...(medium ? { bytes: medium.bytes } : {}),
+      generation,
+      ejects,
+    });
+    const fds = [now, before].flatMap((m) => (m?.medium ? [m.medium.fd] : []));
+    this.keeper.put(`cd/${cd}`, { now: kept(now), ...(before ? { before: kept(before) } : {}) }, fds);
   }
 
   list(): Result<'cdList'> {
@@ -135,6 +161,8 @@ export class CdDrives {
         expected: "the controller's process to serve",
         got: p?.state ?? 'none',
       });
+    const cd = this.#drives.indexOf(d);
+    const { generation, ejects } = d;
     await p.replace('medium', async () => {
       const device = p.plan.role.devices.find((r) => r.kind === 'ahci')!;
       const key = `p${d.port}.file`;
@@ -149,10 +177,13 @@ export class CdDrives {
       device.fds = fds;
       const ports = [...(device.config.ports as unknown[])];
       ports[d.port] = cdConfig(Number(d.name.slice(2)), medium, d.generation, d.ejects);
+      const before = { path: d.path, medium: d.medium, ...readConfig(device.config.ports, d.port) };
       device.config = { ...device.config, ports };
+      this.#keep(cd, { path, medium, generation, ejects }, before);
       d.medium = medium;
       d.path = path;
     });
+    this.#keep(cd, d);
     if (d.page.generation !== d.generation || d.page.ejects !== d.ejects)
       throw new NyxError('DEVICE_SILENT', { expected: `'${d.name}' to take the change`, got: p.state });
   }

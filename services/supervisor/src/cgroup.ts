@@ -13,7 +13,7 @@ import {
   rmdirSync,
   writeFileSync,
 } from 'node:fs';
-import { join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 
 /** More threads than a device process ever has. */
 const maxThreads = 64;
@@ -46,6 +46,17 @@ export const ownGroup = (mountinfo: string, groups: string): string | undefined 
   return below.startsWith('..') ? undefined : join(at, below);
 };
 
+/** Where the supervisor itself is. */
+const asideName = 'nyx';
+/** Whether groups in it have limits of their own. */
+const divided = (path: string): boolean => {
+  try {
+    return words(join(path, 'cgroup.subtree_control')).includes('memory');
+  } catch {
+    return false;
+  }
+};
+
 export class Cgroups {
   #count = 0;
 
@@ -62,6 +73,9 @@ export class Cgroups {
   ): Cgroups {
     const none = (why: string): Cgroups => new Cgroups(undefined, why);
     if (base === undefined) return none('cgroup v2 is not mounted');
+    // A supervisor before us has taken it, and has stepped aside: so we were born there.
+    const above = dirname(base);
+    if (basename(base) === asideName && divided(above)) return new Cgroups(above, '');
     try {
       for (const path of [base, join(base, 'cgroup.procs'), join(base, 'cgroup.subtree_control')])
         accessSync(path, constants.W_OK);
@@ -72,13 +86,13 @@ export class Cgroups {
     if (!['memory', 'pids'].every((c) => offered.includes(c)))
       return none('the one we are in has no memory or pids controller');
     try {
-      if (!words(join(base, 'cgroup.subtree_control')).includes('memory')) {
+      if (!divided(base)) {
         // Only the root of all may hold processes beside groups with controllers: we step aside, if we are alone.
         if (existsSync(join(base, 'cgroup.type'))) {
           const inside = words(join(base, 'cgroup.procs')).map(Number);
           if (!inside.every((pid) => self.includes(pid)))
             return none('other programs are in the one we are in');
-          const aside = join(base, 'nyx');
+          const aside = join(base, asideName);
           mkdirSync(aside, { recursive: true });
           for (const pid of inside) writeFileSync(join(aside, 'cgroup.procs'), String(pid));
         }
@@ -94,13 +108,6 @@ export class Cgroups {
   make(bytes: number): Group | undefined {
     if (this.base === undefined) return undefined;
     const path = join(this.base, `nyx-${process.pid}-${this.#count++}`);
-    const limit = (most: number): void => {
-      try {
-        writeFileSync(join(path, 'memory.max'), String(most));
-      } catch {
-        // Someone took the group away: the limits of the process are left.
-      }
-    };
     try {
       mkdirSync(path);
       writeFileSync(join(path, 'pids.max'), String(maxThreads));
@@ -109,20 +116,30 @@ export class Cgroups {
     } catch {
       return undefined;
     }
-    limit(bytes);
-    return {
-      path,
-      limit,
-      remove: () => {
-        try {
-          rmdirSync(path);
-        } catch {
-          // Its helper is about to end; the group goes with the delegated one.
-        }
-      },
-    };
+    const group = groupAt(path);
+    group.limit(bytes);
+    return group;
   }
 }
+
+/** One that was made already. */
+export const groupAt = (path: string): Group => ({
+  path,
+  limit: (most) => {
+    try {
+      writeFileSync(join(path, 'memory.max'), String(most));
+    } catch {
+      // Someone took the group away: the limits of the process are left.
+    }
+  },
+  remove: () => {
+    try {
+      rmdirSync(path);
+    } catch {
+      // Its helper is about to end; the group goes with the delegated one.
+    }
+  },
+});
 
 let found: Cgroups | undefined;
 /** Those of this process, looked for once. */

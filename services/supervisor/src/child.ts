@@ -14,6 +14,7 @@ import {
   spawnProcess,
   type Watch,
   waitProcess,
+  waitReadable,
   watch,
 } from '@nyx/native';
 import { type Jail, type JailReport, jailReport, spawnJailed } from './jail.ts';
@@ -29,6 +30,16 @@ export interface ChildOptions {
   jail?: Jail;
 }
 
+/** A child that another supervisor started; its descriptors are ours from now on. */
+export interface Inherited {
+  pid: number;
+  jail?: JailReport | undefined;
+  /** Its control group. */
+  group?: string | undefined;
+  socket: number;
+  pidfd: number;
+}
+
 const signalName = (n: number): string =>
   Object.entries(constants.signals).find(([, number]) => number === n)?.[0] ?? `signal ${n}`;
 
@@ -38,6 +49,7 @@ export class Child {
   jail: JailReport | undefined;
   #alive = true;
   readonly #socket: SeqSocket;
+  readonly #socketFd: number;
   readonly #pidfd: number;
   readonly #watch: Watch;
 
@@ -46,27 +58,46 @@ export class Child {
     readonly program: string,
     args: readonly string[],
     readonly options: ChildOptions,
+    inherited?: Inherited,
   ) {
+    const { pid, socket, pidfd } = inherited ?? this.#start(args);
+    this.pid = pid;
+    if (inherited) this.jail = inherited.jail ?? { layers: [], missing: [] };
+    this.#socketFd = socket;
+    this.#socket = openSeqSocket(socket, { onMessage: (bytes) => this.#message(bytes), onClose: () => {} });
+    this.#pidfd = pidfd;
+    this.#watch = watch(this.#pidfd, () => this.#ended());
+  }
+
+  #start(args: readonly string[]): { pid: number; socket: number; pidfd: number } {
+    const { program, options } = this;
     // A limit of arenas, because malloc would look for the number of CPUs in /sys, which a jail does not have.
     const env = { PATH: '/usr/bin:/bin', OPENSSL_CONF: '/dev/null', MALLOC_ARENA_MAX: '4', ...options.env };
     const [mine, theirs] = socketpair();
     try {
       const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
       const fds = [-1, options.log, options.log, theirs];
-      this.pid = options.jail
+      const pid = options.jail
         ? spawnJailed(options.jail, program, args, variables, fds)
         : spawnProcess(program, args, variables, fds);
+      return { pid, socket: mine, pidfd: pidfdOpen(pid) };
     } catch (e) {
       close(mine);
       throw e;
     } finally {
       close(theirs);
     }
-    this.#socket = openSeqSocket(mine, { onMessage: (bytes) => this.#message(bytes), onClose: () => {} });
-    this.#pidfd = pidfdOpen(this.pid);
-    this.#watch = watch(this.#pidfd, () => this.#ended());
   }
 
+  /** What another supervisor needs to go on with it: our end of the connection, and the pidfd. Only while it lives. */
+  get descriptors(): [socket: number, pidfd: number] {
+    return [this.#socketFd, this.#pidfd];
+  }
+
+  /** Dead already, although that may not have been told yet. */
+  get gone(): boolean {
+    return !this.#alive || waitReadable(this.#pidfd, 0);
+  }
   get alive(): boolean {
     return this.#alive;
   }
@@ -107,12 +138,20 @@ export class Child {
   }
 
   #ended(): void {
-    const status = waitProcess(this.#pidfd);
-    if (status === undefined || !this.#alive) return;
+    let how = 'ended while nobody was there to see how';
+    try {
+      const status = waitProcess(this.#pidfd);
+      if (status === undefined) return;
+      how = status < 0 ? `killed by ${signalName(-status)}` : `exited ${status}`;
+    } catch (e) {
+      // Not our child, but that of a supervisor before us: the pidfd tells that it is dead, and no more.
+      if ((e as { code?: string }).code !== 'ECHILD') throw e;
+    }
+    if (!this.#alive) return;
     this.#alive = false;
     this.#watch.close();
     close(this.#pidfd);
     this.#socket.close();
-    this.options.onDeath(status < 0 ? `killed by ${signalName(-status)}` : `exited ${status}`);
+    this.options.onDeath(how);
   }
 }

@@ -2,7 +2,7 @@
  * Consoles (libs/device/src/console.ts) in the event loop: takes the bytes that the device published, gives it the bytes that
  * clients typed. And the stream socket by which any number of clients see and use one.
  */
-import { createWriteStream, renameSync, type WriteStream } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { ConsoleHost } from '@nyx/device';
 import { eventfdWrite, watch } from '@nyx/native';
@@ -63,10 +63,10 @@ export class HostConsole {
   }
 
   #drain(): void {
-    for (let before = this.#ring.lost; ; before = this.#ring.lost) {
-      const bytes = this.#ring.take();
-      if (!bytes) return;
-      this.output(Buffer.from(bytes.buffer), this.#ring.lost - before);
+    for (let lost = this.#ring.lost; ; lost = this.#ring.lost) {
+      const use = (bytes: Uint8Array): void =>
+        this.output(Buffer.from(bytes.buffer as ArrayBuffer), this.#ring.lost - lost);
+      if (!this.#ring.take(use)) return;
     }
   }
 
@@ -96,7 +96,8 @@ export class ConsoleServer {
   readonly #clients = new Set<Socket>();
   readonly #server: Server;
   #backlog: Buffer = Buffer.alloc(0);
-  #log: WriteStream;
+  /** Written at once: what is in it need not be said again when we die. */
+  #log: number;
   #logged = 0;
 
   constructor(
@@ -104,8 +105,12 @@ export class ConsoleServer {
     readonly logPath: string,
     readonly input: (bytes: Buffer) => void,
   ) {
-    this.#log = createWriteStream(logPath, { mode: 0o600 });
-    this.#log.on('error', () => {});
+    rmSync(path, { force: true });
+    this.#log = openSync(logPath, 'a+', 0o600);
+    this.#logged = fstatSync(this.#log).size;
+    // Of a machine that another supervisor has started: clients see where they are.
+    const tail = Buffer.alloc(Math.min(this.#logged, backlogBytes));
+    this.#backlog = tail.subarray(0, readSync(this.#log, tail, 0, tail.length, this.#logged - tail.length));
     this.#server = createServer((c) => this.#join(c));
     this.#server.listen(path);
   }
@@ -128,12 +133,15 @@ export class ConsoleServer {
     this.#logged += bytes.length;
     if (this.#logged > maxLog) {
       this.#logged = 0;
-      this.#log.end();
+      closeSync(this.#log);
       renameSync(this.logPath, `${this.logPath}.1`);
-      this.#log = createWriteStream(this.logPath, { mode: 0o600 });
-      this.#log.on('error', () => {});
+      this.#log = openSync(this.logPath, 'a', 0o600);
     }
-    this.#log.write(bytes);
+    try {
+      writeSync(this.#log, bytes);
+    } catch {
+      // No room: the guest goes on without a log.
+    }
   }
 
   /** After everything was delivered. */
@@ -152,6 +160,6 @@ export class ConsoleServer {
           }),
       ),
     );
-    await new Promise<void>((done) => this.#log.end(() => done()));
+    closeSync(this.#log);
   }
 }

@@ -10,13 +10,15 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
-import type { DeviceOrder, FaultKind, FaultMessage, RoleReply } from '@nyx/protocol';
+import type { DeviceOrder, FaultKind, FaultMessage, Role, RoleReply } from '@nyx/protocol';
 import type { ProcessState, Recovered } from '@nyx/protocol/control';
-import { asNyxError, NyxError } from '@nyx/protocol/errors';
+import { asNyxError, errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { Recovery } from '@nyx/protocol/spec';
 import { ProcessControl, RingsView } from '@nyx/ring';
 import type { DeviceProcessEvents } from './device-process-events.ts';
 import type { JailReport } from './jail.ts';
+import { type Keeping, noKeeper } from './keeper.ts';
+import { type Inheritance, inheritedChild, type KeptLife, type KeptPlace, keptChild } from './kept-place.ts';
 import type { ProcessPlan } from './plan.ts';
 import { HangDetector, RestartPolicy } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
@@ -48,7 +50,7 @@ const canAnswer = (kind: string): boolean => kind.startsWith('virtio-');
 const answering = { budget: 3, window: 60, backoff: 0, maxBackoff: 0 };
 
 export class DeviceProcess {
-  state: ProcessState = 'starting';
+  #state: ProcessState = 'starting';
   restarts = 0;
   violations = 0;
   lastRecovery: Recovered | undefined;
@@ -84,6 +86,10 @@ export class DeviceProcess {
   #replacing: { dead(): void } | undefined;
   /** The build that served before, until the new one does. */
   #upgrading: { from: string; error?: NyxError } | undefined;
+  /** The new build is about to take over, or has: from now on it is its place. */
+  #swapping = false;
+  /** The policy wants nobody here. */
+  #left = false;
   #successor: { resolve(r: Recovered): void; reject(e: Error): void } | undefined;
   #first: { resolve(): void; reject(e: Error): void } | undefined;
 
@@ -92,15 +98,23 @@ export class DeviceProcess {
     readonly spares: Spares,
     readonly rules: Recovery,
     readonly events: DeviceProcessEvents,
+    readonly keeper: Keeping = noKeeper,
   ) {
     this.#rings = new RingsView(plan.memory.ring.buffer);
     this.control = view(ProcessControl, new Memory(plan.memory.ring.buffer));
     this.#hang = new HangDetector(rules.hangTimeout * 1000);
-    this.#standby = new Standby(plan, spares, () => events.started());
+    this.#standby = new Standby(plan, spares, () => events.started(), keeper);
   }
 
   get name(): string {
     return this.plan.name;
+  }
+  get state(): ProcessState {
+    return this.#state;
+  }
+  private set state(state: ProcessState) {
+    this.#state = state;
+    this.#keepLife();
   }
   /** Of whoever is there now; undefined without a jail. */
   get jail(): JailReport | undefined {
@@ -261,6 +275,10 @@ export class DeviceProcess {
       if ((this.state as ProcessState) !== 'serving' || child !== this.#child)
         throw new NyxError('VM_STATE', { expected: `'${this.name}' to serve`, got: this.state });
       const swap = (): Promise<Recovered> => {
+        // From here on another supervisor would let the new build take over, too: state may be migrated already.
+        this.#swapping = true;
+        this.#keepPlace();
+        this.#keepLife();
         const served = new Promise<Recovered>((resolve, reject) => {
           this.#successor = { resolve, reject };
         });
@@ -276,6 +294,9 @@ export class DeviceProcess {
       throw e;
     } finally {
       this.#upgrading = undefined;
+      this.#swapping = false;
+      this.#keepPlace();
+      this.#keepLife();
       if (!this.#standby.pid) this.prepare();
     }
   }
@@ -324,6 +345,7 @@ export class DeviceProcess {
   }
 
   #launch(): void {
+    this.#left = false;
     this.state = 'starting';
     this.error = undefined;
     this.#standby.whenLeft(() => {
@@ -342,13 +364,122 @@ export class DeviceProcess {
     this.#followed = false;
     this.#alone = false;
     this.#expect(child);
-    child.assign(
-      this.plan.role,
-      this.plan.fds,
-      (reply) => this.#reply(child, reply),
-      (reason) => this.#died(child, reason),
-    );
+    this.#give(child, this.plan.role, (reply) => this.#reply(child, reply));
     this.events.started();
+  }
+
+  /** Gives a role of this place to a child, once another supervisor would know of it. */
+  #give(child: DeviceChild, role: Role, onReply: (r: RoleReply) => void): void {
+    this.#keepPlace();
+    this.#keepChild(child);
+    child.listen(onReply, (reason) => this.#died(child, reason));
+    this.keeper.after(() => child.give(role, this.plan.fds));
+  }
+
+  /** The role as it is now; whoever is next gets it, from us or from another supervisor. */
+  #keepPlace(): void {
+    const { role, service, fds, name } = this.plan;
+    const place: KeptPlace = { role, service };
+    this.keeper.put(`place/${name}`, place, fds);
+  }
+  #keepChild(child: DeviceChild): void {
+    this.keeper.put(`child/${this.name}`, keptChild(child), child.child.descriptors);
+  }
+  #keepLife(): void {
+    const reason = this.#recovering?.reason;
+    const from = this.#swapping ? this.#upgrading?.from : undefined;
+    const life: KeptLife = {
+      state: this.#state,
+      restarts: this.restarts,
+      violations: this.violations,
+      ...(reason === undefined ? {} : { reason }),
+      ...(this.error ? { error: this.error.toJSON() } : {}),
+      ...(this.#left ? { left: true } : {}),
+      ...(this.#corrupt === undefined ? {} : { corrupt: this.#corrupt }),
+      ...(from === undefined ? {} : { upgradedFrom: from }),
+    };
+    this.keeper.put(`life/${this.name}`, life);
+  }
+
+  /**
+   * Goes on with a place that another supervisor has filled. Whoever serves goes on serving; who was about to is ended, and
+   * another begins: where it stood is not known, and begins is all that it has to. What died meanwhile is told as any death.
+   * @returns when a build that was about to take over has done so: until then state may be migrated
+   */
+  inherit({ life, child, standby }: Inheritance): Promise<unknown> | undefined {
+    this.restarts = life.restarts;
+    this.violations = life.violations;
+    this.error = life.error && errorFromWire(life.error);
+    this.#corrupt = life.corrupt;
+    const { state, reason = 'its supervisor died' } = life;
+    const since = monotonicNs();
+    const c = child && this.spares.inherit(child.value.service, inheritedChild(child));
+    if (c) {
+      this.#child = c;
+      c.listen(
+        (reply) => this.#reply(c, reply),
+        (how) => this.#died(c, how),
+      );
+    }
+    const swapping = life.upgradedFrom !== undefined && (state === 'starting' || c?.child.gone === true);
+    if (life.upgradedFrom !== undefined && !swapping) this.plan.service = life.upgradedFrom;
+    if (standby && standby.value.pid !== child?.value.pid) {
+      if (standby.value.service === this.plan.service)
+        this.#standby.inherit(standby.value, standby.fds, () => (this.state === 'serving' ? this.#child : undefined));
+      else this.spares.inherit(standby.value.service, inheritedChild(standby)).child.kill();
+    }
+    if (swapping) {
+      this.#upgrading = { from: life.upgradedFrom! };
+      this.#swapping = true;
+    }
+    const swapped = swapping
+      ? new Promise<Recovered>((resolve, reject) => {
+          this.#successor = { resolve, reject };
+        })
+          .catch(() => {})
+          .finally(() => {
+            this.#upgrading = undefined;
+            this.#swapping = false;
+            this.#keepPlace();
+            this.#keepLife();
+          })
+      : undefined;
+    switch (state) {
+      case 'serving':
+        if (!c) break;
+        this.state = 'serving';
+        this.prepare();
+        return swapped;
+      case 'starting':
+        if (!c) break;
+        this.state = 'starting';
+        this.#recovering = { reason, since };
+        if (swapping) {
+          takeOver(c);
+          this.#startTimer = setTimeout(() => this.#silent(), this.rules.startTimeout * 1000);
+        } else this.kill();
+        return swapped;
+      case 'isolated': {
+        this.state = 'isolated';
+        const answered = this.#corrupt === undefined && this.plan.devices.every((d) => canAnswer(d.kind));
+        this.#answers = answered ? new RestartPolicy(answering) : undefined;
+        if (c) c.child.kill();
+        else if (answered) this.#answer();
+        return undefined;
+      }
+      case 'dead':
+        if (!life.left) break;
+        this.#left = true;
+        this.state = 'dead';
+        this.#recovering = { reason, since };
+        return undefined;
+    }
+    this.state = 'dead';
+    this.#recovering = { reason, since };
+    // Whoever is there still was told to die.
+    if (c) this.kill();
+    else this.#again(reason, since, 0);
+    return swapped;
   }
 
   /** The standby is who serves. */
@@ -358,11 +489,13 @@ export class DeviceProcess {
     this.#followed = true;
     this.#alone = claimed;
     this.#expect(child);
+    this.#keepChild(child);
     child.listen(
       (reply) => this.#reply(child, reply),
       (reason) => this.#died(child, reason),
     );
-    if (!claimed) takeOver(child);
+    // One that has decided itself does not need it; who told us so may have been a supervisor before us.
+    takeOver(child);
     this.events.started();
     for (const r of replies) this.#reply(child, r);
   }
@@ -414,6 +547,7 @@ export class DeviceProcess {
       child.child.kill();
       return;
     }
+    if (this.#swapping && this.#upgrading && !this.#first) this.#swapping = false;
     this.state = 'serving';
     for (const device of reply.repaired)
       this.events.reported({ type: 'fault', kind: 'stateRepaired', device, data: { device } });
@@ -454,6 +588,7 @@ export class DeviceProcess {
     const reason = this.#reason ?? how;
     const since = monotonicNs();
     this.#reason = undefined;
+    this.keeper.drop(`child/${this.name}`);
     this.events.died(child.child.pid, reason);
     if (this.#replacing) {
       this.#replacing.dead();
@@ -528,6 +663,8 @@ export class DeviceProcess {
         // Stays empty: `heal` fills it, `nyx resume` too.
         this.#dismiss();
         this.#recovering ??= { reason, since };
+        this.#left = true;
+        this.#keepLife();
     }
   }
 
@@ -611,17 +748,13 @@ export class DeviceProcess {
     const child = this.#child;
     clearTimeout(this.#startTimer);
     this.#startTimer = setTimeout(() => child.child.kill(), this.rules.startTimeout * 1000);
-    child.assign(
-      { ...role, devices: role.devices.map((d) => ({ ...d, isolated: true })) },
-      this.plan.fds,
-      (reply) => {
-        if (child !== this.#child || this.state !== 'isolated') return;
-        if (reply.type === 'serving' || reply.type === 'failed') clearTimeout(this.#startTimer);
-        if (reply.type === 'serving') this.events.answers();
-        else if (reply.type === 'failed') child.child.kill();
-      },
-      (reason) => this.#died(child, reason),
-    );
+    const answering = { ...role, devices: role.devices.map((d) => ({ ...d, isolated: true })) };
+    this.#give(child, answering, (reply) => {
+      if (child !== this.#child || this.state !== 'isolated') return;
+      if (reply.type === 'serving' || reply.type === 'failed') clearTimeout(this.#startTimer);
+      if (reply.type === 'serving') this.events.answers();
+      else if (reply.type === 'failed') child.child.kill();
+    });
     this.events.started();
   }
 }

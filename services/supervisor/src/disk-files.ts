@@ -264,10 +264,15 @@ const journalBytes = 256 * 1024;
  * Hands the files of a disk over: `name`, then `name.1` ... under it, and `name.journal`, memory in which the process that
  * serves an image keeps what it has acknowledged and not yet written to the image's tables.
  */
-export function adoptDisk(r: Pick<Resources, 'adopt'>, name: string, files: readonly DiskFile[]): void {
+export function adoptDisk(
+  r: Pick<Resources, 'adopt'>,
+  name: string,
+  files: readonly DiskFile[],
+  journal?: number,
+): void {
   for (const [i, f] of files.entries()) r.adopt(i === 0 ? name : `${name}.${i}`, f.fd);
   const [top] = files;
   if (top?.direct !== undefined) r.adopt(`${name}.direct`, top.direct);
   if (files[0]?.format === 'qcow2' || files[0]?.format === 'vhdx')
-    r.adopt(`${name}.journal`, newJournal(name));
+    r.adopt(`${name}.journal`, journal ?? newJournal(name));
 }

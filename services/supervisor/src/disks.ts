@@ -20,6 +20,8 @@ import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
 import { mustBeNew, newName, openBytes, release, rewire, unlock } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
+import { type Keeping, noKeeper } from './keeper.ts';
+import { type DiskSet, type InheritedDisk, keepDisk } from './kept-disks.ts';
 import { openFile } from './preflight.ts';
 import { sataPort } from './sata.ts';
 
@@ -47,6 +49,10 @@ export interface Disk {
   journal: number | undefined;
   /** Of the image that was the topmost before: a successor looks into it. */
   retired?: number | undefined;
+  /** What the role says already, and `files` will. */
+  next?: DiskSet | undefined;
+  /** A tool changes the image; half of that may be done. */
+  mending?: boolean;
 }
 
 /** A delta of so many bytes is copied while the guest waits; a larger one gets another round. */
@@ -79,13 +85,51 @@ export class Disks {
     files: readonly DiskFile[][],
     journals: (name: string) => number | undefined,
     private readonly owner: DiskOwner,
+    private readonly keeper: Keeping = noKeeper,
+    inherited?: readonly InheritedDisk[],
   ) {
     this.events = new DiskEvents(owner, (device) => this.#disks.find((d) => d.name === device)?.spec.path);
     this.#disks = spec.disks.map((s, index) => {
       const name = `disk${index}`;
       const port = s.bus === 'ahci' ? sataPort(spec, { disk: index }) : undefined;
-      return { name, index, port, spec: s, files: files[index]!, journal: journals(`${name}.journal`) };
+      const journal = journals(`${name}.journal`);
+      const { retired, mending = false } = inherited?.[index] ?? {};
+      return { name, index, port, spec: s, files: files[index]!, journal, retired, mending };
     });
+    for (const d of this.#disks) this.#keep(d);
+  }
+
+  #keep(d: Disk): void {
+    const { value, fds } = keepDisk({ now: d, next: d.next, retired: d.retired, mending: d.mending });
+    this.keeper.put(`disk/${d.index}`, value, fds);
+  }
+
+  /** Makes whole what another supervisor's tool may have left half done; nobody serves the disk yet. */
+  async mend(): Promise<void> {
+    for (const d of this.#disks.filter((x) => x.mending)) {
+      const [top] = d.files;
+      const image = { path: top!.path, fd: at(0), ...(d.journal === undefined ? {} : { journalFd: at(1) }) };
+      const fds = [top!.fd, ...(d.journal === undefined ? [] : [d.journal])];
+      await runTool({ command: 'check', ...image, repair: 'all' }, fds).catch(() => {});
+      d.mending = false;
+      this.#keep(d);
+    }
+  }
+
+  /** Roles that were left by another supervisor name copies of the descriptors that are ours here: one of each is enough. */
+  unify(): void {
+    for (const d of this.#disks) {
+      const p = this.owner.processes().find((x) => x.name === d.name);
+      const fds = p?.plan.role.devices[0]?.fds ?? {};
+      const ours = new Map<string, number>(d.files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
+      if (d.journal !== undefined) ours.set('journal', d.journal);
+      for (const [as, fd] of ours) {
+        const slot = fds[as];
+        if (!p || slot === undefined || p.plan.fds[slot] === fd) continue;
+        close(p.plan.fds[slot]!);
+        p.plan.fds[slot] = fd;
+      }
+    }
   }
 
   list(): Result<'diskList'> {
@@ -169,6 +213,8 @@ export class Disks {
   /** The role of the process says these files from now on. */
   #rewire(d: Disk, files: DiskFile[], journal: number | undefined, old?: number): void {
     rewire(this.#process(d).plan, d.name, d.port, files, journal, old);
+    d.next = { files, journal };
+    this.#keep(d);
   }
 
   /** Takes over what is under the disk now. */
@@ -179,6 +225,8 @@ export class Disks {
     if (top?.path !== undefined) d.spec.path = top.path;
     if (isDiskFormat(top?.format)) d.spec.format = top.format;
     if (top?.direct === undefined) delete d.spec.direct;
+    d.next = undefined;
+    this.#keep(d);
     this.owner.changed();
   }
 
@@ -322,6 +370,7 @@ export class Disks {
     // Who serves now has written out what the one before left behind: only the newest may still be needed.
     if (d.retired !== undefined) close(d.retired);
     d.retired = old;
+    this.#keep(d);
     return r;
   }
 
@@ -339,6 +388,8 @@ export class Disks {
       const [action, snapshot] = o.create === undefined ? ['delete', o.remove] : ['create', o.create];
       const image = { path: top!.path, fd: at(0) };
       const fds = [top!.fd, d.journal!];
+      d.mending = true;
+      this.#keep(d);
       const r = await p.replace('snapshot', async () => {
         try {
           await runTool({ command: 'snapshot', ...image, journalFd: at(1), action, name: snapshot }, fds);
@@ -346,6 +397,9 @@ export class Disks {
           // Half of it may be done: counts that are too high, flags that are wrong.
           await runTool({ command: 'check', ...image, journalFd: at(1), repair: 'all' }, fds).catch(() => {});
           throw e;
+        } finally {
+          d.mending = false;
+          this.#keep(d);
         }
       });
       return { name, downNs: r.ns };

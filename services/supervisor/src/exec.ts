@@ -1,5 +1,6 @@
 /** Commands in the guest, one at a time, over COM2 (libs/protocol/src/exec.ts), and the socket that clients ask by. */
 import { randomBytes } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { ExecParser, type ExecSink, execRequest, execWire } from '@nyx/protocol';
 import { controlWire, ExecAsk, ExecFrame, encodeFrame, wireErrorOf } from '@nyx/protocol/control';
@@ -214,6 +215,7 @@ export const serveExec = (path: string, channel: ExecChannel): Server => {
       }
     });
   });
+  rmSync(path, { force: true });
   server.listen(path);
   return server;
 };

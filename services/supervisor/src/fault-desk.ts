@@ -140,6 +140,18 @@ export class FaultDesk {
     return verdict;
   }
 
+  /** When all that was raised so far has been dealt with. */
+  idle(): Promise<void> {
+    return this.#work;
+  }
+
+  /** A fault that another supervisor has dealt with: it counts, and for budgets, too. */
+  recall(fault: Fault, sources: readonly string[]): void {
+    const age = Math.max(0, Date.now() - fault.at);
+    this.log.add(fault);
+    this.book.decide(fault.kind, sources, performance.now() - age);
+  }
+
   /** The policy in force. */
   rules(): PolicyRule[] {
     const now = performance.now();

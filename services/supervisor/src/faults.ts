@@ -17,6 +17,11 @@ export interface FaultTarget {
   tell(message: FaultMessage): void;
 }
 
+export interface KeptFaults {
+  next: number;
+  rules: { id: number; entry: FaultEntry; rule: FaultRule; targets: string[] }[];
+}
+
 interface Active {
   id: number;
   entry: FaultEntry;
@@ -33,8 +38,31 @@ export class FaultBook {
   #active: Active[] = [];
   #next = 1;
 
-  constructor(targets: readonly FaultTarget[]) {
+  /** @param changed other rules are in force, or will be with the next process */
+  constructor(
+    targets: readonly FaultTarget[],
+    readonly changed: () => void = () => {},
+  ) {
     this.#places = targets.map((target) => ({ target, view: new FaultPageView(target.page) }));
+  }
+
+  /** What another supervisor needs to go on with the rules that are in force. */
+  get kept(): KeptFaults {
+    const rules = this.#active.map(({ id, entry, rule, targets }) => ({
+      id,
+      entry,
+      rule,
+      targets: targets.map((p) => p.target.name),
+    }));
+    return { next: this.#next, rules };
+  }
+  /** Device processes have them already. */
+  inherit({ next, rules }: KeptFaults): void {
+    this.#next = next;
+    this.#active = rules.map((r) => ({
+      ...r,
+      targets: this.#places.filter((p) => r.targets.includes(p.target.name)),
+    }));
   }
 
   /** @returns ids. @throws NyxError DEVICE_UNKNOWN, FAULT_LIMIT; nothing was changed then */
@@ -121,5 +149,6 @@ export class FaultBook {
       target.role.faults.rules = rules;
       target.tell({ type: 'faults', rules });
     }
+    this.changed();
   }
 }

@@ -146,16 +146,23 @@ describe.runIf(image)(
       expect(list()).toEqual([]);
     });
 
-    test('goes on when its supervisor is killed', async () => {
+    test('goes on when its supervisor is killed, without another one when there is no keeper', async () => {
       const vm = await Vm.start(spec('g3'));
       await vm.exec('true', patience);
       const { pid, vcpuPid } = await vm.status();
+      const keeper = list()[0]!.pids.find((p) => p.role === 'nyx-keeper')!.pid;
+      // First the one who would start another supervisor, at one go: it would be replaced.
+      process.kill(pid, 'SIGSTOP');
+      process.kill(keeper, 'SIGKILL');
       process.kill(pid, 'SIGKILL');
       await vm.launched!.ended.catch((e) => expect(e.code).toBe('SUPERVISOR_DIED'));
       // It still uses the CPU or sleeps; it is not gone.
       process.kill(vcpuPid, 0);
       // Its descriptors close a moment before it is gone.
       await expect.poll(() => list()).toMatchObject([{ name: 'g3', kind: 'orphaned' }]);
+      const adopt = spawnSync(process.execPath, [nyx, 'adopt', 'g3'], { encoding: 'utf8' });
+      expect(adopt.stderr).toContain('[ADOPTION_FAILED]');
+      process.kill(vcpuPid, 0);
       const stop = spawnSync(process.execPath, [nyx, 'stop', 'g3', '--force'], { encoding: 'utf8' });
       expect(stop.stdout).toBe("'g3' is gone.\n");
       expect(list()).toEqual([]);

@@ -44,6 +44,12 @@ export class Lifecycle {
     return this.#state;
   }
 
+  /** The machine was in that state already when we took it over. */
+  inherit(state: VmState, since: number): void {
+    this.#state = state;
+    this.since = since;
+  }
+
   can(to: VmState): boolean {
     return transitions[this.#state].includes(to);
   }

@@ -37,6 +37,12 @@ export class MachineWatch {
       spec.deterministic ? 0 : spec.policy.hangTime,
       () => this.status.accel === 'soft',
     );
+    // What another supervisor has seen already.
+    for (let i = 0; i < spec.cpus; i++) {
+      const v = status.page.vcpu.at(i);
+      this.#growth.of(`port${i}`, v.unmappedPorts, performance.now());
+      this.#growth.of(`mmio${i}`, v.unmappedMmio, performance.now());
+    }
     this.#timer = setInterval(() => this.#turn(), roundMs);
   }
 

@@ -9,8 +9,17 @@ import { monotonicNs } from '@nyx/native';
 import { files as runFiles } from '@nyx/nyx/files';
 import { writeJson } from '@nyx/nyx/rundir';
 import type { Fingerprint, Result, Status, VmEvent } from '@nyx/protocol/control';
-import { asNyxError, NyxError } from '@nyx/protocol/errors';
+import { asNyxError, errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
+import {
+  type Heritage,
+  inheritFiles,
+  type KeptMachine,
+  type KeptSpec,
+  type KeptVcpu,
+  keepFiles,
+  loggedEvents,
+} from './adoption.ts';
 import { BootLoader } from './boot.ts';
 import { CdDrives } from './cd.ts';
 import { cgroups } from './cgroup.ts';
@@ -18,11 +27,16 @@ import { Checkpoints } from './checkpoint.ts';
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
 import { Disks } from './disks.ts';
+import { isObject } from './estate.ts';
 import { FaultDesk, type Patient } from './fault-desk.ts';
+import type { Fault } from './fault-log.ts';
 import { FaultBook } from './faults.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { fwCfgBlob } from './fwcfg.ts';
 import { GuestChannels } from './guest-channels.ts';
+import { type Keeping, noKeeper } from './keeper.ts';
+import { inheritCds, inheritDisks } from './kept-disks.ts';
+import { type Inheritance, inheritance } from './kept-place.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
 import { descriptionOf } from './machine-description.ts';
 import { MachineWatch } from './machine-watch.ts';
@@ -36,10 +50,10 @@ import { adoptCds } from './sata.ts';
 import type { Spares } from './spares.ts';
 import { StatusReader } from './status.ts';
 import { TpmHost } from './tpm.ts';
-import { Vcpu, type VcpuEvent } from './vcpu.ts';
-import { onVcpuEvent, type VcpuOwner } from './vcpu-events.ts';
+import { Vcpu, type VcpuEvent, type VcpuHandlers } from './vcpu.ts';
+import { onVcpuEvent, stopsVcpus, type VcpuOwner } from './vcpu-events.ts';
 import type { Backends } from './vhost-user.ts';
-import { wiring } from './wiring.ts';
+import { type DeviceLine, wiring } from './wiring.ts';
 
 export interface MachineOptions {
   name: string;
@@ -49,6 +63,10 @@ export interface MachineOptions {
   spares: Spares;
   /** Devices whose work other programs do. */
   backends?: Backends;
+  /** Keeps what another nyxd needs to go on with the machine. */
+  keeper?: Keeping;
+  /** The machine runs already: what the nyxd before us has left. Then `adopt` comes instead of `start`. */
+  heritage?: Heritage;
   vcpuProgram: string;
   vcpuLog: number;
   consoleLog: string;
@@ -99,32 +117,50 @@ export class Machine {
   #fingerprint: Fingerprint | undefined;
   /** UTC seconds at guest time 0. */
   readonly #wallClock: number;
+  readonly #keeper: Keeping;
+  readonly #lines: readonly DeviceLine[];
+  /** Unix milliseconds: somebody wants the machine to end by then. */
+  #stopBy: number | undefined;
+  /** Events of nyx-vcpu that are being dealt with. */
+  #pending: VcpuEvent[] = [];
+  /** What another nyxd has left of the places, until `adopt`. */
+  readonly #left: Map<DeviceProcess, Inheritance | undefined>;
   #ended: (() => void)[] = [];
 
-  /** @throws NyxError of preflight */
+  /** @throws NyxError of preflight; ADOPTION_FAILED */
   constructor(readonly o: MachineOptions) {
     this.#mark('code');
-    const { spec } = o;
-    this.#wallClock = spec.deterministic ? fixedWallClock : Math.floor(Date.now() / 1000);
-    const files = preflight(spec);
+    const { spec, keeper = noKeeper, heritage } = o;
+    const estate = heritage?.estate;
+    this.#keeper = keeper;
+    this.#wallClock =
+      heritage?.what.wallClock ?? (spec.deterministic ? fixedWallClock : Math.floor(Date.now() / 1000));
+    const files = estate ? inheritFiles(estate) : preflight(spec);
+    const oldDisks = estate && inheritDisks(estate, spec);
+    const oldCds = estate && inheritCds(estate, spec);
+    if (oldDisks) files.disks = oldDisks.map((d) => d.files);
+    if (oldCds) files.cds = oldCds.map((c) => c.medium);
+    if (!estate) keepFiles(keeper, files);
     this.#life = new Lifecycle((from, to) => this.#changed(from, to));
-    this.#resources = new Resources(spec.cpus, spec.memory, {
-      wallClock: this.#wallClock,
-      virtual: spec.deterministic,
-    });
+    const clock = { wallClock: this.#wallClock, virtual: spec.deterministic };
+    this.#resources = new Resources(spec.cpus, spec.memory, clock, keeper, estate);
     const r = this.#resources;
-    for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d);
+    for (const [i, d] of files.disks.entries()) adoptDisk(r, `disk${i}`, d, oldDisks?.[i]?.journal);
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
-    this.disks = new Disks(spec, files.disks, (name) => r.named.get(name), {
+    const diskOwner = {
       processes: () => this.#processes,
       upgrade: (process, service) => this.upgrade(process, service),
       pause: () => void this.pause().catch(() => {}),
-      emit: (e) => this.#emit(e),
-      changed: () => writeJson(join(o.dir, runFiles.spec), { ...spec, name: o.name }),
-    });
-    this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), () =>
-      this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci')),
-    );
+      emit: (e: VmEvent) => this.#emit(e),
+      changed: () => {
+        this.#keepSpec();
+        writeJson(join(o.dir, runFiles.spec), { ...spec, name: o.name });
+      },
+    };
+    this.disks = new Disks(spec, files.disks, (name) => r.named.get(name), diskOwner, keeper, oldDisks);
+    const controller = (): DeviceProcess | undefined =>
+      this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci'));
+    this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), controller, keeper, oldCds);
     o.backends?.adopt(r, (level, message) => o.log(level, message));
     r.event('powerButton');
     const tpm = spec.tpm && new TpmHost(spec, files.tpm ?? {}, r);
@@ -133,13 +169,21 @@ export class Machine {
       r,
       o.dir,
       o.consoleLog,
-      () => this.#emit({ type: 'agent', at: Date.now() }),
+      () => {
+        this.#emit({ type: 'agent', at: Date.now() });
+        this.#keep();
+      },
       spec.command,
     );
     this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes, tpm);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
-    const lines = [...wiring(spec, files.disks, files.cds), ...(o.backends?.lines ?? [])];
+    const lines = heritage?.what.lines ?? [
+      ...wiring(spec, files.disks, files.cds),
+      ...(o.backends?.lines ?? []),
+    ];
+    this.#lines = lines;
+    if (!heritage) this.#keepSpec();
     const standbys = [...files.standbys.keys()].map((i) => `disk${i}`);
     const sources = [...new Set(lines.flatMap((l) => [l.name, l.process]))];
     this.desk = new FaultDesk(new PolicyBook(spec.policy, spec.recovery, sources, standbys), this.#patient());
@@ -147,7 +191,10 @@ export class Machine {
     this.#part = part;
     this.#owner = this.#asOwner();
     this.#processes = processes.map(
-      (plan) => new DeviceProcess(plan, this.#spares, spec.recovery, placeEvents(plan, this.#owner)),
+      (plan) => new DeviceProcess(plan, this.#spares, spec.recovery, placeEvents(plan, this.#owner), keeper),
+    );
+    this.#left = new Map(
+      estate ? this.#processes.map((p) => [p, inheritance(p.plan, estate)] as const) : [],
     );
     this.faults = new FaultBook(
       this.#processes.map((p) => ({
@@ -157,8 +204,11 @@ export class Machine {
         page: p.plan.memory.faults.buffer,
         tell: (m) => p.tell(m),
       })),
+      () => keeper.put('faults', this.faults.kept),
     );
-    if (spec.faults) this.faults.add(spec.faults);
+    const rules = estate?.find<FaultBook['kept']>('faults', (v) => isObject(v) && Array.isArray(v.rules));
+    if (rules) this.faults.inherit(rules.value);
+    else if (spec.faults && !heritage) this.faults.add(spec.faults);
     this.checkpoints = this.#makeCheckpoints();
     this.#watch = new MachineWatch(spec, this.#status, this.#processes, {
       runs: () => this.#life.state === 'running',
@@ -175,6 +225,136 @@ export class Machine {
     return this.#life.state;
   }
 
+  /** What the machine is, for a nyxd after us. */
+  #keepSpec(): void {
+    const what: KeptSpec = { spec: this.o.spec, lines: [...this.#lines], wallClock: this.#wallClock };
+    this.#keeper.put('spec', what);
+  }
+
+  /** How it stands. */
+  #keep(): void {
+    const how: KeptMachine = {
+      state: this.#life.state,
+      since: this.#life.since,
+      resets: this.#resets,
+      corrupt: this.#corrupt,
+      milestones: this.#milestones,
+      agent: this.#channels.exec.ready,
+      ...(this.#stopBy === undefined ? {} : { stopBy: this.#stopBy }),
+      ...(this.#endedBy === undefined ? {} : { endedBy: this.#endedBy }),
+      ...(this.#error ? { error: this.#error.toJSON() } : {}),
+    };
+    this.#keeper.put('machine', how);
+  }
+
+  /** The policy was changed by somebody. */
+  keepPolicy(): void {
+    this.#keeper.put('policy', this.desk.book.rules);
+  }
+
+  /**
+   * Goes on with a machine that another nyxd has started; comes instead of `start`. Does not throw: a failure is the machine's
+   * end, told by onEnd.
+   */
+  async adopt(log: string): Promise<void> {
+    const { o } = this;
+    const { how, vcpu: old, policy, events } = o.heritage!;
+    try {
+      this.#life.inherit(how.state, how.since);
+      this.#resets = how.resets;
+      this.#corrupt = how.corrupt;
+      this.#endedBy = how.endedBy;
+      this.#error = how.error && errorFromWire(how.error);
+      Object.assign(this.#milestones, how.milestones);
+      this.#channels.exec.ready = how.agent;
+      if (policy) this.desk.book.inherit(policy);
+      this.#recall(log);
+      const jailed = o.spares.host.jail !== false;
+      const inherited = { pid: old.value.pid, jail: old.value.jail, socket: old.fds[0]!, pidfd: old.fds[1]! };
+      const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, this.#vcpuHandlers(), jailed, inherited);
+      this.#vcpu = vcpu;
+      if (how.state === 'stopping' || isFinal(how.state)) {
+        // It was about to end: so it does.
+        this.#life.inherit('stopping', how.since);
+        for (const [p, left] of this.#left) if (left) void p.inherit(left);
+        this.#end(this.#error ? 'failed' : 'stopped', this.#error);
+        return;
+      }
+      await this.disks.mend();
+      const swaps = [...this.#left].map(([p, left]) => (left ? p.inherit(left) : p.start()));
+      this.disks.unify();
+      this.#pids();
+      o.log('info', 'adopted', { state: how.state, unknown: o.heritage!.estate.close(), vcpuPid: vcpu.pid });
+      // What nyx-vcpu had told is told again; what it has told nobody comes with the barrier.
+      for (const e of events) this.#vcpuEvent(e);
+      await vcpu.barrier();
+      for (const p of this.#processes) vcpu.replaced(p.plan.index);
+      await Promise.all(swaps);
+      await this.#goOn();
+    } catch (e) {
+      this.#fail(asNyxError(e));
+    }
+  }
+
+  /** vCPUs do what the machine's state says, whatever our predecessor was about. */
+  async #goOn(): Promise<void> {
+    // They stand still because of something, which is being dealt with.
+    if (this.#pending.length > 0) return;
+    const { how } = this.o.heritage!;
+    if (this.#life.state === 'resetting') {
+      await this.#vcpu!.pause();
+      await this.#restart();
+    } else if (this.#life.state === 'paused') await this.#vcpu!.pause();
+    else if (this.#life.state === 'running') {
+      this.disks.events.retry();
+      await this.#vcpu!.resume();
+      if (how.stopBy !== undefined) void this.stop(Math.max(1, (how.stopBy - Date.now()) / 1000));
+    }
+  }
+
+  /** What happened before us counts. */
+  #recall(log: string): void {
+    for (const e of loggedEvents(log, historyLength)) {
+      this.#history.push(e);
+      if (e.type !== 'fault') continue;
+      const { type: _, ...fault } = e;
+      const place = this.#processes.find((p) => p.name === fault.source);
+      try {
+        this.desk.recall(fault as Fault, place ? sourcesOf(place.plan) : []);
+      } catch {
+        // A line that is none of ours.
+      }
+    }
+  }
+
+  #vcpuHandlers(): VcpuHandlers {
+    return {
+      onEvent: (e) => this.#vcpuEvent(e),
+      onDeath: (reason) => {
+        const what = `${reason}${reason === busError ? ': the host could not give memory' : ''}`;
+        const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${what}` });
+        this.desk.raise('vcpuCrash', { data: { what }, stopped: true, error });
+        // Whatever the policy says: there is nothing left to go on with.
+        this.#fail(error);
+      },
+    };
+  }
+
+  /** What stops vCPUs is kept until it has been dealt with: nobody would tell it again. */
+  #vcpuEvent(e: VcpuEvent): void {
+    const stops = stopsVcpus(e);
+    if (stops) {
+      this.#pending.push(e);
+      this.#keeper.put('events', this.#pending);
+    }
+    onVcpuEvent(e, this.#owner);
+    if (!stops) return;
+    void this.desk.idle().then(() => {
+      this.#pending = this.#pending.filter((x) => x !== e);
+      this.#keeper.put('events', this.#pending);
+    });
+  }
+
   /** From created to running. Does not throw: a failure is the machine's end, told by onEnd. */
   async start(): Promise<void> {
     const { o } = this;
@@ -184,18 +364,10 @@ export class Machine {
       // Device processes need longest, so they go first; the kernel is read while they load.
       const serving = Promise.all(this.#processes.map((p) => p.start()));
       serving.catch(() => {});
-      const handlers = {
-        onEvent: (e: VcpuEvent): void => onVcpuEvent(e, this.#owner),
-        onDeath: (reason: string): void => {
-          const what = `${reason}${reason === busError ? ': the host could not give memory' : ''}`;
-          const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${what}` });
-          this.desk.raise('vcpuCrash', { data: { what }, stopped: true, error });
-          // Whatever the policy says: there is nothing left to go on with.
-          this.#fail(error);
-        },
-      };
-      const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, handlers, o.spares.host.jail !== false);
+      const jailed = o.spares.host.jail !== false;
+      const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, this.#vcpuHandlers(), jailed);
       this.#vcpu = vcpu;
+      this.#keepVcpu();
       this.#pids();
       this.#mark('spawned');
       const verified = this.#loader.verify();
@@ -205,6 +377,7 @@ export class Machine {
       const { bytes, fds } = descriptionOf(spec, this.#resources, payload, this.#part, this.#wallClock);
       const ready = await vcpu.machine(bytes, fds);
       if (ready.text) vcpu.child.jail?.missing.push(ready.text);
+      this.#keepVcpu();
       this.#mark('vcpu');
       await serving;
       this.#mark('devices');
@@ -226,6 +399,12 @@ export class Machine {
     } catch (e) {
       this.#fail(asNyxError(e));
     }
+  }
+
+  #keepVcpu(): void {
+    const { pid, child } = this.#vcpu!;
+    const kept: KeptVcpu = { pid, ...(child.jail ? { jail: child.jail } : {}) };
+    this.#keeper.put('vcpu', kept, child.descriptors);
   }
 
   /** What protects the host from each process; a layer that is missing is a warning with its reason. */
@@ -270,6 +449,8 @@ export class Machine {
     const ended = new Promise<void>((resolve) => this.#ended.push(resolve));
     let forced = timeout === 0 || this.#life.state !== 'running';
     if (!forced) {
+      this.#stopBy = Date.now() + timeout * 1000;
+      this.#keep();
       this.#powerButton();
       // A guest that is still booting misses the first press.
       const again = setInterval(() => this.#resources.signal('powerButton'), 3000);
@@ -516,6 +697,7 @@ export class Machine {
   }
 
   #changed(from: Status['state'], to: Status['state']): void {
+    this.#keep();
     this.o.log('info', `${from} -> ${to}`);
     this.#emit({
       type: 'state',

@@ -1,7 +1,7 @@
 /**
  * nyxd: the supervisor of one machine. `nyxd <run directory>`; the directory was claimed and holds spec.json. Or `nyxd --early
  * [service...]`, started by the command before it has loaded its own code: the run directory then comes as a line on
- * descriptor 4, and without one nyxd ends. Device processes need longest to start, so they come first, before even the
+ * descriptor 4, and without one nyxd ends. Or `nyxd --adopt <run directory> [--report]`: the machine runs, and its nyxd is dead. Device processes need longest to start, so they come first, before even the
  * supervisor's own code is loaded (supervise.ts).
  */
 import { lstatSync, openSync, readFileSync, renameSync, rmSync } from 'node:fs';
@@ -81,6 +81,12 @@ const early = async (services: readonly string[]): Promise<void> => {
   await supervise(dir, spares ?? startSpares(openLog(log), servicesOf(dir)));
 };
 
+/** Another supervisor was here, and is dead. */
+const adopt = async (dir: string, reports: boolean): Promise<void> => {
+  const { supervise } = await import('./supervise.ts');
+  await supervise(dir, startSpares(openLog(join(dir, files.deviceLog)), []), { reports });
+};
+
 const main = async (dir: string): Promise<void> => {
   const spares = startSpares(openLog(join(dir, files.deviceLog)), servicesOf(dir));
   const { supervise } = await import('./supervise.ts');
@@ -92,4 +98,4 @@ if (!dir) {
   process.stderr.write('usage: nyxd RUN-DIRECTORY (nyx run starts it)\n');
   process.exit(64);
 }
-void (dir === '--early' ? early(rest) : main(dir));
+void (dir === '--early' ? early(rest) : dir === '--adopt' ? adopt(rest[0]!, rest.includes('--report')) : main(dir));

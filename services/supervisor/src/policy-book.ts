@@ -71,6 +71,16 @@ export class PolicyBook {
     }
   }
 
+  /** Rules that were set, and what the specification says, as another supervisor takes them over. */
+  get rules(): [string, Rule][] {
+    return [...this.#rules];
+  }
+  /** @throws NyxError DEVICE_UNKNOWN */
+  inherit(rules: readonly (readonly [string, Rule])[]): void {
+    for (const [key] of rules) this.#known(key.slice(key.indexOf('/') + 1));
+    this.#rules = new Map(rules);
+  }
+
   rule(kind: FaultKind, sources: readonly string[]): FullRule {
     let own: Rule | undefined;
     for (const s of sources) own = { ...own, ...this.#rules.get(`${kind}/${s}`) };

@@ -6,6 +6,7 @@ import { logRingBytes } from '@nyx/log/ring';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
 import { files } from '@nyx/nyx/files';
 import { NyxError } from '@nyx/protocol/errors';
+
 import {
   defaultBlockBytes,
   formatIrqPage,
@@ -17,6 +18,8 @@ import {
   ringsBytes,
   vmPageBytes,
 } from '@nyx/ring';
+import type { Estate } from './estate.ts';
+import { type Keeping, noKeeper } from './keeper.ts';
 
 /** A memfd and its mapping in this process. */
 export interface Shared {
@@ -36,6 +39,9 @@ export interface ProcessMemory {
   faults: Shared;
 }
 
+/** Keys of the keeper. */
+const prefix = 'fd/';
+
 export class Resources {
   readonly ram: Shared;
   /** Bytes of RAM at guest address 0; the rest is at 4 GiB. */
@@ -48,79 +54,89 @@ export class Resources {
   readonly named = new Map<string, number>();
   readonly #all: number[] = [];
 
+  /**
+   * Makes what every machine has, or, with the estate of another nyxd, takes what that one made: the same here and in all
+   * that follows.
+   * @throws NyxError MEMORY_TOO_LARGE, ADOPTION_FAILED
+   */
   constructor(
     readonly cpus: number,
     readonly ramBytes: number,
     clock: { wallClock: number; virtual: boolean },
+    readonly keeper: Keeping = noKeeper,
+    readonly estate?: Estate,
   ) {
     this.lowBytes = Math.min(ramBytes, lowLimit);
     try {
       this.ram = this.#shared('nyx-ram', ramBytes);
     } catch (e) {
+      if (e instanceof NyxError) throw e;
       throw new NyxError(
         'MEMORY_TOO_LARGE',
         { expected: `${ramBytes / 2 ** 20} MiB of shared memory`, got: String((e as Error).message) },
         { cause: e },
       );
     }
-    this.vmPage = this.#shared('nyx-vm', vmPageBytes);
-    formatVmPage(this.vmPage.buffer, { cpus, ...clock });
-    this.vmPageReader = this.#keep(openSync(`/proc/self/fd/${this.vmPage.fd}`, 'r'));
+    this.vmPage = this.#shared('nyx-vm', vmPageBytes, (b) => formatVmPage(b, { cpus, ...clock }));
+    this.vmPageReader = this.#own(openSync(`/proc/self/fd/${this.vmPage.fd}`, 'r'));
     const pages = ramBytes / 4096;
-    this.pageMap = this.#shared('nyx-pages', pageMapBytes(pages));
-    formatPageMap(this.pageMap.buffer, cpus, pages);
+    this.pageMap = this.#shared('nyx-pages', pageMapBytes(pages), (b) => formatPageMap(b, cpus, pages));
   }
 
   /** Ring, interrupt page and eventfds of a device process with that many interrupt entries. */
   process(name: string, entries: number): ProcessMemory {
-    const ring = this.#shared(`nyx-ring-${name}`, ringsBytes(this.cpus));
-    formatRings(ring.buffer, this.cpus);
-    const irqPage = this.#shared(`nyx-irq-${name}`, irqPageBytes(entries));
-    formatIrqPage(irqPage.buffer, entries);
-    const faults = this.#shared(`nyx-faults-${name}`, faultPageBytes);
-    return { ring, irqPage, kick: this.event(), irqEvent: this.event(), faults };
+    return {
+      ring: this.#shared(`nyx-ring-${name}`, ringsBytes(this.cpus), (b) => formatRings(b, this.cpus)),
+      irqPage: this.#shared(`nyx-irq-${name}`, irqPageBytes(entries), (b) => formatIrqPage(b, entries)),
+      faults: this.#shared(`nyx-faults-${name}`, faultPageBytes),
+      kick: this.#made(`kick-${name}`, eventfd),
+      irqEvent: this.#made(`irq-${name}`, eventfd),
+    };
   }
 
   /** A file for the transcript of a process, in a folder that exists. Sparse. @throws NodeJS.ErrnoException */
   transcript(name: string, folder: string): number {
-    const fd = openSync(join(folder, `${name}.transcript`), 'w+', 0o600);
-    ftruncateSync(fd, transcriptBytes(this.cpus + 1));
-    return this.#keep(fd);
+    return this.#made(`transcript-${name}`, () => {
+      const fd = openSync(join(folder, `${name}.transcript`), 'w+', 0o600);
+      ftruncateSync(fd, transcriptBytes(this.cpus + 1));
+      return fd;
+    });
   }
 
   /** The log ring of a device process: a file, so that it can be read when nobody lives any more. */
   logRing(name: string, folder: string): number {
-    const fd = openSync(join(folder, `${name}${files.ring}`), 'w+', 0o600);
-    ftruncateSync(fd, logRingBytes);
-    return this.#keep(fd);
+    return this.#made(`log-${name}`, () => {
+      const fd = openSync(join(folder, `${name}${files.ring}`), 'w+', 0o600);
+      ftruncateSync(fd, logRingBytes);
+      return fd;
+    });
   }
 
   /** State block of a device: zeroed, the device formats it. */
   block(name: string): number {
-    return this.#keep(memfdCreate(`nyx-state-${name}`, defaultBlockBytes));
+    return this.#made(`state-${name}`, () => memfdCreate(`nyx-state-${name}`, defaultBlockBytes));
   }
 
   /** A console under `name`, with `name.out` and `name.in`. */
   console(name: string): ArrayBuffer {
-    const memory = this.#shared(`nyx-${name}`, consoleWire.bytes);
-    formatConsole(memory.buffer);
+    const memory = this.#shared(`nyx-${name}`, consoleWire.bytes, formatConsole);
     this.named.set(name, memory.fd);
-    this.named.set(`${name}.out`, this.event());
-    this.named.set(`${name}.in`, this.event());
+    this.event(`${name}.out`);
+    this.event(`${name}.in`);
     return memory.buffer;
   }
 
   /** A read-only blob for devices or the machine (firmware, fw_cfg), padded to whole pages. */
   blob(name: string, bytes: Uint8Array): Shared {
-    const memory = this.#shared(`nyx-${name}`, Math.max(4096, Math.ceil(bytes.length / 4096) * 4096));
-    new Uint8Array(memory.buffer).set(bytes);
+    const size = Math.max(4096, Math.ceil(bytes.length / 4096) * 4096);
+    const memory = this.#shared(`nyx-${name}`, size, (b) => new Uint8Array(b).set(bytes));
     this.named.set(name, memory.fd);
     return memory;
   }
 
-  event(name?: string): number {
-    const fd = this.#keep(eventfd());
-    if (name) this.named.set(name, fd);
+  event(name: string): number {
+    const fd = this.#made(`event-${name}`, eventfd);
+    this.named.set(name, fd);
     return fd;
   }
 
@@ -129,20 +145,39 @@ export class Resources {
     if (fd !== undefined) eventfdWrite(fd);
   }
 
-  /** Takes a descriptor over, under a name. */
+  /** Under a name, what `make` gives, unless another nyxd has left it. */
+  hold(name: string, make: () => number): number {
+    const fd = this.#made(name, make);
+    this.named.set(name, fd);
+    return fd;
+  }
+
+  /** Takes a descriptor over, under a name; whoever gives it tells the keeper of it. */
   adopt(name: string, fd: number): void {
-    this.named.set(name, this.#keep(fd));
+    this.named.set(name, this.#own(fd));
   }
 
   close(): void {
     for (const fd of this.#all.splice(0)) close(fd);
   }
 
-  #shared(name: string, bytes: number): Shared {
-    const fd = this.#keep(memfdCreate(name, bytes));
-    return { fd, buffer: mmap(fd, bytes) };
+  #shared(name: string, bytes: number, format?: (buffer: ArrayBuffer) => void): Shared {
+    const given = this.estate?.fd(prefix + name, bytes);
+    if (given !== undefined) return { fd: this.#own(given), buffer: mmap(given, bytes) };
+    const fd = this.#own(memfdCreate(name, bytes));
+    const buffer = mmap(fd, bytes);
+    format?.(buffer);
+    this.keeper.put(prefix + name, null, [fd]);
+    return { fd, buffer };
   }
-  #keep(fd: number): number {
+  #made(name: string, make: () => number): number {
+    const given = this.estate?.fd(prefix + name);
+    if (given !== undefined) return this.#own(given);
+    const fd = this.#own(make());
+    this.keeper.put(prefix + name, null, [fd]);
+    return fd;
+  }
+  #own(fd: number): number {
     this.#all.push(fd);
     return fd;
   }

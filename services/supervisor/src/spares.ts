@@ -4,8 +4,8 @@
  */
 import { isDeviceEvent, type Role, type RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
-import { cgroups, type Group } from './cgroup.ts';
-import { Child } from './child.ts';
+import { cgroups, type Group, groupAt } from './cgroup.ts';
+import { Child, type Inherited } from './child.ts';
 import { deviceDataLimit } from './jail.ts';
 import { addonPath, bundleFiles } from './paths.ts';
 
@@ -40,10 +40,12 @@ export class DeviceChild {
   constructor(
     readonly service: string,
     host: Host,
+    inherited?: Inherited,
   ) {
     const bundle = host.bundle(service);
     const read = host.jail === false ? undefined : [...bundleFiles(bundle), ...(host.jail ?? [addonPath()])];
-    if (read) this.#group = cgroups().make(deviceDataLimit);
+    if (inherited) this.#group = inherited.group === undefined ? undefined : groupAt(inherited.group);
+    else if (read) this.#group = cgroups().make(deviceDataLimit);
     const cgroup = this.#group && { cgroup: this.#group.path };
     this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
       log: host.log,
@@ -56,7 +58,13 @@ export class DeviceChild {
         this.#group?.remove();
         this.#onDeath(reason);
       },
-    });
+    }, inherited);
+    this.ready = inherited !== undefined;
+  }
+
+  /** Of its control group. */
+  get group(): string | undefined {
+    return this.#group?.path;
   }
 
   get death(): string | undefined {
@@ -71,6 +79,10 @@ export class DeviceChild {
     onDeath: (reason: string) => void,
   ): void {
     this.listen(onReply, onDeath);
+    this.give(role, fds);
+  }
+
+  give(role: Role, fds: readonly number[]): void {
     // Guest memory counts where it is touched first.
     if (role.ram !== undefined) this.#group?.limit(deviceDataLimit + role.ramBytes);
     if (this.#death === undefined) this.child.send(Buffer.from(JSON.stringify(role)), fds);
@@ -139,6 +151,11 @@ export class Spares {
   #closed = false;
 
   constructor(readonly host: Host) {}
+
+  /** A process that another supervisor started. */
+  inherit(service: string, inherited: Inherited): DeviceChild {
+    return new DeviceChild(service, this.host, inherited);
+  }
 
   /** A warm spare, or a new process. */
   take(service: string): DeviceChild {

@@ -11,6 +11,9 @@
 import { close, eventfd, eventfdRead, eventfdWrite } from '@nyx/native';
 import type { FaultMessage, RoleReply, TakeOver } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
+import { type Keeping, noKeeper } from './keeper.ts';
+
+import { inheritedChild, type KeptStandby, keptChild } from './kept-place.ts';
 import type { ProcessPlan } from './plan.ts';
 import type { DeviceChild, Spares } from './spares.ts';
 
@@ -41,6 +44,7 @@ export class Standby {
     readonly plan: ProcessPlan,
     readonly spares: Spares,
     readonly changed: () => void,
+    readonly keeper: Keeping = noKeeper,
   ) {}
 
   /** Zero: there is none. */
@@ -106,14 +110,27 @@ export class Standby {
     this.#child = child;
     this.#claim = eventfd(this.#held ? 0 : 1);
     this.#replies = [];
-    child.assign(
-      { ...role, standby: { predecessor: fds.length, claim: fds.length + 1 } },
-      [...fds, predecessor.child.pidfd, this.#claim],
+    this.#keep();
+    this.#listen(child, () => predecessor, again);
+    this.keeper.after(() =>
+      child.give({ ...role, standby: { predecessor: fds.length, claim: fds.length + 1 } }, [
+        ...fds,
+        predecessor.child.pidfd,
+        this.#claim,
+      ]),
+    );
+    this.changed();
+  }
+
+  #listen(child: DeviceChild, predecessor: () => DeviceChild | undefined, again: () => void): void {
+    child.listen(
       (reply) => {
-        if (reply.type === 'armed') this.#armed = true;
-        else {
+        if (reply.type === 'armed') {
+          this.#armed = true;
+          this.#keep();
+        } else {
           // Its predecessor is dead, or said so falsely: whoever has a successor goes, so that two never serve for long.
-          if (reply.type === 'serving') predecessor.child.kill();
+          if (reply.type === 'serving') predecessor()?.child.kill();
           this.#replies.push(reply);
         }
         this.#heard?.(reply);
@@ -125,17 +142,37 @@ export class Standby {
         again();
       },
     );
-    this.changed();
+  }
+
+  #keep(): void {
+    const child = this.#child;
+    if (!child) return;
+    const value: KeptStandby = { ...keptChild(child), armed: this.#armed, held: this.#held };
+    this.keeper.put(`standby/${this.plan.name}`, value, [...child.child.descriptors, this.#claim]);
+  }
+
+  /** One that another supervisor has prepared; it may have taken over meanwhile. */
+  inherit(kept: KeptStandby, fds: readonly number[], served: () => DeviceChild | undefined): void {
+    const child = this.spares.inherit(kept.service, inheritedChild({ value: kept, fds }));
+    this.#child = child;
+    this.#claim = fds[2]!;
+    this.#held = kept.held;
+    this.#armed = kept.armed;
+    this.#listen(child, served, () => this.prepare(1000, served));
   }
 
   /** Whether it may take over without us. */
   allow(yes: boolean): void {
     if (yes !== this.#held) return;
-    if (this.#child === undefined) this.#held = !yes;
-    else if (yes) {
+    if (this.#child === undefined) {
+      this.#held = !yes;
+      return;
+    }
+    if (yes) {
       eventfdWrite(this.#claim);
       this.#held = false;
     } else this.#held = eventfdRead(this.#claim) === 1;
+    this.#keep();
   }
 
   tell(message: FaultMessage): void {
@@ -185,6 +222,7 @@ export class Standby {
   }
 
   #forget(): void {
+    this.keeper.drop(`standby/${this.plan.name}`);
     if (this.#claim >= 0) close(this.#claim);
     this.#claim = -1;
     this.#child = undefined;

@@ -5,18 +5,21 @@
 import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Logs } from '@nyx/log';
-import { files, identify, type RunResult, writeJson } from '@nyx/nyx/rundir';
+import { files, identify, recorded, type RunResult, signal, writeJson } from '@nyx/nyx/rundir';
 import type { Fingerprint, VmState } from '@nyx/protocol/control';
 import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
 import type { FaultPlan } from '@nyx/protocol/fault-plan';
 import { parseRule } from '@nyx/protocol/policy';
 import { parseSpec } from '@nyx/protocol/spec';
+import { type Heritage, heritageOf } from './adoption.ts';
+import { Keeper } from './keeper.ts';
 import { Machine } from './machine.ts';
 import { vcpuProgram } from './paths.ts';
 import type { ControlServer } from './server.ts';
 import type { Spares } from './spares.ts';
 
-const reportFd = 3;
+/** Of the report pipe, while there is one. */
+let reportFd = 3;
 
 /** Lines on the report pipe. */
 export interface Report {
@@ -27,14 +30,26 @@ export interface Report {
 
 const report = (r: Report): void => {
   try {
-    writeSync(reportFd, `${JSON.stringify(r)}\n`);
+    if (reportFd >= 0) writeSync(reportFd, `${JSON.stringify(r)}\n`);
   } catch {
     // Nobody listens any more; that is no reason to stop the guest.
   }
 };
 
-/** @param spares device processes that were started already */
-export const supervise = async (dir: string, spares: Spares): Promise<void> => {
+/** A machine that runs already, whose supervisor is dead. */
+export interface Adoption {
+  /** Who started us listens at the report pipe for how the adoption went; else there is no such descriptor. */
+  reports: boolean;
+}
+
+/** Program and arguments of another supervisor for the machine. */
+const successorOf = (dir: string): string[] => [process.execPath, '--no-warnings', process.argv[1]!, '--adopt', dir];
+
+/**
+ * @param spares device processes that were started already
+ * @param adoption take the machine over instead of starting it
+ */
+export const supervise = async (dir: string, spares: Spares, adoption?: Adoption): Promise<void> => {
   const name = basename(dir);
   const logs = new Logs({ destination: join(dir, files.log), base: { vm: name } });
   const log = logs.logger('nyxd');
@@ -69,19 +84,36 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
   let machine: Machine;
   let server: ControlServer | undefined;
   let isOpen = false;
+  let pids: { role: string; pid: number }[] = [];
+  const writePids = (): void =>
+    writeJson(join(dir, files.pids), [
+      identify('nyxd', process.pid),
+      identify('nyx-keeper', keeper.pid),
+      ...pids.map((p) => identify(p.role, p.pid)),
+    ]);
+  const keeper = new Keeper(dir, successorOf(dir), (what) => log.warn(what), writePids);
   try {
-    const spec = parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
+    let heritage: Heritage | undefined;
+    if (adoption) heritage = await inherit(dir, keeper, adoption);
+    const spec =
+      heritage?.what.spec ?? parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
     logs.setLevel(spec.logLevel);
     const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
-    writeJson(join(dir, files.pids), [identify('nyxd', process.pid)]);
+    if (!heritage) {
+      keeper.start();
+      keeper.put('report', null, [reportFd]);
+    }
+    writePids();
     // Loaded only where it is needed: it takes time.
-    const backends =
-      spec.vhostUser.length > 0 ? await (await import('./vhost-user.ts')).backendsOf(spec) : undefined;
+    const vhost = spec.vhostUser.length > 0 ? await import('./vhost-user.ts') : undefined;
+    const backends = heritage ? vhost?.inheritedBackends(spec) : await vhost?.backendsOf(spec);
     machine = new Machine({
       name,
       dir,
       spec,
       spares,
+      keeper,
+      ...(heritage ? { heritage } : {}),
       ...(backends ? { backends } : {}),
       vcpuProgram: vcpuProgram(),
       vcpuLog: append(files.vcpuLog),
@@ -92,15 +124,15 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
         if (isOpen && e.type === 'state' && e.to === 'running' && e.from === 'starting')
           report({ state: 'running' });
       },
-      onPids: (pids) =>
-        writeJson(join(dir, files.pids), [
-          identify('nyxd', process.pid),
-          ...pids.map((p) => identify(p.role, p.pid)),
-        ]),
+      onPids: (all) => {
+        pids = all;
+        writePids();
+      },
       onEnd: (state, error, fault, fingerprint) => {
         // The answer to the `stop` that ended us goes out first.
         setTimeout(async () => {
           await server?.close();
+          keeper.end();
           end(state, error, true, fault, fingerprint);
           closeReport();
           process.exit(0);
@@ -110,14 +142,20 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
   } catch (e) {
     const error = asNyxError(e);
     log.error(error.toJSON(), error.message);
-    // No machine was started: the error says it all.
     spares.close();
-    end('failed', error, false);
+    const vcpu = recorded(dir).find((p) => p.role === 'nyx-vcpu');
+    // A machine whose guest runs is left alone: somebody else has it, or nobody can go on with it.
+    if (!adoption || error.code === 'SUPERVISOR_DIED' || (error.code === 'ADOPTION_FAILED' && !vcpu)) {
+      if (adoption) killAll(dir);
+      keeper.end();
+      // No machine was started: the error says it all.
+      end('failed', error, false);
+    }
     process.exit(error.exit);
   }
 
   // Processes start while ZeroMQ loads.
-  const starting = machine.start();
+  const starting = adoption ? machine.adopt(join(dir, files.log)) : machine.start();
   const { ControlServer: Server } = await import('./server.ts');
   server = new Server(dir, {
     status: () => machine.status(),
@@ -157,10 +195,12 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
     policyGet: () => ({ rules: machine.desk.rules() }),
     policySet: ({ kind, source = '', rule }) => {
       machine.desk.book.set(kind, parseRule(kind, rule), source);
+      machine.keepPolicy();
       return {};
     },
     policyReset: ({ kind, source = '' }) => {
       machine.desk.book.reset(kind, source);
+      machine.keepPolicy();
       return {};
     },
     faultAdd: (plan) => ({ ids: machine.faults.add(plan as FaultPlan) }),
@@ -178,6 +218,41 @@ export const supervise = async (dir: string, spares: Spares): Promise<void> => {
 
 const closeReport = (): void => {
   try {
-    closeSync(reportFd);
+    if (reportFd >= 0) closeSync(reportFd);
   } catch {}
+};
+
+const tell = (fd: number, r: Report): void => {
+  try {
+    if (fd >= 0) writeSync(fd, `${JSON.stringify(r)}\n`);
+  } catch {
+    // Whoever asked has left.
+  }
+};
+
+/**
+ * What the supervisor before us has left. From then on the machine is ours, and its report pipe, too.
+ * @throws NyxError ADOPTION_FAILED, VM_STATE, SUPERVISOR_DIED
+ */
+const inherit = async (dir: string, keeper: Keeper, { reports }: Adoption): Promise<Heritage> => {
+  const asked = reports ? reportFd : -1;
+  reportFd = -1;
+  try {
+    const estate = await keeper.takeOver();
+    reportFd = estate.fd('report') ?? -1;
+    keeper.pid = recorded(dir).find((p) => p.role === 'nyx-keeper')?.pid ?? 0;
+    const heritage = heritageOf(estate);
+    tell(asked, { state: 'running' });
+    return heritage;
+  } catch (e) {
+    tell(asked, { state: 'failed', error: asNyxError(e).toJSON() });
+    throw e;
+  } finally {
+    if (asked >= 0) closeSync(asked);
+  }
+};
+
+/** Ends every process of a machine that cannot go on. */
+const killAll = (dir: string): void => {
+  for (const p of recorded(dir)) if (p.pid !== process.pid && p.role !== 'nyx-keeper') signal(p, 'SIGKILL');
 };

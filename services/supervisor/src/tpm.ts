@@ -238,12 +238,13 @@ export class TpmHost {
   readonly #event: number | undefined;
 
   constructor(spec: VmSpec, files: TpmFiles, r: Resources) {
-    r.adopt('tpm.buffer', memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
-    if (files.data !== undefined && files.control !== undefined) {
-      r.adopt('tpm.data', files.data);
-      r.adopt('tpm.control', files.control);
-    } else r.adopt('tpm.state', files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
-    if (files.key !== undefined) r.adopt('tpm.key', files.key);
+    r.hold('tpm.buffer', () => memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
+    // What is opened is there, or was left by another nyxd.
+    if (spec.tpm && swtpmSocket(spec.tpm) !== undefined) {
+      r.hold('tpm.data', () => files.data!);
+      r.hold('tpm.control', () => files.control!);
+    } else r.hold('tpm.state', () => files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
+    if (spec.tpm?.key !== undefined) r.hold('tpm.key', () => files.key!);
     if (!measures(spec)) return;
     this.#boot = r.blob('tpm.boot', new Uint8Array(tpmBoot.bytes));
     this.#event = r.event('tpm.bootEvent');

@@ -2,7 +2,7 @@
 import { allocate, Memory, view } from '@nyx/layout';
 import { ControlEvent, ControlMessage, ControlOp } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
-import { Child } from './child.ts';
+import { Child, type Inherited } from './child.ts';
 import type { Jail } from './jail.ts';
 
 export interface VcpuEvent {
@@ -60,6 +60,9 @@ export const rejection = (text: string): NyxError =>
       })
     : new NyxError('VCPU_REJECTED', { got: text });
 
+/** No machine has so many vCPUs: their registers are ''. */
+const noCpu = 2 ** 32;
+
 /** What nyx-vcpu reads before its guest runs: whether there is a KVM, and what the host's clock is worth. */
 const jail: Jail = {
   read: ['/dev/kvm', '/sys/devices/system/clocksource/clocksource0/current_clocksource'],
@@ -71,18 +74,22 @@ export class Vcpu {
   readonly #waiting: { op: number; resolve(e: VcpuEvent): void; reject(e: Error): void }[] = [];
   readonly #handlers: VcpuHandlers;
 
-  /** @param jailed no only for doubles in tests */
-  constructor(program: string, log: number, handlers: VcpuHandlers, jailed = true) {
+  /**
+   * @param jailed no only for doubles in tests
+   * @param inherited one that another supervisor has started
+   */
+  constructor(program: string, log: number, handlers: VcpuHandlers, jailed = true, inherited?: Inherited) {
     this.#handlers = handlers;
-    this.child = new Child(program, [], {
+    const options = {
       log,
       ...(jailed ? { jail } : {}),
-      onMessage: (bytes) => this.#message(bytes),
-      onDeath: (reason) => {
+      onMessage: (bytes: Uint8Array) => this.#message(bytes),
+      onDeath: (reason: string) => {
         this.#fail(new NyxError('VCPU_DIED', { got: `nyx-vcpu ${reason}` }));
         handlers.onDeath(reason);
       },
-    });
+    };
+    this.child = new Child(program, [], options, inherited);
   }
 
   get pid(): number {
@@ -141,6 +148,17 @@ export class Vcpu {
   /** Of a vCPU, while all stand still; '' otherwise. */
   async registers(cpu: number): Promise<string> {
     return (await this.#ask(encode(ControlOp.registers, cpu), ControlEvent.registers, 5)).text;
+  }
+  /**
+   * Everything that it said to a supervisor before us has been heard, and handled, when this resolves; answers to questions of
+   * that one are not taken for answers to ours.
+   */
+  async barrier(): Promise<void> {
+    for (const cookie = noCpu + this.pid; ; ) {
+      const { a } = await this.#ask(encode(ControlOp.registers, cookie), ControlEvent.registers, 10);
+      if (a === cookie) return;
+      // An old answer was first; ours is still to come.
+    }
   }
   replaced(process: number): void {
     this.child.send(encode(ControlOp.replaced, process));

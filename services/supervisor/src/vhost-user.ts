@@ -95,21 +95,22 @@ const retry = { first: 20, last: 500 } as const;
 
 /** Gives a device process connections to one back-end. */
 class Connector {
-  /** The device process's end. */
-  readonly theirs: number;
   readonly #socket: SeqSocket;
   #first: number | undefined;
   #timer: NodeJS.Timeout | undefined;
   #waited = false;
 
+  /**
+   * @param mine our end of the connection with the device process
+   * @param first a connection that is there already
+   */
   constructor(
     readonly path: string,
-    first: number,
+    mine: number,
+    first: number | undefined,
     readonly log: (level: 'info' | 'warn', message: string) => void,
   ) {
     this.#first = first;
-    const [mine, theirs] = socketpair();
-    this.theirs = theirs;
     this.#socket = openSeqSocket(mine, { maxFds: 0, onMessage: () => this.#asked() });
   }
 
@@ -155,7 +156,7 @@ class Connector {
   }
 }
 
-const nameOf = (o: OpenedBackend, i: number): string => `${o.spec.type}${i}-vhost`;
+const nameOf = (spec: VhostSpec, i: number): string => `${spec.type}${i}-vhost`;
 
 type Log = (level: 'info' | 'warn', message: string) => void;
 
@@ -163,7 +164,7 @@ type Log = (level: 'info' | 'warn', message: string) => void;
 export interface Backends {
   readonly lines: readonly DeviceLine[];
   /** Makes what the devices share. */
-  adopt(r: Pick<Resources, 'adopt' | 'ram' | 'named'>, log: Log): void;
+  adopt(r: Pick<Resources, 'hold' | 'ram' | 'named'>, log: Log): void;
   close(): void;
 }
 
@@ -174,7 +175,7 @@ export async function backendsOf(spec: Pick<VmSpec, 'vhostUser'>): Promise<Backe
   return {
     lines: vhostLines(opened),
     adopt(r, log) {
-      connectors = adopt(r, opened, log);
+      connectors = connect(r, opened, log);
     },
     close() {
       for (const c of connectors) c.close();
@@ -182,26 +183,46 @@ export async function backendsOf(spec: Pick<VmSpec, 'vhostUser'>): Promise<Backe
   };
 }
 
-function adopt(
-  r: Pick<Resources, 'adopt' | 'ram' | 'named'>,
-  opened: readonly OpenedBackend[],
+/** Those of a machine that another nyxd has started: its devices know them already, and may ask for more connections. */
+export function inheritedBackends(spec: Pick<VmSpec, 'vhostUser'>): Backends {
+  let connectors: Connector[] = [];
+  return {
+    lines: [],
+    adopt(r, log) {
+      const known = spec.vhostUser.map((s) => ({ spec: s, fd: undefined }));
+      connectors = connect(r, known, log);
+    },
+    close() {
+      for (const c of connectors) c.close();
+    },
+  };
+}
+
+function connect(
+  r: Pick<Resources, 'hold' | 'ram' | 'named'>,
+  opened: readonly { spec: VhostSpec; fd: number | undefined }[],
   log: Log,
 ): Connector[] {
   return opened.map((o, i) => {
-    const name = nameOf(o, i);
-    const connector = new Connector(o.spec.socket, o.fd, (level, message) =>
+    const name = nameOf(o.spec, i);
+    let pair: number[] | undefined;
+    const end = (n: number) => (): number => {
+      pair ??= socketpair();
+      return pair[n]!;
+    };
+    r.hold(`${name}.connector`, end(1));
+    const mine = r.hold(`${name}.ours`, end(0));
+    r.hold(`${name}.relay`, () => memfdCreate(`nyx-${name}`, relayBytes));
+    r.named.set(`${name}.ram`, r.ram.fd);
+    return new Connector(o.spec.socket, dup(mine), o.fd, (level, message) =>
       log(level, `${name}: ${message}`),
     );
-    r.adopt(`${name}.connector`, connector.theirs);
-    r.adopt(`${name}.relay`, memfdCreate(`nyx-${name}`, relayBytes));
-    r.named.set(`${name}.ram`, r.ram.fd);
-    return connector;
   });
 }
 
 const vhostLines = (opened: readonly OpenedBackend[]): DeviceLine[] =>
   opened.map((o, i): DeviceLine => {
-    const name = nameOf(o, i);
+    const name = nameOf(o.spec, i);
     const slot = firstSlot + i;
     return {
       name,

@@ -102,12 +102,13 @@ napi_value ListenUnix(napi_env env, napi_callback_info info) {
   return ThrowErrno(env, failed, error);
 }
 
+template <int kType>
 napi_value ConnectUnix(napi_env env, napi_callback_info info) {
   Call call(env, info);
   sockaddr_un address;
   if (!Address(call, &address)) return nullptr;
   // Not blocking: EAGAIN when the peer's queue of connections is full.
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const int fd = socket(AF_UNIX, kType | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return ThrowErrno(env, "socket", errno);
   if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return FromInt(env, fd);
   const int error = errno;
@@ -392,7 +393,8 @@ void ExportSeqSocket(napi_env env, napi_value exports) {
   SetFunction(env, exports, "openSeqSocket", MessageSocket::Create<SOCK_SEQPACKET>);
   SetFunction(env, exports, "openFrameSocket", MessageSocket::Create<SOCK_STREAM>);
   SetFunction(env, exports, "listenUnix", ListenUnix);
-  SetFunction(env, exports, "connectUnix", ConnectUnix);
+  SetFunction(env, exports, "connectUnix", ConnectUnix<SOCK_STREAM>);
+  SetFunction(env, exports, "connectSeq", ConnectUnix<SOCK_SEQPACKET>);
   SetFunction(env, exports, "acceptUnix", Accept);
 }
 

@@ -26,6 +26,7 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   fault: ['make faults on purpose', () => import('./fault.ts')],
   chaos: ['run a campaign of faults', () => import('./chaos.ts')],
   policy: ['what is done about faults', () => import('./policy.ts')],
+  adopt: ['give a machine whose supervisor died another one', () => import('./adopt.ts')],
   heal: ['bring an isolated device back', () => import('./heal.ts')],
   events: ['what has happened to a machine', () => import('./events.ts')],
   report: ['what happened, when something serious happened', () => import('./report.ts')],

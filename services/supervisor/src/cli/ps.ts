@@ -1,5 +1,6 @@
 import { Vm } from '@nyx/nyx';
 import { list } from '@nyx/nyx/rundir';
+import { asNyxError } from '@nyx/protocol/errors';
 import { Command } from 'commander';
 import { bytes, columns, dim, duration, green, print, red, yellow } from './text.ts';
 
@@ -13,15 +14,21 @@ export const make = (): Command =>
     .action(async (o: { json?: boolean }) => {
       const rows = await Promise.all(
         list().map(async (info) => {
-          if (info.kind !== 'alive')
+          if (info.kind === 'ended')
             return {
               name: info.name,
               // Stopped, and yet here: a fault ended it, and nyx report tells about it.
-              state: info.kind === 'ended' ? (info.result?.state ?? 'failed') : 'orphaned',
+              state: info.result?.state ?? 'failed',
               error: info.result?.error?.code ?? info.result?.fault?.split(':')[0],
             };
+          const vm = Vm.connect(info.name);
           try {
-            const vm = Vm.connect(info.name);
+            // One whose supervisor has died gets another.
+            await vm.supervised;
+          } catch (e) {
+            return { name: info.name, state: 'orphaned', error: asNyxError(e).code };
+          }
+          try {
             const s = await vm.status();
             vm.close();
             return {
