@@ -124,7 +124,7 @@ describe.skipIf(!image)(
       expect(nyx('adopt', 'a1')).toMatch(/^'a1' is running/);
       expect(nyx('kill', 'disk0', 'a1')).toContain('was killed');
       nyx('policy', 'set', 'guestPanic', 'pause', '--vm', 'a1');
-      const [rule] = await vm.inject({ device: 'disk0', point: 'backend', verb: 'delay', ms: 1, probability: 0.5 } as never);
+      const [rule] = await vm.inject({ point: 'io', verb: 'delay', device: 'disk0', type: 'read', ns: 1e6 } as never);
       vm = await killSupervisor('a1');
       expect(await vm.policy()).toContainEqual(expect.objectContaining({ kind: 'guestPanic', action: 'pause' }));
       expect((await vm.faults()).rules.map((r) => r.id)).toEqual([rule]);
