@@ -12,7 +12,10 @@ import { afterAll, afterEach, describe, expect, test } from 'vitest';
 process.env.XDG_RUNTIME_DIR = mkdtempSync(join(tmpdir(), 'nyx-adoption-'));
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const nyx = (...args: string[]): string => {
-  const r = spawnSync(process.execPath, [join(root, 'bin/nyx'), ...args], { encoding: 'utf8', timeout: 60_000 });
+  const r = spawnSync(process.execPath, [join(root, 'bin/nyx'), ...args], {
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
   expect([r.stderr, r.status]).toEqual([expect.any(String), 0]);
   return r.stdout;
 };
@@ -47,7 +50,9 @@ const kill = (pid: number): void => {
   }
 };
 const pidOf = (name: string, role: string): number =>
-  list().find((i) => i.name === name)?.pids.find((p) => p.role === role)?.pid ?? 0;
+  list()
+    .find((i) => i.name === name)
+    ?.pids.find((p) => p.role === role)?.pid ?? 0;
 /** Kills the supervisor; the next one, when it answers. */
 const killSupervisor = async (name: string): Promise<Vm> => {
   const old = pidOf(name, 'nyxd');
@@ -124,9 +129,17 @@ describe.skipIf(!image)(
       expect(nyx('adopt', 'a1')).toMatch(/^'a1' is running/);
       expect(nyx('kill', 'disk0', 'a1')).toContain('was killed');
       nyx('policy', 'set', 'guestPanic', 'pause', '--vm', 'a1');
-      const [rule] = await vm.inject({ point: 'io', verb: 'delay', device: 'disk0', type: 'read', ns: 1e6 } as never);
+      const [rule] = await vm.inject({
+        point: 'io',
+        verb: 'delay',
+        device: 'disk0',
+        delay: 0.001,
+        probability: 0.2,
+      });
       vm = await killSupervisor('a1');
-      expect(await vm.policy()).toContainEqual(expect.objectContaining({ kind: 'guestPanic', action: 'pause' }));
+      expect(await vm.policy()).toContainEqual(
+        expect.objectContaining({ kind: 'guestPanic', action: 'pause' }),
+      );
       expect((await vm.faults()).rules.map((r) => r.id)).toEqual([rule]);
       expect(await vm.heal()).toBe(1);
       const deaths = (await vm.history()).filter((e) => e.type === 'death');
@@ -149,7 +162,9 @@ describe.skipIf(!image)(
       await vm.resume();
       expect(await run(vm, 'echo on')).toBe('on\n');
       void vm.reset().catch(() => {});
-      await until(async () => ((await vm.status()).state !== 'running' ? true : undefined), 1).catch(() => {});
+      await until(async () => ((await vm.status()).state !== 'running' ? true : undefined), 1).catch(
+        () => {},
+      );
       vm = await killSupervisor('a2');
       await until(async () => ((await vm.status()).state === 'running' ? true : undefined));
       expect(await run(vm, 'echo anew')).toBe('anew\n');
@@ -161,9 +176,13 @@ describe.skipIf(!image)(
     });
 
     test('`nyx run` with a console goes on when its supervisor is killed', async () => {
-      const child = spawn(process.execPath, [join(root, 'bin/nyx'), 'run', 'debian', '--name', 'a3', '--accel', 'soft'], {
-        stdio: ['pipe', 'pipe', 'pipe'],
-      });
+      const child = spawn(
+        process.execPath,
+        [join(root, 'bin/nyx'), 'run', 'debian', '--name', 'a3', '--accel', 'soft'],
+        {
+          stdio: ['pipe', 'pipe', 'pipe'],
+        },
+      );
       let out = '';
       child.stdout.on('data', (b) => {
         out += b.toString();

@@ -67,7 +67,10 @@ export const heritageOf = (estate: Estate): Heritage => {
     (v) => isObject(v) && vmStates.includes(v.state as VmState) && isCount(v.resets) && isCount(v.corrupt),
   ).value;
   if (how.state === 'created' || how.state === 'starting')
-    throw new NyxError('SUPERVISOR_DIED', { expected: 'a guest that runs', got: `a machine that was ${how.state}` });
+    throw new NyxError('SUPERVISOR_DIED', {
+      expected: 'a guest that runs',
+      got: `a machine that was ${how.state}`,
+    });
   const vcpu = estate.take<KeptVcpu>('vcpu', (v, fds) => isObject(v) && isCount(v.pid) && fds.length === 2);
   const events = estate.find<VcpuEvent[]>(
     'events',
@@ -88,7 +91,8 @@ const bootFiles = ['kernel', 'initrd', 'bios'] as const;
 
 /** The files that are read again at each reset; disks and media are kept by who changes them. */
 export const keepFiles = (keeper: Keeping, files: OpenedFiles): void => {
-  for (const name of bootFiles) if (files[name] !== undefined) keeper.put(`file/${name}`, null, [files[name]]);
+  for (const name of bootFiles)
+    if (files[name] !== undefined) keeper.put(`file/${name}`, null, [files[name]]);
   for (const [i, fd] of files.standbys) keeper.put(`other/${i}`, null, [fd]);
 };
 export const inheritFiles = (estate: Estate): OpenedFiles => {
@@ -97,7 +101,8 @@ export const inheritFiles = (estate: Estate): OpenedFiles => {
     const fd = estate.fd(`file/${name}`);
     if (fd !== undefined) files[name] = fd;
   }
-  for (const key of estate.keys('other/')) files.standbys.set(Number(key.slice('other/'.length)), estate.fd(key)!);
+  for (const key of estate.keys('other/'))
+    files.standbys.set(Number(key.slice('other/'.length)), estate.fd(key)!);
   return files;
 };
 

@@ -425,7 +425,9 @@ export class DeviceProcess {
     if (life.upgradedFrom !== undefined && !swapping) this.plan.service = life.upgradedFrom;
     if (standby && standby.value.pid !== child?.value.pid) {
       if (standby.value.service === this.plan.service)
-        this.#standby.inherit(standby.value, standby.fds, () => (this.state === 'serving' ? this.#child : undefined));
+        this.#standby.inherit(standby.value, standby.fds, () =>
+          this.state === 'serving' ? this.#child : undefined,
+        );
       else this.spares.inherit(standby.value.service, inheritedChild(standby)).child.kill();
     }
     if (swapping) {

@@ -10,7 +10,8 @@ export interface Kept {
   fds: number[];
 }
 
-const missing = (expected: string, got: string): NyxError => new NyxError('ADOPTION_FAILED', { expected, got });
+const missing = (expected: string, got: string): NyxError =>
+  new NyxError('ADOPTION_FAILED', { expected, got });
 
 export class Estate {
   readonly #entries: Map<string, Kept>;
@@ -30,7 +31,10 @@ export class Estate {
   }
 
   /** A part, which is the taker's from now on; undefined: there is none. @throws NyxError ADOPTION_FAILED: it is of another shape */
-  find<T>(key: string, check: (value: unknown, fds: readonly number[]) => boolean): { value: T; fds: number[] } | undefined {
+  find<T>(
+    key: string,
+    check: (value: unknown, fds: readonly number[]) => boolean,
+  ): { value: T; fds: number[] } | undefined {
     const kept = this.#entries.get(key);
     if (!kept) return undefined;
     let good = false;
@@ -38,13 +42,19 @@ export class Estate {
       good = check(kept.value, kept.fds);
     } catch {}
     if (!good)
-      throw missing(`'${key}' as this version writes it`, `${kept.fds.length} descriptors and ${JSON.stringify(kept.value).slice(0, 200)}`);
+      throw missing(
+        `'${key}' as this version writes it`,
+        `${kept.fds.length} descriptors and ${JSON.stringify(kept.value).slice(0, 200)}`,
+      );
     this.#entries.delete(key);
     return { value: kept.value as T, fds: kept.fds };
   }
 
   /** The same of what must be there. @throws NyxError ADOPTION_FAILED */
-  take<T>(key: string, check: (value: unknown, fds: readonly number[]) => boolean): { value: T; fds: number[] } {
+  take<T>(
+    key: string,
+    check: (value: unknown, fds: readonly number[]) => boolean,
+  ): { value: T; fds: number[] } {
     const found = this.find<T>(key, check);
     if (!found) throw missing(`'${key}'`, this.#entries.size === 0 ? 'nothing' : 'it was not kept');
     return found;
@@ -52,7 +62,10 @@ export class Estate {
 
   /** One descriptor of at least so many bytes. @throws NyxError ADOPTION_FAILED */
   fd(key: string, bytes = 0): number | undefined {
-    const found = this.find<unknown>(key, (_, fds) => fds.length === 1 && (bytes === 0 || fileSize(fds[0]!) >= bytes));
+    const found = this.find<unknown>(
+      key,
+      (_, fds) => fds.length === 1 && (bytes === 0 || fileSize(fds[0]!) >= bytes),
+    );
     return found?.fds[0];
   }
 
@@ -65,5 +78,6 @@ export class Estate {
   }
 }
 
-export const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v);
+export const isObject = (v: unknown): v is Record<string, unknown> =>
+  typeof v === 'object' && v !== null && !Array.isArray(v);
 export const isCount = (v: unknown): v is number => typeof v === 'number' && Number.isInteger(v) && v >= 0;

@@ -54,7 +54,9 @@ export class Keeper implements Keeping {
   #starts = 0;
   #ended = false;
   /** While it hands over. */
-  #heir: { entry(key: string, kept: Kept): void; done(): void; failed(got: string, busy?: boolean): void } | undefined;
+  #heir:
+    | { entry(key: string, kept: Kept): void; done(): void; failed(got: string, busy?: boolean): void }
+    | undefined;
 
   /**
    * @param successor program and arguments that start another nyxd for this machine

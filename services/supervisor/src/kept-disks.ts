@@ -36,7 +36,10 @@ const metaOf = ({ bytes, format, path }: DiskFile): Omit<DiskFile, 'fd'> => ({
   ...(path === undefined ? {} : { path }),
 });
 const keptSet = (s: DiskSet): KeptSet => ({ files: s.files.map(metaOf), journal: s.journal !== undefined });
-const fdsOf = (s: DiskSet): number[] => [...s.files.map((f) => f.fd), ...(s.journal === undefined ? [] : [s.journal])];
+const fdsOf = (s: DiskSet): number[] => [
+  ...s.files.map((f) => f.fd),
+  ...(s.journal === undefined ? [] : [s.journal]),
+];
 
 export const keepDisk = (d: {
   now: DiskSet;
@@ -54,7 +57,10 @@ export const keepDisk = (d: {
 });
 
 const isSet = (v: unknown): boolean =>
-  isObject(v) && Array.isArray(v.files) && v.files.length > 0 && v.files.every((f) => isObject(f) && isCount(f.bytes));
+  isObject(v) &&
+  Array.isArray(v.files) &&
+  v.files.length > 0 &&
+  v.files.every((f) => isObject(f) && isCount(f.bytes));
 const countOf = (s: KeptSet | undefined): number => (s ? s.files.length + (s.journal ? 1 : 0) : 0);
 
 /** The file that a role gives to a device, as the file system knows it. */
@@ -105,7 +111,11 @@ export const inheritCds = (estate: Estate, spec: Pick<VmSpec, 'disks' | 'cdroms'
   spec.cdroms.map((_, cd) => {
     const { value, fds } = estate.take<{ now: KeptCd; before?: KeptCd }>(
       `cd/${cd}`,
-      (v, given) => isObject(v) && isObject(v.now) && isCount((v.now as unknown as KeptCd).generation) && given.length <= 2,
+      (v, given) =>
+        isObject(v) &&
+        isObject(v.now) &&
+        isCount((v.now as unknown as KeptCd).generation) &&
+        given.length <= 2,
     );
     const place = estate.peek('place/ahci')?.value as { role: Role } | undefined;
     const ports = (place?.role.devices.find((d) => d.kind === 'ahci')?.config.ports ?? []) as KeptCd[];

@@ -57,7 +57,11 @@ export const inheritedChild = ({ value, fds }: { value: KeptChild; fds: readonly
 });
 
 const isChild = (v: unknown): v is Record<string, unknown> =>
-  isObject(v) && isCount(v.pid) && v.pid > 1 && typeof v.service === 'string' && (v.jail === undefined || isObject(v.jail));
+  isObject(v) &&
+  isCount(v.pid) &&
+  v.pid > 1 &&
+  typeof v.service === 'string' &&
+  (v.jail === undefined || isObject(v.jail));
 
 /** What is left of a place. */
 export interface Inheritance {
@@ -74,16 +78,36 @@ export const inheritance = (plan: ProcessPlan, estate: Estate): Inheritance | un
   const { name } = plan;
   const indices = (role: unknown, count: number): boolean => {
     const r = role as Role;
-    const all = [r.ring, r.kick, r.irqPage, r.irqEvent, r.vmPage, r.ram ?? 0, r.pageMap ?? 0, ...r.devices.flatMap((d) => [d.state, ...Object.values(d.fds)])];
-    return r.type === 'role' && r.process === name && r.devices.length === plan.devices.length && all.every((i) => isCount(i) && i < count);
+    const all = [
+      r.ring,
+      r.kick,
+      r.irqPage,
+      r.irqEvent,
+      r.vmPage,
+      r.ram ?? 0,
+      r.pageMap ?? 0,
+      ...r.devices.flatMap((d) => [d.state, ...Object.values(d.fds)]),
+    ];
+    return (
+      r.type === 'role' &&
+      r.process === name &&
+      r.devices.length === plan.devices.length &&
+      all.every((i) => isCount(i) && i < count)
+    );
   };
-  const place = estate.find<KeptPlace>(`place/${name}`, (v, fds) =>
-    isObject(v) && typeof v.service === 'string' && isObject(v.role) && indices(v.role, fds.length));
+  const place = estate.find<KeptPlace>(
+    `place/${name}`,
+    (v, fds) =>
+      isObject(v) && typeof v.service === 'string' && isObject(v.role) && indices(v.role, fds.length),
+  );
   if (!place) return undefined;
   plan.role = place.value.role;
   plan.fds = place.fds;
   plan.service = place.value.service;
-  const { value: life } = estate.take<KeptLife>(`life/${name}`, (v) => isObject(v) && isCount(v.restarts) && typeof v.state === 'string');
+  const { value: life } = estate.take<KeptLife>(
+    `life/${name}`,
+    (v) => isObject(v) && isCount(v.restarts) && typeof v.state === 'string',
+  );
   const child = estate.find<KeptChild>(`child/${name}`, (v, fds) => isChild(v) && fds.length === 2);
   const standby = estate.find<KeptStandby>(`standby/${name}`, (v, fds) => isChild(v) && fds.length === 3);
   return { life, ...(child ? { child } : {}), ...(standby ? { standby } : {}) };

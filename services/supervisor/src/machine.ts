@@ -193,9 +193,7 @@ export class Machine {
     this.#processes = processes.map(
       (plan) => new DeviceProcess(plan, this.#spares, spec.recovery, placeEvents(plan, this.#owner), keeper),
     );
-    this.#left = new Map(
-      estate ? this.#processes.map((p) => [p, inheritance(p.plan, estate)] as const) : [],
-    );
+    this.#left = new Map(estate ? this.#processes.map((p) => [p, inheritance(p.plan, estate)] as const) : []);
     this.faults = new FaultBook(
       this.#processes.map((p) => ({
         name: p.name,

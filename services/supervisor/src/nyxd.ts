@@ -98,4 +98,8 @@ if (!dir) {
   process.stderr.write('usage: nyxd RUN-DIRECTORY (nyx run starts it)\n');
   process.exit(64);
 }
-void (dir === '--early' ? early(rest) : dir === '--adopt' ? adopt(rest[0]!, rest.includes('--report')) : main(dir));
+void (dir === '--early'
+  ? early(rest)
+  : dir === '--adopt'
+    ? adopt(rest[0]!, rest.includes('--report'))
+    : main(dir));

@@ -47,18 +47,23 @@ export class DeviceChild {
     if (inherited) this.#group = inherited.group === undefined ? undefined : groupAt(inherited.group);
     else if (read) this.#group = cgroups().make(deviceDataLimit);
     const cgroup = this.#group && { cgroup: this.#group.path };
-    this.child = new Child(process.execPath, [...nodeOptions, ...(host.nodeOptions ?? []), bundle], {
-      log: host.log,
-      ...(read
-        ? { jail: { read, leaves: true, dataLimit: deviceDataLimit, slice: deviceSlice, ...cgroup } }
-        : {}),
-      onMessage: (bytes) => this.#message(bytes),
-      onDeath: (reason) => {
-        this.#death = reason;
-        this.#group?.remove();
-        this.#onDeath(reason);
+    this.child = new Child(
+      process.execPath,
+      [...nodeOptions, ...(host.nodeOptions ?? []), bundle],
+      {
+        log: host.log,
+        ...(read
+          ? { jail: { read, leaves: true, dataLimit: deviceDataLimit, slice: deviceSlice, ...cgroup } }
+          : {}),
+        onMessage: (bytes) => this.#message(bytes),
+        onDeath: (reason) => {
+          this.#death = reason;
+          this.#group?.remove();
+          this.#onDeath(reason);
+        },
       },
-    }, inherited);
+      inherited,
+    );
     this.ready = inherited !== undefined;
   }
 

@@ -5,7 +5,7 @@
 import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Logs } from '@nyx/log';
-import { files, identify, recorded, type RunResult, signal, writeJson } from '@nyx/nyx/rundir';
+import { files, identify, type RunResult, recorded, signal, writeJson } from '@nyx/nyx/rundir';
 import type { Fingerprint, VmState } from '@nyx/protocol/control';
 import { asNyxError, type NyxError, type WireError } from '@nyx/protocol/errors';
 import type { FaultPlan } from '@nyx/protocol/fault-plan';
@@ -43,7 +43,13 @@ export interface Adoption {
 }
 
 /** Program and arguments of another supervisor for the machine. */
-const successorOf = (dir: string): string[] => [process.execPath, '--no-warnings', process.argv[1]!, '--adopt', dir];
+const successorOf = (dir: string): string[] => [
+  process.execPath,
+  '--no-warnings',
+  process.argv[1]!,
+  '--adopt',
+  dir,
+];
 
 /**
  * @param spares device processes that were started already
@@ -95,8 +101,7 @@ export const supervise = async (dir: string, spares: Spares, adoption?: Adoption
   try {
     let heritage: Heritage | undefined;
     if (adoption) heritage = await inherit(dir, keeper, adoption);
-    const spec =
-      heritage?.what.spec ?? parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
+    const spec = heritage?.what.spec ?? parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
     logs.setLevel(spec.logLevel);
     const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
     if (!heritage) {

@@ -41,7 +41,9 @@ const machineEvent = (number: number, vcpu: number, owner: VcpuOwner): void => {
 
 /** vCPUs stand still until somebody decides what is to be. */
 export const stopsVcpus = (e: VcpuEvent): boolean =>
-  e.op === ControlEvent.machineEvent || e.op === ControlEvent.tripleFault || e.op === ControlEvent.internalError;
+  e.op === ControlEvent.machineEvent ||
+  e.op === ControlEvent.tripleFault ||
+  e.op === ControlEvent.internalError;
 
 export const onVcpuEvent = (e: VcpuEvent, owner: VcpuOwner): void => {
   const at = Date.now();
