@@ -156,6 +156,12 @@ export class Keeper implements Keeping {
     else this.#waiting.push(work);
   }
 
+  /** As if we had died. */
+  abandon(): void {
+    this.#ended = true;
+    this.#socket?.close();
+  }
+
   /** The machine has ended. */
   end(): void {
     if (this.#ended) return;

@@ -1,0 +1,140 @@
+/** nyx-keeper and what is made of what it holds; also when that is nonsense. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { close, connectSeq, eventfd, eventfdRead, eventfdWrite, openSeqSocket, type SeqSocket } from '@nyx/native';
+import { files } from '@nyx/nyx/files';
+import { afterEach, expect, test } from 'vitest';
+import { heritageOf } from './adoption.ts';
+import { Estate } from './estate.ts';
+import { Keeper } from './keeper.ts';
+
+const made: Keeper[] = [];
+const dirs: string[] = [];
+afterEach(() => {
+  for (const k of made.splice(0)) k.end();
+  for (const d of dirs.splice(0)) rmSync(d, { recursive: true, force: true });
+});
+
+const folder = (): string => {
+  const dir = mkdtempSync(join(tmpdir(), 'nyx-keeper-'));
+  dirs.push(dir);
+  return dir;
+};
+/** One whose successor does nothing: tests come themselves. */
+const keeper = (dir: string, warnings: string[] = []): Keeper => {
+  const k = new Keeper(dir, ['/bin/true'], (what) => warnings.push(what));
+  made.push(k);
+  return k;
+};
+/** A connection that may say anything. */
+const raw = (dir: string): { socket: SeqSocket; said: string[] } => {
+  const said: string[] = [];
+  const socket = openSeqSocket(connectSeq(join(dir, files.keeper)), {
+    onMessage: (b, fds) => {
+      said.push(Buffer.from(b).toString('latin1'));
+      for (const fd of fds) close(fd);
+    },
+  });
+  return { socket, said };
+};
+const put = (key: string, value: string): Buffer =>
+  Buffer.concat([Buffer.from('p'), Buffer.from([key.length]), Buffer.from(key + value)]);
+const listens = (dir: string) => expect.poll(() => {
+  try {
+    close(connectSeq(join(dir, files.keeper)));
+    return true;
+  } catch {
+    return false;
+  }
+}, { timeout: 20_000 }).toBe(true);
+
+test('what is kept is found by one who comes later: the newest of each key, with its descriptors', async () => {
+  const dir = folder();
+  const k = keeper(dir).start();
+  const fd = eventfd();
+  k.put('a', { n: 1 });
+  k.put('a', { n: 2 }, [fd]);
+  k.put('b', 'gone');
+  k.drop('b');
+  // A second connection while there is one.
+  await listens(dir);
+  await expect(keeper(dir).takeOver()).rejects.toMatchObject({ code: 'VM_STATE' });
+  k.abandon();
+  const heir = keeper(dir);
+  const estate = await heir.takeOver();
+  expect(estate.keys('')).toEqual(['a']);
+  const a = estate.take<{ n: number }>('a', (_, fds) => fds.length === 1);
+  expect(a.value).toEqual({ n: 2 });
+  eventfdWrite(a.fds[0]!);
+  expect(eventfdRead(fd)).toBe(1);
+});
+
+test('a keeper that is killed is followed by another, which has everything', async () => {
+  const dir = folder();
+  const warnings: string[] = [];
+  const k = keeper(dir, warnings).start();
+  k.put('a', 1, [eventfd()]);
+  const { pid } = k;
+  process.kill(pid, 'SIGKILL');
+  await expect.poll(() => k.pid !== pid, { timeout: 20_000 }).toBe(true);
+  expect(warnings).toEqual(['nyx-keeper died and was started again']);
+  await listens(dir);
+  k.abandon();
+  expect((await keeper(dir).takeOver()).keys('')).toEqual(['a']);
+});
+
+test('nobody keeps anything: ADOPTION_FAILED', async () => {
+  await expect(keeper(folder()).takeOver()).rejects.toMatchObject({ code: 'ADOPTION_FAILED' });
+});
+
+test('peers that keep to no rule lose their connection, and what they put is refused by who reads it', async () => {
+  const dir = folder();
+  const k = keeper(dir).start();
+  k.put('a', 1);
+  await listens(dir);
+  k.abandon();
+  for (const bad of ['?', 'p', 'p\xff', 'd\x05ab', 'p\x00', 'q\x01ab', 'z', 'e\x01a1']) {
+    const { socket, said } = raw(dir);
+    const closed = new Promise<void>((r) => {
+      const other = setInterval(() => {
+        try {
+          socket.send(Buffer.from(bad, 'latin1'));
+        } catch {
+          clearInterval(other);
+          r();
+        }
+      }, 5);
+    });
+    await closed;
+    expect(said.filter((s) => s !== 'x')).toEqual([]);
+  }
+  const { socket } = raw(dir);
+  socket.send(put('b', '{"half'));
+  socket.close();
+  await expect(keeper(dir).takeOver()).rejects.toMatchObject({ code: 'ADOPTION_FAILED' });
+});
+
+test('a machine that was kept half, or by a stranger, is not taken over', () => {
+  const kept = (entries: Record<string, unknown>): Estate =>
+    new Estate(new Map(Object.entries(entries).map(([key, value]) => [key, { value, fds: [] }])));
+  const how = { state: 'running', since: 1, resets: 0, corrupt: 0, milestones: {}, agent: true };
+  const what = { spec: {}, lines: [], wallClock: 1 };
+  for (const entries of [
+    {},
+    { spec: what },
+    { spec: what, machine: how },
+    { spec: null, machine: how },
+    { spec: 7, machine: how },
+    { spec: { ...what, lines: 'none' }, machine: how },
+    { spec: what, machine: { ...how, state: 'happy' } },
+    { spec: what, machine: { ...how, resets: -1 } },
+    { spec: what, machine: how, vcpu: { pid: 7 } },
+    { spec: what, machine: how, vcpu: { pid: 'x' } },
+  ])
+    expect(() => heritageOf(kept(entries))).toThrow(expect.objectContaining({ code: 'ADOPTION_FAILED' }));
+  // Nobody could say what is in its memory.
+  expect(() => heritageOf(kept({ spec: what, machine: { ...how, state: 'starting' } }))).toThrow(
+    expect.objectContaining({ code: 'SUPERVISOR_DIED' }),
+  );
+});
