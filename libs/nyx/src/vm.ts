@@ -56,11 +56,12 @@ export class Vm {
     /** Run directory: logs, console.log, sockets. */
     readonly dir: string,
     readonly launched: Launched | undefined,
-    private readonly before: Promise<void> = Promise.resolve(),
+    /** Resolves when the machine has a supervisor: at once, unless it had to get another one; rejects with ADOPTION_FAILED. */
+    readonly supervised: Promise<void> = Promise.resolve(),
   ) {
-    this.#client = new ControlClient(dir, before);
+    this.#client = new ControlClient(dir, supervised);
     // Whoever asks the machine something is told.
-    before.catch(() => {});
+    supervised.catch(() => {});
   }
 
   /**
@@ -93,11 +94,6 @@ export class Vm {
         ? errorFromWire(info.result.error)
         : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
     return new Vm(info.name, info.dir, undefined, info.kind === 'orphaned' ? adopt(info) : undefined);
-  }
-
-  /** Resolves when the machine has a supervisor: at once, unless it had to get another one. @throws NyxError ADOPTION_FAILED */
-  get supervised(): Promise<void> {
-    return this.before;
   }
 
   status(): Promise<Status> {
@@ -246,13 +242,13 @@ export class Vm {
 
   /** Runs a command in the guest. @throws NyxError EXEC_NO_AGENT when nothing in the guest listens, EXEC_TIMEOUT */
   async exec(command: string, options: ExecOptions = {}): Promise<ExecResult> {
-    await this.before;
+    await this.supervised;
     return execIn(this.dir, command, options);
   }
 
   /** The serial console: a stream of raw bytes, both ways. It begins with what was printed last. */
   async console(): Promise<Socket> {
-    await this.before;
+    await this.supervised;
     return new Promise((resolve, reject) => {
       const socket = connect(join(this.dir, sockets.console));
       socket.once('error', (e) =>

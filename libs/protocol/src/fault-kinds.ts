@@ -90,7 +90,7 @@ export const faultKinds = {
     doc: 'The guest was left for a reason that Nyx has no answer to.' },
   engineFailure: { of: 'machine', severity: 'critical', by: 'nyx-vcpu', data: { vcpu: 'number', rip: 'address', what: 'text' }, strategy: 'fail', allowed: engine, budget: 3, window: 10, escalate: 'fail',
     doc: 'The kernel refused to run the vCPU.' },
-  vcpuCrash: { of: 'machine', severity: 'critical', by: 'supervisor', data: { what: 'text' }, strategy: 'fail', allowed: ['fail'],
+  vcpuCrash: { of: 'machine', severity: 'critical', by: 'supervisor', data: { what: 'text' }, strategy: 'fail', allowed: ['shutdown', 'fail'],
     doc: 'The process of the vCPUs died; registers and memory of the guest are lost.' },
   unmappedPort: { of: 'machine', severity: 'warning', by: 'nyx-vcpu', data: { port: 'address', count: 'number', rip: 'address' }, strategy: 'ignore', allowed: minor,
     doc: 'The guest used a port that no device answers: reads give ones, writes are dropped. Firmware and kernels probe so.' },

@@ -64,6 +64,14 @@ export class DiskEvents {
   /** By disk: whether it was asked for again. */
   readonly #connecting = new Map<string, boolean>();
 
+  /** What disks had told a supervisor before us is not known: whoever may wait for something gets it. */
+  inherit(devices: readonly string[]): void {
+    for (const device of devices) {
+      if (parseNbdUri(this.pathOf(device) ?? '')) void this.#connect(device);
+      this.#stopped.set(device, 'io');
+    }
+  }
+
   /** Guest time is about to pass again: what is held is tried again. */
   retry(): void {
     for (const device of this.#stopped.keys())

@@ -116,8 +116,14 @@ export class Disks {
     }
   }
 
+  /** Goes on with disks that another supervisor has looked after; their processes are ours now. */
+  inherit(): void {
+    this.#unify();
+    this.events.inherit([...this.#disks.map((d) => d.name), 'ahci']);
+  }
+
   /** Roles that were left by another supervisor name copies of the descriptors that are ours here: one of each is enough. */
-  unify(): void {
+  #unify(): void {
     for (const d of this.#disks) {
       const p = this.owner.processes().find((x) => x.name === d.name);
       const fds = p?.plan.role.devices[0]?.fds ?? {};

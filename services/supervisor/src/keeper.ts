@@ -15,7 +15,6 @@ import {
   type SeqSocket,
   socketpair,
   spawnProcess,
-  type Watch,
   waitProcess,
   watch,
 } from '@nyx/native';
@@ -47,7 +46,6 @@ export interface Keeping {
 export class Keeper implements Keeping {
   pid = 0;
   #socket: SeqSocket | undefined;
-  #watch: Watch | undefined;
   readonly #entries = new Map<string, { value: unknown; fds: readonly number[] }>();
   /** What waits until the keeper has everything that was said before. */
   #waiting: (() => void)[] = [];
@@ -85,8 +83,25 @@ export class Keeper implements Keeping {
     }
     this.#starts++;
     this.#open(mine);
-    this.#reap(this.pid);
+    this.attend(this.pid);
     return this;
+  }
+
+  /** Hears of its death, which the connection alone may not tell. @param pid of a keeper that lives */
+  attend(pid: number): void {
+    this.pid = pid;
+    const pidfd = pidfdOpen(pid);
+    const death = watch(pidfd, () => {
+      death.close();
+      try {
+        waitProcess(pidfd);
+      } catch {
+        // It was started by a supervisor before us.
+      }
+      close(pidfd);
+      if (this.pid === pid) this.#lost();
+    });
+    death.unref();
   }
 
   /**
@@ -124,7 +139,6 @@ export class Keeper implements Keeping {
           failed: (got, busy) => settle(() => failed(got, busy))(),
         };
         this.#open(fd);
-        this.#socket!.send(Buffer.from('t'));
       });
     } catch (e) {
       for (const k of entries.values()) for (const f of k.fds) close(f);
@@ -213,8 +227,12 @@ export class Keeper implements Keeping {
 
   /** It has died, or gave up on us. */
   #lost(): void {
-    this.#heir?.failed('it closed the connection');
+    this.#socket?.close();
     this.#socket = undefined;
+    if (this.#heir) {
+      this.#heir.failed('it closed the connection');
+      return;
+    }
     if (this.#ended) return;
     if (this.#starts >= mostStarts) this.warn('nyx-keeper died again: another supervisor cannot take over');
     else
@@ -227,17 +245,6 @@ export class Keeper implements Keeping {
         this.warn(`nyx-keeper cannot be started: ${(e as Error).message}`);
       }
     this.#flush();
-  }
-
-  /** It is our child; one that we took over is not. */
-  #reap(pid: number): void {
-    const pidfd = pidfdOpen(pid);
-    this.#watch = watch(pidfd, () => {
-      this.#watch?.close();
-      waitProcess(pidfd);
-      close(pidfd);
-    });
-    this.#watch.unref?.();
   }
 }
 

@@ -64,7 +64,8 @@ const isSet = (v: unknown): boolean =>
 const countOf = (s: KeptSet | undefined): number => (s ? s.files.length + (s.journal ? 1 : 0) : 0);
 
 /** The file that a role gives to a device, as the file system knows it. */
-const inRole = (estate: Estate, process: string, as: string): string | undefined => {
+const inRole = (estate: Estate, disk: number, port: number): string | undefined => {
+  const [process, as] = port < 0 ? [`disk${disk}`, 'file'] : ['ahci', `p${port}.file`];
   const place = estate.peek(`place/${process}`);
   const fd = place?.fds[(place.value as { role: Role }).role.devices[0]!.fds[as] ?? -1];
   return fd === undefined ? undefined : identity(fd);
@@ -75,7 +76,10 @@ const identity = (fd: number): string => {
 };
 
 /** @throws NyxError ADOPTION_FAILED */
-export const inheritDisks = (estate: Estate, spec: Pick<VmSpec, 'disks'>): InheritedDisk[] =>
+export const inheritDisks = (
+  estate: Estate,
+  spec: Pick<VmSpec, 'disks' | 'cdroms'>,
+): InheritedDisk[] =>
   spec.disks.map((_, i) => {
     const { value, fds } = estate.take<KeptDisk>(`disk/${i}`, (v, given) => {
       if (!isObject(v) || !isSet(v.now) || (v.next !== undefined && !isSet(v.next))) return false;
@@ -89,7 +93,7 @@ export const inheritDisks = (estate: Estate, spec: Pick<VmSpec, 'disks'>): Inher
     const now = read(value.now);
     const next = value.next && read(value.next);
     const retired = value.retired ? fds.shift() : undefined;
-    const serves = next && inRole(estate, `disk${i}`, 'file');
+    const serves = next && inRole(estate, i, sataPort(spec, { disk: i }));
     // An overlay's successor has the journal of the image below as its second one.
     const set = next && serves === identity(next.files[0]!.fd) ? next : now;
     return { ...set, retired: set === next ? now.journal : retired, mending: value.mending };

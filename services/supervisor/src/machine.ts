@@ -280,7 +280,7 @@ export class Machine {
       }
       await this.disks.mend();
       const swaps = [...this.#left].map(([p, left]) => (left ? p.inherit(left) : p.start()));
-      this.disks.unify();
+      this.disks.inherit();
       this.#pids();
       o.log('info', 'adopted', { state: how.state, unknown: o.heritage!.estate.close(), vcpuPid: vcpu.pid });
       // What nyx-vcpu had told is told again; what it has told nobody comes with the barrier.
@@ -332,8 +332,8 @@ export class Machine {
         const what = `${reason}${reason === busError ? ': the host could not give memory' : ''}`;
         const error = new NyxError('VCPU_DIED', { got: `nyx-vcpu ${what}` });
         this.desk.raise('vcpuCrash', { data: { what }, stopped: true, error });
-        // Whatever the policy says: there is nothing left to go on with.
-        this.#fail(error);
+        // When that could not be done: there is nothing left to go on with.
+        void this.desk.idle().then(() => this.#fail(error));
       },
     };
   }

@@ -245,7 +245,8 @@ const inherit = async (dir: string, keeper: Keeper, { reports }: Adoption): Prom
   try {
     const estate = await keeper.takeOver();
     reportFd = estate.fd('report') ?? -1;
-    keeper.pid = recorded(dir).find((p) => p.role === 'nyx-keeper')?.pid ?? 0;
+    const known = recorded(dir).find((p) => p.role === 'nyx-keeper');
+    if (known) keeper.attend(known.pid);
     const heritage = heritageOf(estate);
     tell(asked, { state: 'running' });
     return heritage;

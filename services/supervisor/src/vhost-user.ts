@@ -109,13 +109,17 @@ class Connector {
     mine: number,
     first: number | undefined,
     readonly log: (level: 'info' | 'warn', message: string) => void,
+    /** Whether the process waits for one: another supervisor goes on with that. */
+    readonly waits: (yes: boolean) => void,
   ) {
     this.#first = first;
-    this.#socket = openSeqSocket(mine, { maxFds: 0, onMessage: () => this.#asked() });
+    this.#socket = openSeqSocket(mine, { maxFds: 0, onMessage: () => this.asked() });
   }
 
-  #asked(): void {
+  /** The process wants a connection. */
+  asked(): void {
     if (this.#timer) return;
+    this.waits(true);
     if (this.#first !== undefined) this.#send(this.#first);
     // Never at once: a process, or a back-end, that gives up every connection must not keep us busy.
     else this.#timer = setTimeout(() => this.#try(retry.first), retry.first);
@@ -146,6 +150,7 @@ class Connector {
       // The process reads nothing: it is killed for that, and its successor asks again.
     } finally {
       close(fd);
+      this.waits(false);
     }
   }
 
@@ -158,13 +163,14 @@ class Connector {
 
 const nameOf = (spec: VhostSpec, i: number): string => `${spec.type}${i}-vhost`;
 
+type Shares = Pick<Resources, 'hold' | 'ram' | 'named' | 'keeper' | 'estate'>;
 type Log = (level: 'info' | 'warn', message: string) => void;
 
 /** What a machine needs of its back-ends. */
 export interface Backends {
   readonly lines: readonly DeviceLine[];
   /** Makes what the devices share. */
-  adopt(r: Pick<Resources, 'hold' | 'ram' | 'named'>, log: Log): void;
+  adopt(r: Shares, log: Log): void;
   close(): void;
 }
 
@@ -199,7 +205,7 @@ export function inheritedBackends(spec: Pick<VmSpec, 'vhostUser'>): Backends {
 }
 
 function connect(
-  r: Pick<Resources, 'hold' | 'ram' | 'named'>,
+  r: Shares,
   opened: readonly { spec: VhostSpec; fd: number | undefined }[],
   log: Log,
 ): Connector[] {
@@ -214,9 +220,16 @@ function connect(
     const mine = r.hold(`${name}.ours`, end(0));
     r.hold(`${name}.relay`, () => memfdCreate(`nyx-${name}`, relayBytes));
     r.named.set(`${name}.ram`, r.ram.fd);
-    return new Connector(o.spec.socket, dup(mine), o.fd, (level, message) =>
-      log(level, `${name}: ${message}`),
+    const key = `waits/${name}`;
+    const connector = new Connector(
+      o.spec.socket,
+      dup(mine),
+      o.fd,
+      (level, message) => log(level, `${name}: ${message}`),
+      (yes) => (yes ? r.keeper.put(key, true) : r.keeper.drop(key)),
     );
+    if (r.estate?.find(key, () => true)) connector.asked();
+    return connector;
   });
 }
 

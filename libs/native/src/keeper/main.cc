@@ -4,10 +4,10 @@
 //
 //   nyx-keeper SOCKET PROGRAM ARGUMENT...     descriptor 3: the connection of the nyxd that started it
 //
-// One connection at a time; whoever comes while there is one is told that it is busy. Messages, SOCK_SEQPACKET:
+// One connection at a time: whoever comes is given everything at once, and while there is one is told that it is busy. (Nobody
+// has to ask: what is not read of a connection that is closed makes its peer lose our last word.) Messages, SOCK_SEQPACKET:
 //   to us    'p' length key value + descriptors   keep it, instead of what was kept under that key
 //            'd' length key                       forget it
-//            't'                                  hand over: an 'e' for each entry, then 'z'
 //            'b'                                  the machine has ended: so do we
 //   from us  'e' length key value + descriptors | 'z' | 'x' (busy) | 'f' length key (there is no room for it)
 #include <errno.h>
@@ -97,17 +97,18 @@ std::string Tagged(char op, const std::string& key) {
   return std::string(1, op) + static_cast<char>(key.size()) + key;
 }
 
+// False: the peer has not taken all of it.
+bool HandOver(int peer) {
+  for (const auto& [key, e] : entries) {
+    if (!Send(peer, Tagged('e', key) + e.value, e.fds)) return false;
+  }
+  return Send(peer, "z", {});
+}
+
 // False: the connection is of no use any more.
 bool Handle(int peer, const char* data, size_t length, std::vector<int>&& fds) {
   const char op = data[0];
   if (op == 'b') _exit(0);
-  if (op == 't') {
-    CloseAll(fds);
-    for (const auto& [key, e] : entries) {
-      if (!Send(peer, Tagged('e', key) + e.value, e.fds)) return false;
-    }
-    return Send(peer, "z", {});
-  }
   const size_t key_length = length > 1 ? static_cast<uint8_t>(data[1]) : 0;
   const bool good = (op == 'p' || op == 'd') && key_length > 0 && length >= 2 + key_length;
   const std::string key = good ? std::string(data + 2, key_length) : "";
@@ -261,12 +262,12 @@ int Main(int argc, char** argv) {
     if (p[1].revents == 0) continue;
     const int next = Accept(listening);
     if (next < 0) continue;
-    if (peer < 0) {
+    if (peer < 0 && HandOver(next)) {
       peer = next;
-    } else {
-      Send(next, "x", {});
-      close(next);
+      continue;
     }
+    if (peer >= 0) Send(next, "x", {});
+    close(next);
   }
 }
 
