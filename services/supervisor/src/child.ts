@@ -14,9 +14,9 @@ import {
   spawnProcess,
   type Watch,
   waitProcess,
-  waitReadable,
   watch,
 } from '@nyx/native';
+import { startTime } from '@nyx/nyx/rundir';
 import { type Jail, type JailReport, jailReport, spawnJailed } from './jail.ts';
 
 export interface ChildOptions {
@@ -96,7 +96,7 @@ export class Child {
 
   /** Dead already, although that may not have been told yet. */
   get gone(): boolean {
-    return !this.#alive || waitReadable(this.#pidfd, 0);
+    return !this.#alive || startTime(this.pid) === undefined;
   }
   get alive(): boolean {
     return this.#alive;

@@ -18,7 +18,7 @@ import type { DeviceProcess } from './device-process.ts';
 import { DiskCheckpoints } from './disk-checkpoint.ts';
 import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
-import { mustBeNew, newName, openBytes, release, rewire, unlock } from './disk-role.ts';
+import { mustBeNew, newName, overlaySuffix, openBytes, release, rewire, unlock } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
 import { type Keeping, noKeeper } from './keeper.ts';
 import { type DiskSet, type InheritedDisk, keepDisk } from './kept-disks.ts';
@@ -120,15 +120,25 @@ export class Disks {
   inherit(): void {
     this.#unify();
     this.events.inherit([...this.#disks.map((d) => d.name), 'ahci']);
+    for (const d of this.#disks) void this.#inTurn(() => this.#withoutCheckpoint(d)).catch(() => {});
+  }
+
+  /** The checkpoint was in the memory of the supervisor that is dead; its overlays go into the image. */
+  async #withoutCheckpoint(d: Disk): Promise<void> {
+    for (let [top] = d.files; top?.path?.includes(overlaySuffix); [top] = d.files) {
+      await this.commitTop(d);
+      unlinkSync(top.path);
+    }
   }
 
   /** Roles that were left by another supervisor name copies of the descriptors that are ours here: one of each is enough. */
   #unify(): void {
     for (const d of this.#disks) {
-      const p = this.owner.processes().find((x) => x.name === d.name);
+      const [process, of] = d.port === undefined ? [d.name, ''] : ['ahci', `p${d.port}.`];
+      const p = this.owner.processes().find((x) => x.name === process);
       const fds = p?.plan.role.devices[0]?.fds ?? {};
-      const ours = new Map<string, number>(d.files.map((f, i) => [i === 0 ? 'file' : `layer${i}`, f.fd]));
-      if (d.journal !== undefined) ours.set('journal', d.journal);
+      const ours = new Map(d.files.map((f, i) => [`${of}${i === 0 ? 'file' : `layer${i}`}`, f.fd]));
+      if (d.journal !== undefined) ours.set(`${of}journal`, d.journal);
       for (const [as, fd] of ours) {
         const slot = fds[as];
         if (!p || slot === undefined || p.plan.fds[slot] === fd) continue;

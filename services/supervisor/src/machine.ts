@@ -149,7 +149,7 @@ export class Machine {
     for (const [i, fd] of files.standbys) r.adopt(`disk${i}.standby`, fd);
     const diskOwner = {
       processes: () => this.#processes,
-      upgrade: (process, service) => this.upgrade(process, service),
+      upgrade: (process: string, service: string) => this.upgrade(process, service),
       pause: () => void this.pause().catch(() => {}),
       emit: (e: VmEvent) => this.#emit(e),
       changed: () => {
