@@ -277,7 +277,7 @@ export class DeviceProcess {
       const swap = (): Promise<Recovered> => {
         // From here on another supervisor would let the new build take over, too: state may be migrated already.
         this.#swapping = true;
-        this.#keepPlace();
+        this.keep();
         this.#keepLife();
         const served = new Promise<Recovered>((resolve, reject) => {
           this.#successor = { resolve, reject };
@@ -295,7 +295,7 @@ export class DeviceProcess {
     } finally {
       this.#upgrading = undefined;
       this.#swapping = false;
-      this.#keepPlace();
+      this.keep();
       this.#keepLife();
       if (!this.#standby.pid) this.prepare();
     }
@@ -370,14 +370,14 @@ export class DeviceProcess {
 
   /** Gives a role of this place to a child, once another supervisor would know of it. */
   #give(child: DeviceChild, role: Role, onReply: (r: RoleReply) => void): void {
-    this.#keepPlace();
+    this.keep();
     this.#keepChild(child);
     child.listen(onReply, (reason) => this.#died(child, reason));
     this.keeper.after(() => child.give(role, this.plan.fds));
   }
 
   /** The role as it is now; whoever is next gets it, from us or from another supervisor. */
-  #keepPlace(): void {
+  keep(): void {
     const { role, service, fds, name } = this.plan;
     const place: KeptPlace = { role, service };
     this.keeper.put(`place/${name}`, place, fds);
@@ -442,7 +442,7 @@ export class DeviceProcess {
           .finally(() => {
             this.#upgrading = undefined;
             this.#swapping = false;
-            this.#keepPlace();
+            this.keep();
             this.#keepLife();
           })
       : undefined;

@@ -18,7 +18,7 @@ import type { DeviceProcess } from './device-process.ts';
 import { DiskCheckpoints } from './disk-checkpoint.ts';
 import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
-import { mustBeNew, newName, overlaySuffix, openBytes, release, rewire, unlock } from './disk-role.ts';
+import { mustBeNew, newName, openBytes, overlaySuffix, release, rewire, unlock } from './disk-role.ts';
 import { at, runTool } from './disk-tool.ts';
 import { type Keeping, noKeeper } from './keeper.ts';
 import { type DiskSet, type InheritedDisk, keepDisk } from './kept-disks.ts';
@@ -145,6 +145,7 @@ export class Disks {
         close(p.plan.fds[slot]!);
         p.plan.fds[slot] = fd;
       }
+      p?.keep();
     }
   }
 

@@ -2,7 +2,15 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { close, connectSeq, eventfd, eventfdRead, eventfdWrite, openSeqSocket, type SeqSocket } from '@nyx/native';
+import {
+  close,
+  connectSeq,
+  eventfd,
+  eventfdRead,
+  eventfdWrite,
+  openSeqSocket,
+  type SeqSocket,
+} from '@nyx/native';
 import { files } from '@nyx/nyx/files';
 import { afterEach, expect, test } from 'vitest';
 import { heritageOf } from './adoption.ts';
@@ -61,14 +69,20 @@ const until = async <T>(what: () => Promise<T | undefined>): Promise<T> => {
     if (Date.now() > end) throw new Error('not within 20 s');
   }
 };
-const listens = (dir: string) => expect.poll(() => {
-  try {
-    close(connectSeq(join(dir, files.keeper)));
-    return true;
-  } catch {
-    return false;
-  }
-}, { timeout: 20_000 }).toBe(true);
+const listens = (dir: string) =>
+  expect
+    .poll(
+      () => {
+        try {
+          close(connectSeq(join(dir, files.keeper)));
+          return true;
+        } catch {
+          return false;
+        }
+      },
+      { timeout: 20_000 },
+    )
+    .toBe(true);
 
 test('what is kept is found by one who comes later: the newest of each key, with its descriptors', async () => {
   const dir = folder();
@@ -131,21 +145,25 @@ test('peers that keep to no rule lose their connection, and what they put is ref
   }
   const socket = await until(() => {
     const { socket: s, said } = raw(dir);
-    return new Promise<SeqSocket | undefined>((r) => setTimeout(() => r(said.includes('z') ? s : undefined), 50));
+    return new Promise<SeqSocket | undefined>((r) =>
+      setTimeout(() => r(said.includes('z') ? s : undefined), 50),
+    );
   });
   socket.send(put('b', '{"half'));
   socket.close();
   await expect(inherit(dir)).rejects.toMatchObject({ code: 'ADOPTION_FAILED' });
   // Everybody has left: this one, too.
   const { socket: last } = raw(dir);
-  await expect.poll(() => {
-    try {
-      last.send(Buffer.from('b'));
-      return false;
-    } catch {
-      return true;
-    }
-  }).toBe(true);
+  await expect
+    .poll(() => {
+      try {
+        last.send(Buffer.from('b'));
+        return false;
+      } catch {
+        return true;
+      }
+    })
+    .toBe(true);
 });
 
 test('a machine that was kept half, or by a stranger, is not taken over', () => {

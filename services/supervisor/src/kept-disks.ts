@@ -76,10 +76,7 @@ const identity = (fd: number): string => {
 };
 
 /** @throws NyxError ADOPTION_FAILED */
-export const inheritDisks = (
-  estate: Estate,
-  spec: Pick<VmSpec, 'disks' | 'cdroms'>,
-): InheritedDisk[] =>
+export const inheritDisks = (estate: Estate, spec: Pick<VmSpec, 'disks' | 'cdroms'>): InheritedDisk[] =>
   spec.disks.map((_, i) => {
     const { value, fds } = estate.take<KeptDisk>(`disk/${i}`, (v, given) => {
       if (!isObject(v) || !isSet(v.now) || (v.next !== undefined && !isSet(v.next))) return false;

@@ -267,6 +267,8 @@ export class Machine {
       this.#channels.exec.ready = how.agent;
       if (policy) this.desk.book.inherit(policy);
       this.#recall(log);
+      await this.disks.mend();
+      // From here to the places at one go: what it tells finds them.
       const jailed = o.spares.host.jail !== false;
       const inherited = { pid: old.value.pid, jail: old.value.jail, socket: old.fds[0]!, pidfd: old.fds[1]! };
       const vcpu = new Vcpu(o.vcpuProgram, o.vcpuLog, this.#vcpuHandlers(), jailed, inherited);
@@ -278,15 +280,16 @@ export class Machine {
         this.#end(this.#error ? 'failed' : 'stopped', this.#error);
         return;
       }
-      await this.disks.mend();
       const swaps = [...this.#left].map(([p, left]) => (left ? p.inherit(left) : p.start()));
       this.disks.inherit();
       this.#pids();
-      o.log('info', 'adopted', { state: how.state, unknown: o.heritage!.estate.close(), vcpuPid: vcpu.pid });
+      const unknown = o.heritage!.estate.close();
+      for (const key of unknown) this.#keeper.drop(key);
+      o.log('info', 'adopted', { state: how.state, unknown, vcpuPid: vcpu.pid });
       // What nyx-vcpu had told is told again; what it has told nobody comes with the barrier.
       for (const e of events) this.#vcpuEvent(e);
       await vcpu.barrier();
-      for (const p of this.#processes) vcpu.replaced(p.plan.index);
+      for (const p of this.#processes) if (p.state === 'serving') vcpu.replaced(p.plan.index);
       await Promise.all(swaps);
       await this.#goOn();
     } catch (e) {

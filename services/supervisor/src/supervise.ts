@@ -100,7 +100,11 @@ export const supervise = async (dir: string, spares: Spares, adoption?: Adoption
   const keeper = new Keeper(dir, successorOf(dir), (what) => log.warn(what), writePids);
   try {
     let heritage: Heritage | undefined;
-    if (adoption) heritage = await inherit(dir, keeper, adoption);
+    if (adoption) {
+      heritage = await inherit(dir, keeper, adoption);
+      // Until we know better: a directory that names none of them would be taken for one that is left over.
+      pids = recorded(dir).filter((p) => p.role !== 'nyxd' && p.role !== 'nyx-keeper');
+    }
     const spec = heritage?.what.spec ?? parseSpec(JSON.parse(readFileSync(join(dir, files.spec), 'utf8')));
     logs.setLevel(spec.logLevel);
     const append = (file: string): number => openSync(join(dir, file), 'a', 0o600);
