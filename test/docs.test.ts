@@ -75,6 +75,7 @@ const commands: Record<string, [string[], RegExp] | string> = {
   'bin/nyx disk convert -O vhdx work.qcow2 work.vhdx': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk snapshot -c before-upgrade work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk resize work.qcow2 +10G': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx adopt': 'services/supervisor/src/adoption.test.ts runs it',
   'bin/nyx backend ls': 'services/supervisor/src/disks.test.ts does that',
   'bin/nyx backend swap disk0': 'services/supervisor/src/disks.test.ts does that',
   'bin/nyx disk snapshot disk0 --overlay night.qcow2': 'services/supervisor/src/disks.test.ts does that',
