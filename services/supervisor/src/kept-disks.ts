@@ -30,11 +30,7 @@ interface KeptDisk {
   mending: boolean;
 }
 
-const metaOf = ({ bytes, format, path }: DiskFile): Omit<DiskFile, 'fd'> => ({
-  bytes,
-  format,
-  ...(path === undefined ? {} : { path }),
-});
+const metaOf = ({ fd: _, ...rest }: DiskFile): Omit<DiskFile, 'fd'> => rest;
 const keptSet = (s: DiskSet): KeptSet => ({ files: s.files.map(metaOf), journal: s.journal !== undefined });
 const fdsOf = (s: DiskSet): number[] => [
   ...s.files.map((f) => f.fd),
