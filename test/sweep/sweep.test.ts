@@ -33,7 +33,7 @@ for (const [guest, stride] of guests) {
     let base: Run;
     beforeAll(async () => {
       base = await runGuest(guest!, []);
-    }, 120_000);
+    }, 180_000);
 
     test('what the guest sees does not differ', async () => {
       const run = await runGuest(guest!, mixedRules(first, stride));
@@ -49,7 +49,7 @@ for (const [guest, stride] of guests) {
           { point: 'exit', verb: 'duplicate', device: 'debugcon', type: 'write', after: 100, count: 1 },
         ]);
         expect(compare(guest, base, run).join('\n')).toMatch(/^console: byte/m);
-      });
+      }, 180_000);
 
     if (guest === seabios)
       test('a wrong answer would be found', async () => {
@@ -65,6 +65,6 @@ for (const [guest, stride] of guests) {
           },
         ]);
         expect(compare(guest, base, run).join('\n')).toMatch(/^mch configRead 0\+0x2: access 1 /m);
-      });
+      }, 180_000);
   });
 }
