@@ -16,6 +16,7 @@ import { afterEach, expect, test } from 'vitest';
 import { heritageOf } from './adoption.ts';
 import { Estate } from './estate.ts';
 import { Keeper } from './keeper.ts';
+import { inheritDisks, keepDisk } from './kept-disks.ts';
 
 const made: Keeper[] = [];
 const dirs: string[] = [];
@@ -188,4 +189,28 @@ test('a machine that was kept half, or by a stranger, is not taken over', () => 
   expect(() => heritageOf(kept({ spec: what, machine: { ...how, state: 'starting' } }))).toThrow(
     expect.objectContaining({ code: 'SUPERVISOR_DIED' }),
   );
+});
+
+test('a disk is found as it was: every descriptor at its place', () => {
+  const now = {
+    files: [
+      { fd: 3, direct: 4, bytes: 512, format: 'raw' as const, path: '/a' },
+      { fd: 5, bytes: 1024, format: 'raw' as const },
+    ],
+    journal: 6,
+  };
+  const { value, fds } = keepDisk({ now, retired: 7, mending: true });
+  expect(fds).toEqual([3, 4, 5, 6, 7]);
+  const kept = { value: JSON.parse(JSON.stringify(value)), fds: fds.map((n) => n + 10) };
+  const spec = { disks: [{ bus: 'virtio' }], cdroms: [] } as never;
+  const [disk] = inheritDisks(new Estate(new Map([['disk/0', kept]])), spec);
+  expect(disk).toEqual({
+    files: [
+      { fd: 13, direct: 14, bytes: 512, format: 'raw', path: '/a' },
+      { fd: 15, bytes: 1024, format: 'raw' },
+    ],
+    journal: 16,
+    retired: 17,
+    mending: true,
+  });
 });

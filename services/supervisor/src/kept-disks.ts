@@ -20,7 +20,7 @@ export interface InheritedDisk extends DiskSet {
 }
 
 interface KeptSet {
-  files: Omit<DiskFile, 'fd'>[];
+  files: FileMeta[];
   journal: boolean;
 }
 interface KeptDisk {
@@ -30,12 +30,16 @@ interface KeptDisk {
   mending: boolean;
 }
 
-const metaOf = ({ fd: _, ...rest }: DiskFile): Omit<DiskFile, 'fd'> => rest;
+/** What is known of a file; `direct`: it has a second descriptor, which comes next to the first. */
+type FileMeta = Omit<DiskFile, 'fd' | 'direct'> & { direct?: true };
+
+const metaOf = ({ fd: _, direct, ...rest }: DiskFile): FileMeta => ({
+  ...rest,
+  ...(direct === undefined ? {} : { direct: true }),
+});
 const keptSet = (s: DiskSet): KeptSet => ({ files: s.files.map(metaOf), journal: s.journal !== undefined });
-const fdsOf = (s: DiskSet): number[] => [
-  ...s.files.map((f) => f.fd),
-  ...(s.journal === undefined ? [] : [s.journal]),
-];
+const fdsOf = (s: DiskSet): number[] =>
+  [...s.files.flatMap((f) => [f.fd, f.direct]), s.journal].filter((fd) => fd !== undefined);
 
 export const keepDisk = (d: {
   now: DiskSet;
@@ -57,7 +61,8 @@ const isSet = (v: unknown): boolean =>
   Array.isArray(v.files) &&
   v.files.length > 0 &&
   v.files.every((f) => isObject(f) && isCount(f.bytes));
-const countOf = (s: KeptSet | undefined): number => (s ? s.files.length + (s.journal ? 1 : 0) : 0);
+const countOf = (s: KeptSet | undefined): number =>
+  s ? s.files.reduce((n, f) => n + (f.direct ? 2 : 1), s.journal ? 1 : 0) : 0;
 
 /** The file that a role gives to a device, as the file system knows it. */
 const inRole = (estate: Estate, disk: number, port: number): string | undefined => {
@@ -80,7 +85,11 @@ export const inheritDisks = (estate: Estate, spec: Pick<VmSpec, 'disks' | 'cdrom
       return countOf(k.now) + countOf(k.next) + (k.retired ? 1 : 0) === given.length;
     });
     const read = (s: KeptSet): DiskSet => ({
-      files: s.files.map((f) => ({ ...f, fd: fds.shift()! })),
+      files: s.files.map(({ direct, ...f }) => {
+        const file: DiskFile = { ...f, fd: fds.shift()! };
+        if (direct) file.direct = fds.shift()!;
+        return file;
+      }),
       journal: s.journal ? fds.shift() : undefined,
     });
     const now = read(value.now);
