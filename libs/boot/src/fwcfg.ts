@@ -3,6 +3,7 @@
  * named files. Only the content; the device numbers the files and keeps them.
  */
 import { type AcpiMachine, acpiFiles, pvpanicPort } from './acpi/tables.ts';
+import { tpmConfig } from './acpi/tpm.ts';
 import { firmwareE820, packE820 } from './e820.ts';
 
 export const FwCfgKey = {
@@ -60,6 +61,7 @@ export function fwCfgItems(config: FirmwareConfig): FwCfgItem[] {
     'etc/max-cpus': u16(config.cpus),
     'etc/pvpanic-port': u16(pvpanicPort),
     'etc/system-states': SYSTEM_STATES,
+    ...(config.tpm ? { 'etc/tpm/config': tpmConfig() } : {}),
     ...(config.bootMenuMs === undefined ? {} : { 'etc/boot-menu-wait': u16(config.bootMenuMs) }),
     ...(config.bootOrder?.length ? { bootorder: text(`${config.bootOrder.join('\n')}\0`) } : {}),
   };

@@ -1,4 +1,5 @@
 export * from './acpi/tables.ts';
+export * from './acpi/tpm.ts';
 export * from './bzimage.ts';
 export * from './e820.ts';
 export * from './elf.ts';

@@ -11,7 +11,10 @@ export const tpmWire = {
   hashBytes: 64 * 1024,
   /** Where the memory that outlives the process has the response of a foreign TPM, behind both of them. */
   slotAt: 4096 + 64 * 1024,
-  bulkBytes: 4096 + 64 * 1024 + 8192,
+  /** Where it has the page of the physical presence interface, which is plain memory to guest and firmware. */
+  ppiAt: 4096 + 64 * 1024 + 8192,
+  ppiBytes: 0x400,
+  bulkBytes: 4096 + 64 * 1024 + 8192 + 0x400,
 } as const;
 
 /**

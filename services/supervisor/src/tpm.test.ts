@@ -5,7 +5,15 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -13,6 +21,7 @@ import { decodeLog, hashes, replay } from '@nyx/boot';
 import { type Image, ImageStore } from '@nyx/image';
 import { Vm } from '@nyx/nyx';
 import { list } from '@nyx/nyx/rundir';
+import { tpmWire } from '@nyx/protocol';
 import type { VmSpecInput } from '@nyx/protocol/spec';
 import { afterAll, describe, expect, test } from 'vitest';
 
@@ -80,6 +89,13 @@ const createPrimary = hex(
 const pcr = async (vm: Vm, bank: string, n: number): Promise<string> =>
   (await run(vm, `cat /sys/class/tpm/tpm[0-9]/pcr-${bank}/${n}`)).trim().toLowerCase();
 
+/** The page that the guest, its firmware and the loader share for physical presence. */
+function presencePage(status: Awaited<ReturnType<Vm['status']>>): Buffer {
+  const fds = `/proc/${status.processes.find((p) => p.name === 'tpm')!.pid}/fd`;
+  const fd = readdirSync(fds).find((f) => readlinkSync(join(fds, f)).includes('nyx-tpm-buffer'));
+  return readFileSync(join(fds, fd!)).subarray(tpmWire.ppiAt, tpmWire.ppiAt + tpmWire.ppiBytes);
+}
+
 /** PCR 16 is extended so many times while the TPM's process is killed again and again. */
 async function extendWhileKilled(vm: Vm, times: number): Promise<void> {
   const restarts = async (): Promise<number> =>
@@ -127,6 +143,19 @@ describe.runIf(image)('Linux with a TPM', () => {
 
         await extendWhileKilled(vm, 40);
 
+        // What only firmware may do: the operating system asks, the next start does it.
+        const ppi = '/sys/class/tpm/tpm0/ppi';
+        expect(await run(vm, `cat ${ppi}/version ${ppi}/transition_action`)).toMatch(/^1\.3\n2: Reboot/);
+        const operations = await run(vm, `cat ${ppi}/tcg_operations`);
+        expect(operations).toMatch(/^5 4: User not required/m);
+        expect(operations).toMatch(/^6 0: Not implemented/m);
+        const owner = hex(`8002 00000000 00000129 40000001 ${password} 0003 616263`);
+        expect((await run(vm, transact(owner))).slice(12, 20)).toBe('00000000');
+        expect((await run(vm, transact(owner))).slice(12, 20)).toBe('000009a2');
+        await run(vm, `echo 5 >${ppi}/request`);
+        expect(await run(vm, `cat ${ppi}/request`)).toMatch(/^5\b/);
+        expect(presencePage(await vm.status()).subarray(0x109, 0x10d)).toEqual(Buffer.of(5, 0, 0, 0));
+
         const making = run(vm, transact(createPrimary));
         await new Promise((r) => setTimeout(r, 300));
         await vm.kill('tpm').catch(() => {});
@@ -135,6 +164,8 @@ describe.runIf(image)('Linux with a TPM', () => {
         await vm.reset();
         expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
         expect(await pcr(vm, 'sha256', 9)).toBe(values.get(0xb)!.get(9)!.toString('hex'));
+        expect(await run(vm, `cat ${ppi}/response ${ppi}/request`)).toMatch(/^5 0: Success\n0\b/);
+        expect((await run(vm, transact(owner))).slice(12, 20)).toBe('00000000');
       } finally {
         await vm.stop(0);
       }
@@ -294,6 +325,9 @@ test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
       const now = tool('pcrs');
       expect(Object.keys(pcrs!.sha256!)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7']);
       for (const [n, value] of Object.entries(pcrs!.sha256!)) expect(now.sha256![Number(n)]).toBe(value);
+      // It has found the page for physical presence by its file, and says there that it clears, and asks nobody.
+      const page = presencePage(await vm.status());
+      expect([page[0x100], page[0], page[5], page[6]]).toEqual([1, 4, 4, 0]);
     } finally {
       await vm.stop(0);
     }

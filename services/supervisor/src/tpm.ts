@@ -17,6 +17,7 @@ import {
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  clearingCommands,
   type Digests,
   descriptorFile,
   digestsOf,
@@ -26,7 +27,11 @@ import {
   logImage,
   measurements,
   measuringCommands,
+  PpiFunction,
   pc,
+  ppi,
+  ppiClears,
+  tpmRegisterBytes,
 } from '@nyx/boot';
 import {
   acceptUnix,
@@ -36,6 +41,7 @@ import {
   eventfdWrite,
   listenUnix,
   memfdCreate,
+  mmap,
   ofdLock,
   openFrameSocket,
   receiveRights,
@@ -48,7 +54,6 @@ import type { Resources, Shared } from './resources.ts';
 import type { DeviceLine, Route } from './wiring.ts';
 
 type TpmSpec = NonNullable<VmSpec['tpm']>;
-const regionBytes = 0x5000;
 /** TPM_INT_VECTOR names one of the ISA interrupts. */
 const vectors = 16;
 
@@ -73,7 +78,10 @@ export function tpmLine(spec: VmSpec): DeviceLine[] {
       kind: `tpm-${tpm.model}`,
       process: 'tpm',
       service: 'tpm',
-      mmio: [[pc.tpm, regionBytes, 0]],
+      mmio: [
+        [pc.tpm, tpmRegisterBytes, 0],
+        [ppi.address, ppi.bytes, 1],
+      ],
       irqs: tpm.model === 'tis' ? Array.from({ length: vectors }, (_, v): Route => `line ${v}`) : [],
       // Requests are numbered from here on: a state that another machine has used does not know them.
       config: { backend: foreign ? 'swtpm' : 'own', first: randomInt(1, 2 ** 31) },
@@ -236,9 +244,10 @@ function fileDigests(fd: number): Digests {
 export class TpmHost {
   readonly #boot: Shared | undefined;
   readonly #event: number | undefined;
+  readonly #presence: DataView | undefined;
 
   constructor(spec: VmSpec, files: TpmFiles, r: Resources) {
-    r.hold('tpm.buffer', () => memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
+    const buffer = r.hold('tpm.buffer', () => memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
     // What is opened is there, or was left by another nyxd.
     if (spec.tpm && swtpmSocket(spec.tpm) !== undefined) {
       r.hold('tpm.data', () => files.data!);
@@ -246,8 +255,23 @@ export class TpmHost {
     } else r.hold('tpm.state', () => files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
     if (spec.tpm?.key !== undefined) r.hold('tpm.key', () => files.key!);
     if (!measures(spec)) return;
+    this.#presence = new DataView(mmap(buffer, tpmWire.bulkBytes), tpmWire.ppiAt, tpmWire.ppiBytes);
     this.#boot = r.blob('tpm.boot', new Uint8Array(tpmBoot.bytes));
     this.#event = r.event('tpm.bootEvent');
+  }
+
+  /** What the guest asked for in its last life; the page is set up for this one. Whoever could reach it is allowed to ask. */
+  #asked(): Uint8Array[] {
+    const page = this.#presence!;
+    for (const operation of [0, ...ppiClears]) page.setUint8(ppi.functions + operation, PpiFunction.allowed);
+    const request = page.getUint32(ppi.request, true);
+    page.setUint32(ppi.request, 0, true);
+    if (request === 0) return [];
+    const isKnown = ppiClears.includes(request);
+    page.setUint32(ppi.last, request, true);
+    // Aborted by the firmware: it does not know the operation.
+    page.setUint32(ppi.response, isKnown ? 0 : 0xffff_fff1, true);
+    return isKnown ? clearingCommands() : [];
   }
 
   /** At every boot by our loader: the log into guest memory, the same as commands to the TPM, which waits for them. */
@@ -257,7 +281,8 @@ export class TpmHost {
     const initrd = what.initrd === undefined ? undefined : fileDigests(what.initrd);
     const events = measurements({ kernel, initrd, cmdline: what.cmdline });
     ram.write(logArea.address, logImage(events));
-    const script = packScript(measuringCommands(events));
+    const [startup, ...measuring] = measuringCommands(events);
+    const script = packScript([startup!, ...this.#asked(), ...measuring]);
     const v = new DataView(this.#boot.buffer);
     new Uint8Array(this.#boot.buffer).set(script, tpmBoot.script);
     v.setUint32(tpmBoot.length, script.length, true);

@@ -97,6 +97,38 @@ export const when = (condition: Aml, ...body: Aml[]): Aml => cat([0xa0], package
 export const otherwise = (...body: Aml[]): Aml => cat([0xa1], packaged(cat(...body)));
 export const dwordField = (source: Aml, at: number, n: string): Aml => cat([0x8a], source, int(at), path(n));
 
+export const plus = (a: Value, b: Value): Aml => cat([0x72], term(a), term(b), [0x00]);
+export const less = (a: Value, b: Value): Aml => cat([0x95], term(a), term(b));
+/** A place in a package; `element` is what is there. */
+export const place = (packageOf: Aml, n: number): Aml => cat([0x88], packageOf, int(n), [0x00]);
+export const element = (packageOf: Aml, n: number): Aml => cat([0x83], place(packageOf, n));
+export const call = (n: string, ...args: Value[]): Aml => cat(path(n), ...args.map(term));
+
+/** A range of memory, and fields one after the other in it that are reached byte by byte; '' leaves so many bits out. */
+export const memoryFields = (
+  region: string,
+  at: Value,
+  bytes: number,
+  fields: readonly (readonly [name: string, bits: number])[],
+): Aml =>
+  cat(
+    [0x5b, 0x80],
+    path(region),
+    [0x00],
+    term(at),
+    int(bytes),
+    [0x5b, 0x81],
+    packaged(
+      cat(
+        path(region),
+        [0x01],
+        ...fields.map(([n, bits]) =>
+          cat(n === '' ? [0x00] : path(n), bits < 0x40 ? [bits] : [0x40 | (bits & 15), bits >>> 4]),
+        ),
+      ),
+    ),
+  );
+
 /** A UUID as ToUUID() stores it: the first three groups little-endian. */
 export function uuid(text: string): Aml {
   const hex = text.replaceAll('-', '');

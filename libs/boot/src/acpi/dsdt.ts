@@ -34,6 +34,7 @@ import {
   memoryWindow64,
   resources,
 } from './resources.ts';
+import { tpmDevice } from './tpm.ts';
 
 export interface AcpiMachine {
   cpus: number;
@@ -115,17 +116,6 @@ const isa = (m: AcpiMachine): Aml[] => [
   ...(m.hasMouse ? [device('MOU', name('_HID', eisaId('PNP0F13')), name('_CRS', resources(irq(12))))] : []),
 ];
 
-const TPM_BYTES = 0x5000;
-/** The identifier of the TCG ACPI Specification 1.3 (section 9.1); Linux and Windows bind their drivers to it. */
-const tpm = (): Aml =>
-  device(
-    'TPM',
-    name('_HID', 'MSFT0101'),
-    name('_UID', 1),
-    name('_STA', 0xf),
-    name('_CRS', resources(memory32(pc.tpm, TPM_BYTES))),
-  );
-
 const cpuName = (i: number): string => `C${i.toString(16).toUpperCase().padStart(3, '0')}`;
 
 /** Definition block body; the caller adds the table header. */
@@ -149,7 +139,7 @@ export function dsdtBody(m: AcpiMachine): Aml {
     name('_CRS', resources(...windows)),
     name('_PRT', routing()),
     osc(),
-    device('ISA', name('_ADR', int(0x001f0000)), ...isa(m), ...(m.tpm === 'tis' ? [tpm()] : [])),
+    device('ISA', name('_ADR', int(0x001f0000)), ...isa(m), ...(m.tpm === 'tis' ? [tpmDevice()] : [])),
   );
   // Addresses that belong to the board: without this entry Linux does not trust the MCFG.
   const board = device(
@@ -176,6 +166,6 @@ export function dsdtBody(m: AcpiMachine): Aml {
   );
   return cat(
     name('\\_S5', pkg(sleepType.s5, sleepType.s5, 0, 0)),
-    scope('\\_SB', pci, board, ...hpet, ...(m.tpm === 'crb' ? [tpm()] : []), ...processors),
+    scope('\\_SB', pci, board, ...hpet, ...(m.tpm === 'crb' ? [tpmDevice()] : []), ...processors),
   );
 }

@@ -154,7 +154,9 @@ describe.skipIf(!hasAcpica)('ACPI tables as ACPICA reads them', () => {
     for (const signature of write(machines[which]!)) {
       execFileSync('iasl', ['-d', `${signature}.dat`], { cwd: directory, stdio: 'pipe' });
       const log = execFileSync('iasl', [`${signature}.dsl`], { cwd: directory, stdio: 'pipe' }).toString();
-      expect(log).toMatch(/0 Errors, 0 Warnings, 0 Remarks/);
+      // A TPM's has a field whose place an argument tells, in a method: slow, which is remarked.
+      const remarks = machines[which]!.tpm && signature === 'DSDT' ? 1 : 0;
+      expect(log).toContain(`0 Errors, 0 Warnings, ${remarks} Remarks`);
       const source = readFileSync(join(directory, `${signature}.dsl`), 'utf8');
       // Without the comment at its head (date and version) and raw dumps.
       // What a TPM adds; the rest is as without it.
@@ -164,6 +166,26 @@ describe.skipIf(!hasAcpica)('ACPI tables as ACPICA reads them', () => {
         text += `${source.replace(/^\/\*[\s\S]*?\*\/\s*/, '').replace(/\nRaw Table Data[\s\S]*$/, '\n')}\n`;
     }
     await expect(text).toMatchFileSnapshot(`golden/${which}.dsl`);
+  });
+
+  it('evaluates the physical presence interface: what no firmware has set up is not implemented', () => {
+    write(machines.crb!);
+    const dsm = (revision: number, call: number, given: string): string => {
+      const uuid = '(A6FADD3D1B36B44EA4248D10089D1653)';
+      const command = `evaluate \\_SB.TPM._DSM ${uuid} ${revision} ${call} ${given}`;
+      const { stdout } = spawnSync('acpiexec', ['-b', command, 'DSDT.dat'], { cwd: directory });
+      return (
+        /external buffer length \d+\s+([\s\S]*)/.exec(stdout.toString())?.[1]?.replace(/\s+/g, ' ') ?? ''
+      );
+    };
+    expect(dsm(1, 0, '[]')).toMatch(/^\[Buffer\] Length 02 = 0000: FF 01/);
+    expect(dsm(1, 1, '[]')).toMatch(/"1\.3"/);
+    expect(dsm(1, 2, '[5]')).toMatch(/\[Integer\] = 0*1\b/);
+    expect(dsm(2, 7, '[5 0]')).toMatch(/\[Integer\] = 0*1\b/);
+    expect(dsm(1, 8, '[0x100]')).toMatch(/\[Integer\] = 0+\b/);
+    expect(dsm(1, 3, '[]')).toContain('Contains 2 Elements');
+    expect(dsm(2, 3, '[]')).toContain('Contains 3 Elements');
+    expect(dsm(1, 5, '[]')).toContain('Contains 3 Elements');
   });
 
   it('evaluates', () => {

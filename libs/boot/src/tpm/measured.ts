@@ -60,3 +60,15 @@ export function measuringCommands(events: readonly LogEvent[]): Uint8Array[] {
   });
   return [startup, ...extends_];
 }
+
+/** What firmware does when it is asked to clear the TPM: TPM2_ClearControl(NO) and TPM2_Clear by the platform (part 3, 24.6 and 24.7). */
+export function clearingCommands(): Uint8Array[] {
+  const password = '00000009400000090000000000';
+  return [`800200000000000001274000000c${password}00`, `800200000000000001264000000c${password}`].map(
+    (hex) => {
+      const out = Buffer.from(hex, 'hex');
+      out.writeUInt32BE(out.length, 2);
+      return out;
+    },
+  );
+}

@@ -87,6 +87,7 @@ function create(
       userAuth: auth,
       data: derive ? none : data,
       rand: tpm.random.bytes,
+      pause: tpm.pause,
       ...(seeded && { seeded }),
     }),
   );

@@ -32,6 +32,8 @@ export interface Creation {
   /** Seeded: the key is a function of it. Undefined: an ordinary, random key. */
   seeded?: Rand;
   rand: Rand;
+  /** Throws when the command is cancelled. */
+  pause: () => void;
 }
 
 /** The exponent of a new key (part 1, B.2). */
@@ -53,7 +55,8 @@ export function createKeys(c: Creation): { pub: PublicArea; sensitive: Sensitive
     case ALG.RSA: {
       const e = checkedExponent(pub.parameters.exponent);
       const { keyBits } = pub.parameters;
-      const made = c.seeded ? rsa.seededKey(keyBits, e, c.seeded) : rsa.randomKey(keyBits, e);
+      c.pause();
+      const made = c.seeded ? rsa.seededKey(keyBits, e, c.seeded, c.pause) : rsa.randomKey(keyBits, e);
       key = made.p;
       unique.x = made.n;
       break;
@@ -117,7 +120,9 @@ function checkKeys(pub: PublicArea, sensitive: SensitiveArea | undefined, p: num
       const c = curveOf(parameters.curveID);
       if (!key) {
         if (unique.x.length !== c.bytes || unique.y.length !== c.bytes) badParam(RC.KEY, p);
-        if (!onCurve(c, { x: toInt(unique.x), y: toInt(unique.y) })) badParam(RC.ECC_POINT, p);
+        // What has no Name is not bound to anything, and not looked at (as the reference implementation has it).
+        if (pub.nameAlg !== ALG.NULL && !onCurve(c, { x: toInt(unique.x), y: toInt(unique.y) }))
+          badParam(RC.ECC_POINT, p);
         break;
       }
       const d = toInt(key);

@@ -6,7 +6,8 @@
 import { randomBytes } from 'node:crypto';
 import { RandomSource } from '../crypto/random.ts';
 import { decode, encode, sized, struct, u32 } from '../spec/codec.ts';
-import { ALG, LIMIT, RH } from '../spec/constants.ts';
+import { ALG, LIMIT, RC, RH } from '../spec/constants.ts';
+import { refuse } from '../spec/refusal.ts';
 import { Clock } from './clock.ts';
 import { DictionaryAttack } from './da.ts';
 import { defaultAllocation, PcrBanks } from './pcr.ts';
@@ -45,6 +46,8 @@ export interface TpmOptions {
    * give `resume` to it. Without `resume` it is power on.
    */
   crashOnly?: boolean;
+  /** Whether the platform wants the command under way to end (besides `cancelled`); asked now and then. */
+  cancelled?: () => boolean;
   /** Go on from the store's volatile state, if it has one; `now` must count as it did. */
   resume?: boolean;
 }
@@ -59,6 +62,7 @@ export class Tpm {
   readonly da = new DictionaryAttack(this);
   readonly store: Store;
   readonly onFailure: (error: unknown) => void;
+  private readonly isCancelled: (() => boolean) | undefined;
 
   persistent: Persistent;
   clear: ClearData;
@@ -102,6 +106,7 @@ export class Tpm {
     this.store = options.store ?? new MemoryStore();
     this.onFailure = options.onFailure ?? (() => {});
     this.crashOnly = options.crashOnly ?? false;
+    this.isCancelled = options.cancelled;
     const records = this.store.load();
     const saved = records.get('persistent');
     this.persistent = saved ? decode(persistent, saved) : this.manufactured();
@@ -242,6 +247,11 @@ export class Tpm {
   endDrtm(): void {
     this.drtm = undefined;
   }
+
+  /** For what takes long: refuses with RC.CANCELED when nobody waits for it any more. Nothing has been changed yet then. */
+  readonly pause = (): void => {
+    if (this.cancelled || this.isCancelled?.()) refuse(RC.CANCELED);
+  };
 
   /** Authorization of a permanent handle that has one. */
   hierarchyAuth(handle: number): HierarchyAuth | undefined {

@@ -28,7 +28,7 @@ for (let n = 3; smallPrimes.length < 600; n += 2)
   if (smallPrimes.every((p) => n % p !== 0)) smallPrimes.push(n);
 
 /** A prime of `bits` bits, the two highest set, p - 1 prime to e (FIPS 186-4, B.3.3, with a sieve). */
-function seededPrime(bits: number, e: bigint, rand: Rand): bigint {
+function seededPrime(bits: number, e: bigint, rand: Rand, pause: () => void): bigint {
   for (;;) {
     const start = rand(bits / 8);
     start[0]! |= 0xc0;
@@ -39,17 +39,18 @@ function seededPrime(bits: number, e: bigint, rand: Rand): bigint {
       if (rest.some((r, i) => (r + add) % smallPrimes[i]! === 0)) continue;
       const candidate = base + BigInt(add);
       if (candidate >> BigInt(bits)) break;
+      pause();
       if (gcd(candidate - 1n, e) === 1n && checkPrimeSync(candidate, { checks: 10 })) return candidate;
     }
   }
 }
 
-/** A key that is a function of the octets of `rand`: for primary and derived objects. */
-export function seededKey(bits: number, e: number, rand: Rand): RsaKey {
+/** A key that is a function of the octets of `rand`: for primary and derived objects. `pause` is called often; what it throws ends it. */
+export function seededKey(bits: number, e: number, rand: Rand, pause: () => void = () => {}): RsaKey {
   const exponent = BigInt(e);
   for (;;) {
-    const p = seededPrime(bits / 2, exponent, rand);
-    const q = seededPrime(bits / 2, exponent, rand);
+    const p = seededPrime(bits / 2, exponent, rand, pause);
+    const q = seededPrime(bits / 2, exponent, rand, pause);
     const apart = p > q ? p - q : q - p;
     const n = p * q;
     if (apart >> BigInt(bits / 2 - 100) === 0n || n >> BigInt(bits - 1) === 0n) continue;

@@ -16,23 +16,29 @@ export class Executor {
   #tpm: Tpm;
   /** transient: comes with every request */
   #now = 0;
+  /** transient: the request under way */
+  #number = 0;
 
   /** @throws what the store or its records are refused with */
   constructor(
     private readonly store: Store,
     private readonly onFailure: (error: unknown) => void,
+    /** Whether the guest would rather not wait for the request of this number. */
+    private readonly cancelled: (number: number) => boolean = () => false,
   ) {
     this.#tpm = this.#power(true);
   }
 
   #power(resume: boolean): Tpm {
     const { store, onFailure } = this;
-    return new Tpm({ store, crashOnly: true, resume, now: () => this.#now, onFailure });
+    const cancelled = (): boolean => this.cancelled(this.#number);
+    return new Tpm({ store, crashOnly: true, resume, now: () => this.#now, onFailure, cancelled });
   }
 
   execute(request: Omit<Request, 'data'> & { data: Uint8Array }): Uint8Array {
     const { number, op } = request;
     this.#now = request.now;
+    this.#number = number;
     const known = this.#tpm.answered(number);
     if (known) return known;
     const data = Buffer.from(request.data.buffer, request.data.byteOffset, request.data.byteLength);

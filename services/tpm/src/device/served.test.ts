@@ -6,7 +6,7 @@ import { Served } from '@nyx/device/served';
 import { close, eventfd, memfdCreate } from '@nyx/native';
 import { ExitKind } from '@nyx/ring';
 import { afterAll, afterEach, expect, test } from 'vitest';
-import { NT, NVA, RH } from '../spec/constants.ts';
+import { NT, NVA, RC, RH } from '../spec/constants.ts';
 import { bundle } from '../testing/bundle.ts';
 import { commandBytes, rcOf } from '../testing/client.ts';
 import { bulkBytes } from './requests.ts';
@@ -156,13 +156,9 @@ test.each(['tis', 'crb'] as const)(
   300_000,
 );
 
-test('a key that takes long is made while the registers answer, and by the successor of a killed process', async () => {
-  const s = make('tis');
-  await s.start();
-  const d = new Driver(s, 'tis');
-  await d.open();
-  await d.transact(startup);
-  const create = commandBytes('CreatePrimary', {
+/** In the NULL hierarchy, so that each machine has others. */
+const createRsa = (keyBits: number): Buffer =>
+  commandBytes('CreatePrimary', {
     primaryHandle: RH.NULL,
     inSensitive: { userAuth: none, data: none },
     inPublic: {
@@ -173,7 +169,7 @@ test('a key that takes long is made while the registers answer, and by the succe
       parameters: {
         symmetric: { algorithm: 0x10, keyBits: 0, mode: 0x10 },
         scheme: { scheme: 0x10, hashAlg: 0x10, count: 0, kdf: 0x10 },
-        keyBits: 3072,
+        keyBits,
         exponent: 0,
         curveID: 0,
         kdf: { scheme: 0x10, hashAlg: 0x10, count: 0, kdf: 0x10 },
@@ -183,6 +179,14 @@ test('a key that takes long is made while the registers answer, and by the succe
     outsideInfo: none,
     creationPCR: [],
   });
+
+test('a key that takes long is made while the registers answer, and by the successor of a killed process', async () => {
+  const s = make('tis');
+  await s.start();
+  const d = new Driver(s, 'tis');
+  await d.open();
+  await d.transact(startup);
+  const create = createRsa(3072);
   // A register answers before the key is there: a device that waits for it never does that. A key can be there at once by
   // luck, or because nobody let this process run.
   let early = false;
@@ -199,6 +203,32 @@ test('a key that takes long is made while the registers answer, and by the succe
   await d.until(() => d.ready());
   expect(rcOf(d.receive())).toBe(0);
 }, 180_000);
+
+test.each(['tis', 'crb'] as const)(
+  '%s: a key that takes long can be cancelled',
+  async (model) => {
+    const s = make(model);
+    await s.start();
+    const d = new Driver(s, model);
+    await d.open();
+    await d.transact(startup);
+    // A key may be there before the cancel is, by luck.
+    let rc = 0;
+    for (let i = 0; i < 10 && rc === 0; i++) {
+      d.send(createRsa(4096));
+      if (model === 'tis') d.write(0x1b, 1, 1);
+      else d.write(0x48, 4, 1);
+      await d.until(() => d.ready());
+      rc = rcOf(d.receive());
+      if (rc === 0) await d.transact(commandBytes('FlushContext', { flushHandle: 0x80000000 }));
+      if (model === 'crb') d.write(0x48, 4, 0);
+    }
+    expect(rc).toBe(RC.CANCELED);
+    // The next command is another one.
+    expect(rcOf(await d.transact(createRsa(1024)))).toBe(0);
+  },
+  180_000,
+);
 
 test('a machine reset is a power cycle: volatile things are gone, a state file stays', async () => {
   const path = join(scratch, 'state');

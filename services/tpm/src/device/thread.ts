@@ -18,6 +18,8 @@ export function startThread(file: string): Promise<Worker> {
 }
 
 export class ThreadEngine implements Engine {
+  /** transient: see Open.cancel */
+  readonly #cancel = new Int32Array(new SharedArrayBuffer(4));
   /** transient: who waits for what */
   #waiting: { number: number; done: (response: Uint8Array) => void } | undefined;
 
@@ -43,7 +45,13 @@ export class ThreadEngine implements Engine {
     const opened = new SharedArrayBuffer(openedBytes);
     const words = new Int32Array(opened, 0, 2);
     const key = ctx.has('key') ? { key: ctx.fd('key') } : {};
-    this.#tell({ type: 'open', state: ctx.fd('state'), ...key, opened });
+    this.#tell({
+      type: 'open',
+      state: ctx.fd('state'),
+      ...key,
+      opened,
+      cancel: this.#cancel.buffer as SharedArrayBuffer,
+    });
     Atomics.wait(words, 0, Opened.pending, openTimeout);
     if (words[0] === Opened.done) return;
     const text = Buffer.from(new Uint8Array(opened, 8, words[1]).slice()).toString();
@@ -61,6 +69,8 @@ export class ThreadEngine implements Engine {
     this.#tell({ type: 'request', request });
   }
 
-  /** Commands are short but for the making of RSA keys, which nothing interrupts: a TPM may finish what it began. */
-  cancel(): void {}
+  /** Commands are short but for the making of RSA keys: the search for primes looks here. A TPM may finish what it began. */
+  cancel(): void {
+    if (this.#waiting) Atomics.store(this.#cancel, 0, this.#waiting.number | 0);
+  }
 }

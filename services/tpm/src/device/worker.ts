@@ -18,6 +18,8 @@ export interface Open {
   key?: number;
   /** Set and woken when it is open, or refused. */
   opened: SharedArrayBuffer;
+  /** Word 0: number of the request that is to be cancelled. */
+  cancel: SharedArrayBuffer;
 }
 /** What becomes of word 0 of `opened`; a refusal's code and text follow as UTF-8, word 1 is their length. */
 export const Opened = { pending: 0, done: 1, refused: 2 } as const;
@@ -52,7 +54,12 @@ function open(m: Open, note: (text: string) => void): Executor | undefined {
   const words = new Int32Array(m.opened, 0, 2);
   try {
     const store = new FileStore(m.state, m.key === undefined ? {} : { key: readKey(m.key) });
-    const executor = new Executor(store, (e) => note(`failure mode: ${e instanceof Error ? e.stack : e}`));
+    const cancel = new Int32Array(m.cancel);
+    const executor = new Executor(
+      store,
+      (e) => note(`failure mode: ${e instanceof Error ? e.stack : e}`),
+      (number) => Atomics.load(cancel, 0) === (number | 0),
+    );
     Atomics.store(words, 0, Opened.done);
     Atomics.notify(words, 0);
     return executor;

@@ -252,7 +252,8 @@ const rsaSignature = struct({ hash: hashAlg, sig: rsaKey });
 const eccSignature = struct({ hash: hashAlg, r: eccParameter, s: eccParameter });
 const hmacSignature = struct({ hash: hashAlg, hmac: octets((s) => digestSize(s.hash as number)) });
 export const signature = struct({
-  sigAlg: oneOf(u16, [...signSchemes.rsa, ...signSchemes.ecc, ALG.HMAC, ALG.NULL], RC.SCHEME),
+  // TPM_ALG_NULL is only written: in responses, where nothing was signed.
+  sigAlg: oneOf(u16, [...signSchemes.rsa, ...signSchemes.ecc, ALG.HMAC], RC.SCHEME),
   signature: union('sigAlg', {
     [ALG.RSASSA]: rsaSignature,
     [ALG.RSAPSS]: rsaSignature,

@@ -1,8 +1,9 @@
-/** TPM with the command response buffer interface. Region 0: registers and buffer of five localities, at 0xFED40000. No interrupts. */
+/** TPM with the command response buffer interface. Region 0: registers and buffer of five localities, at 0xFED40000; 1: the page for physical presence. No interrupts. */
 import { type DeviceContext, type DeviceKind, defineDevice } from '@nyx/device';
 import { type BankHandlers, RegisterBank } from '@nyx/layout';
 import type { EngineOf, TpmConfig } from '../engine.ts';
 import { localities, localityBytes, regionBytes } from '../identity.ts';
+import { PresencePage, ppiRegion } from '../ppi.ts';
 import { Requests, requestKeep } from '../requests.ts';
 import { Crb } from './chip.ts';
 import { CrbState, crbRegisters, dataAt } from './regs.ts';
@@ -34,7 +35,7 @@ export const tpmCrb = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
     kind: 'tpm-crb',
     stateVersion: 1,
     state: CrbState,
-    regions: [{ name: 'registers', size: regionBytes, table: crbRegisters }],
+    regions: [{ name: 'registers', size: regionBytes, table: crbRegisters }, ppiRegion],
     ranges: 0,
     keep: [...requestKeep, 'established'],
     irqs: () => 0,
@@ -48,6 +49,7 @@ export const tpmCrb = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
         config.first ?? 1,
         (op, response, dropped) => chip.answered(op, response, dropped),
       );
+      const presence = new PresencePage(ctx);
       const bank = new RegisterBank<string>(crbRegisters, ctx.state, handlers(chip), 0);
 
       /** 1 to 4 bytes at any place: of registers, of the buffer, or across. */
@@ -76,12 +78,14 @@ export const tpmCrb = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
         }
       };
       return {
-        read(_region, offset, width) {
+        read(region, offset, width) {
+          if (region === 1) return presence.read(offset, width);
           if (width !== 8) return read(offset, width);
           ctx.replyHi = read(offset + 4, 4);
           return read(offset, 4);
         },
-        write(_region, offset, width, value, valueHi) {
+        write(region, offset, width, value, valueHi) {
+          if (region === 1) return presence.write(offset, width, value, valueHi);
           write(offset, Math.min(width, 4), value);
           if (width === 8) write(offset + 4, 4, valueHi);
         },

@@ -1,11 +1,12 @@
 /**
- * TPM with the FIFO interface. Region 0: the registers of five localities, at 0xFED40000. Interrupts: 0 to 15, a line for
+ * TPM with the FIFO interface. Region 0: the registers of five localities, at 0xFED40000; 1: the page for physical presence. Interrupts: 0 to 15, a line for
  * each vector of TPM_INT_VECTOR.
  */
 import { banked, type DeviceContext, type DeviceKind, defineDevice } from '@nyx/device';
 import { type BankHandlers, RegisterBank } from '@nyx/layout';
 import type { EngineOf, TpmConfig } from '../engine.ts';
 import { localities, regionBytes } from '../identity.ts';
+import { PresencePage, ppiRegion } from '../ppi.ts';
 import { Requests, requestKeep } from '../requests.ts';
 import { Tis } from './chip.ts';
 import { TisState, tisRegisters, vectors } from './regs.ts';
@@ -73,7 +74,7 @@ export const tpmTis = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
     kind: 'tpm-tis',
     stateVersion: 1,
     state: TisState,
-    regions: [{ name: 'registers', size: regionBytes, table: tisRegisters }],
+    regions: [{ name: 'registers', size: regionBytes, table: tisRegisters }, ppiRegion],
     ranges: 0,
     keep: [...requestKeep, 'established', 'irq'],
     irqs: () => vectors,
@@ -91,8 +92,15 @@ export const tpmTis = <C extends TpmConfig>(engineOf: EngineOf<C>): DeviceKind<t
       /** transient: words that this process has told; the next one tells all */
       const told = new Array<number>(vectors).fill(-1);
       const bank = new RegisterBank<string>(tisRegisters, s, handlers(chip));
+      const presence = new PresencePage(ctx);
+      const registers = banked(ctx, [bank]);
       return {
-        ...banked(ctx, [bank]),
+        read: (region, offset, width) =>
+          region === 1 ? presence.read(offset, width) : registers.read(region, offset, width),
+        write: (region, offset, width, value, valueHi) =>
+          region === 1
+            ? presence.write(offset, width, value, valueHi)
+            : registers.write(region, offset, width, value, valueHi),
         reset: () => chip.reset(),
         settle() {
           for (let v = 0; v < vectors; v++) {
