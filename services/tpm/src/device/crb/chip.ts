@@ -1,32 +1,26 @@
 /**
  * The command response buffer interface (PTP 1.05, 6.5.3): who may talk to the TPM, a command in the buffer, start, the
- * response in its place. Locality 4 belongs to the processor; a chipset keeps software away from it.
+ * response in its place.
  */
 import type { View } from '@nyx/layout';
 import { Op } from '../engine.ts';
-import { localities } from '../identity.ts';
+import { bit, Localities, nobody } from '../localities.ts';
 import type { Requests } from '../requests.ts';
-import {
-  type CrbState,
-  dataBytes,
-  LocControl,
-  LocState,
-  LocStatus,
-  nobody,
-  Phase,
-  Request,
-  Status,
-} from './regs.ts';
+import { type CrbState, dataBytes, LocControl, LocState, LocStatus, Phase, Request, Status } from './regs.ts';
 
-const bit = (locality: number): number => 1 << locality;
 const ones = 0xff;
 
 export class Crb {
+  readonly #localities: Localities;
+
   constructor(
     private readonly s: View<typeof CrbState>,
     private readonly requests: () => Requests,
-    private readonly hardwareOpen: boolean,
-  ) {}
+    hardwareOpen: boolean,
+  ) {
+    const executes = (): boolean => s.phase === Phase.execution;
+    this.#localities = new Localities(s, requests, hardwareOpen, executes, () => this.#toPhase(Phase.idle));
+  }
 
   reset(): void {
     this.requests().start(Op.init, 0, 0);
@@ -34,7 +28,7 @@ export class Crb {
   }
 
   private open(l: number): boolean {
-    return this.s.valid === 1 && (l < localities - 1 || this.hardwareOpen);
+    return this.#localities.open(l);
   }
 
   // ---- localities ----
@@ -43,47 +37,13 @@ export class Crb {
     const { s } = this;
     if (!this.open(l)) return;
     if (value & LocControl.resetEstablishment && l >= 3) s.established = 0;
-    if (value & LocControl.relinquish) this.#relinquish(l);
-    if (value & LocControl.seize && (s.active === nobody || l > s.active) && s.seizing >> l === 0) {
-      if (s.active !== nobody) s.seizing = bit(l);
-      this.#handOver(l);
-    }
+    if (value & LocControl.relinquish) this.#localities.relinquish(l);
+    if (value & LocControl.seize) this.#localities.seize(l);
     if (value & LocControl.request && s.active !== l) {
       s.seized &= ~bit(l);
-      if (s.active === nobody) this.#activate(l);
-      else s.requests |= bit(l);
+      this.#localities.request(l);
     }
     this.#publish();
-  }
-
-  #relinquish(l: number): void {
-    const { s } = this;
-    if (s.active !== l) s.requests &= ~bit(l);
-    else this.#handOver(s.requests === 0 ? nobody : 31 - Math.clz32(s.requests));
-  }
-
-  /** `next` gets the TPM: now, or when the command under way has been aborted. */
-  #handOver(next: number): void {
-    const { s } = this;
-    if (s.phase !== Phase.execution) {
-      this.#activate(next);
-      return;
-    }
-    s.next = next;
-    if (s.dropped === 0) {
-      this.requests().drop();
-      this.requests().cancel();
-    }
-  }
-
-  #activate(next: number): void {
-    const { s } = this;
-    if (s.seizing !== 0 && s.active !== nobody) s.seized |= bit(s.active);
-    s.active = next;
-    s.next = nobody;
-    s.seizing = 0;
-    if (next !== nobody) s.requests &= ~bit(next);
-    this.#toPhase(Phase.idle);
   }
 
   // ---- control area ----
@@ -141,7 +101,7 @@ export class Crb {
   answered(op: number, response: Uint8Array, dropped: boolean): void {
     const { s } = this;
     if (op === Op.command && s.phase === Phase.execution) {
-      if (dropped) this.#activate(s.next);
+      if (dropped) this.#localities.activate(s.next);
       else {
         s.phase = Phase.completion;
         s.length = Math.min(response.length, dataBytes);

@@ -4,6 +4,7 @@
  */
 import { pad, type RegisterSpec, registers, struct, u8, u16, u32 } from '@nyx/layout';
 import { didVid, interfaceId, localities, localityBytes, regionBytes, revisionId } from '../identity.ts';
+import { nobody } from '../localities.ts';
 import { bufferBytes, requestFields } from '../requests.ts';
 
 /** `establishment` as in TPM_ACCESS: 1 while no dynamic launch has happened. */
@@ -81,7 +82,6 @@ export const crbRegisters = registers(
 
 /** idle --commandReady--> ready --data--> reception --start--> execution --> completion; goIdle leads back. Data may come in idle. */
 export const Phase = { idle: 0, ready: 1, reception: 2, execution: 3, completion: 4 } as const;
-export const nobody = 0xff;
 
 type Locality = 0 | 1 | 2 | 3 | 4;
 /** One field for each locality. */

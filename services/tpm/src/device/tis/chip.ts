@@ -1,35 +1,31 @@
 /**
- * The FIFO interface (PTP 1.05, 6.5.2): who may talk to the TPM, a command byte by byte, its response byte by byte. Locality 4
- * belongs to the processor's dynamic launch; a chipset keeps software away from it.
+ * The FIFO interface (PTP 1.05, 6.5.2): who may talk to the TPM, a command byte by byte, its response byte by byte.
  */
 import { withLevel } from '@nyx/device';
 import type { View } from '@nyx/layout';
 import { Op } from '../engine.ts';
 import { localities } from '../identity.ts';
+import { bit, hardware, Localities, nobody } from '../localities.ts';
 import { bufferBytes, type Requests } from '../requests.ts';
-import {
-  Access,
-  burstMax,
-  hardware,
-  Interrupt,
-  nobody,
-  Phase,
-  Status,
-  StatusHigh,
-  type TisState,
-  vectors,
-} from './regs.ts';
+import { Access, burstMax, Interrupt, Phase, Status, StatusHigh, type TisState, vectors } from './regs.ts';
 
-const bit = (locality: number): number => 1 << locality;
 const ones = 0xff;
 
 export class Tis {
+  readonly #localities: Localities;
+
   constructor(
     private readonly s: View<typeof TisState>,
     private readonly requests: () => Requests,
     /** Software may use locality 4: for tests, and firmware that launches by itself. */
     private readonly hardwareOpen: boolean,
-  ) {}
+  ) {
+    const executes = (): boolean => s.phase === Phase.execution;
+    this.#localities = new Localities(s, requests, hardwareOpen, executes, (next) => {
+      this.#toPhase(Phase.idle);
+      if (next !== nobody) this.#raise(Interrupt.localityChange);
+    });
+  }
 
   reset(): void {
     const { s } = this;
@@ -40,7 +36,7 @@ export class Tis {
   }
 
   private open(l: number): boolean {
-    return this.s.valid === 1 && (l !== hardware || this.hardwareOpen);
+    return this.#localities.open(l);
   }
 
   // ---- TPM_ACCESS ----
@@ -48,62 +44,11 @@ export class Tis {
   writeAccess(l: number, value: number): void {
     const { s } = this;
     if (!this.open(l)) return;
-    if (value & Access.active) this.#relinquish(l);
+    if (value & Access.active) this.#localities.relinquish(l);
     if (value & Access.beenSeized) s.seized &= ~bit(l);
-    if (value & Access.seize) this.#seize(l);
-    if (value & Access.requestUse && s.active !== l) {
-      if (s.active === nobody) this.#activate(l);
-      else s.requests |= bit(l);
-    }
+    if (value & Access.seize) this.#localities.seize(l);
+    if (value & Access.requestUse) this.#localities.request(l);
     this.#publish();
-  }
-
-  #relinquish(l: number): void {
-    const { s } = this;
-    if (s.active !== l) {
-      s.requests &= ~bit(l);
-      return;
-    }
-    const waiting = 31 - Math.clz32(s.requests);
-    this.#handOver(s.requests === 0 ? nobody : waiting);
-  }
-
-  /** Only from a lower locality, and not against a higher one that seizes as well (6.5.2.4). */
-  #seize(l: number): void {
-    const { s } = this;
-    if (s.active !== nobody && l <= s.active) return;
-    if (s.active === nobody) {
-      this.#activate(l);
-      return;
-    }
-    if (s.seizing >> l !== 0) return;
-    s.seizing = bit(l);
-    this.#handOver(l);
-  }
-
-  /** `next` gets the TPM: now, or when the command under way has been aborted. */
-  #handOver(next: number): void {
-    const { s } = this;
-    s.next = next;
-    if (s.phase === Phase.execution) {
-      if (s.dropped === 0) {
-        this.requests().drop();
-        this.requests().cancel();
-      }
-      return;
-    }
-    this.#activate(next);
-  }
-
-  #activate(next: number): void {
-    const { s } = this;
-    if (s.seizing !== 0 && s.active !== nobody) s.seized |= bit(s.active);
-    s.active = next;
-    s.next = nobody;
-    s.seizing = 0;
-    if (next !== nobody) s.requests &= ~bit(next);
-    this.#toPhase(Phase.idle);
-    if (next !== nobody) this.#raise(Interrupt.localityChange);
   }
 
   // ---- TPM_STS ----
@@ -134,11 +79,8 @@ export class Tis {
     const { s } = this;
     if (s.phase === Phase.execution) {
       // Aborted: ready for the same locality when it has ended.
-      if (s.dropped === 0) {
-        s.next = s.active;
-        this.requests().drop();
-        this.requests().cancel();
-      }
+      if (s.dropped === 0) s.next = s.active;
+      this.#localities.abort();
       return;
     }
     const wasReady = s.phase === Phase.ready;
@@ -215,7 +157,7 @@ export class Tis {
           s.next = nobody;
           this.#toPhase(Phase.ready);
           this.#raise(Interrupt.commandReady);
-        } else this.#activate(next);
+        } else this.#localities.activate(next);
       } else {
         this.#toPhase(Phase.completion);
         s.length = Math.min(response.length, bufferBytes);
@@ -232,10 +174,8 @@ export class Tis {
     const { s } = this;
     if (!this.open(hardware) || this.requests().busy) return;
     // Whoever had the TPM has lost it.
-    if (s.active !== nobody && s.active !== hardware) {
-      s.seizing = bit(hardware);
-      this.#activate(hardware);
-    } else this.#activate(hardware);
+    if (s.active !== nobody && s.active !== hardware) s.seizing = bit(hardware);
+    this.#localities.activate(hardware);
     s.established = 1;
     s.hashing = 1;
     s.hashAt = 0;

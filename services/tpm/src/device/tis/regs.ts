@@ -4,6 +4,7 @@
  */
 import { array, pad, type RegisterSpec, registers, struct, u8, u16, u32 } from '@nyx/layout';
 import { didVid, interfaceId, localities, localityBytes, regionBytes, revisionId } from '../identity.ts';
+import { nobody } from '../localities.ts';
 import { bufferBytes, hashBytes, requestFields } from '../requests.ts';
 
 export const Access = {
@@ -52,7 +53,6 @@ const identity =
 export const burstMax = 0xff;
 /** Locality 4: TPM_HASH_END, TPM_HASH_DATA (where others have the FIFO), TPM_HASH_START. */
 export const hashRegister = { end: 0x20, data: 0x24, start: 0x28 } as const;
-export const hardware = 4;
 
 /** Byte by byte, as most drivers write, it needs no answer. */
 const fifo = (at: number, n: number): Record<string, RegisterSpec> =>
@@ -102,8 +102,6 @@ export const tisRegisters = registers(
 
 /** idle --commandReady--> ready --data--> reception --go--> execution --> completion --commandReady--> ready */
 export const Phase = { idle: 0, ready: 1, reception: 2, execution: 3, completion: 4 } as const;
-/** No locality. */
-export const nobody = 0xff;
 /** Interrupt lines: one for each vector. */
 export const vectors = 16;
 
