@@ -91,9 +91,26 @@ const pcr = async (vm: Vm, bank: string, n: number): Promise<string> =>
 
 /** The page that the guest, its firmware and the loader share for physical presence. */
 function presencePage(status: Awaited<ReturnType<Vm['status']>>): Buffer {
+  const buffer = memories(status).find(([name]) => name.includes('nyx-tpm-buffer'))!;
+  return readFileSync(buffer[1]).subarray(tpmWire.ppiAt, tpmWire.ppiAt + tpmWire.ppiBytes);
+}
+/** Shared memory of the TPM's process: name, path. */
+function memories(status: Awaited<ReturnType<Vm['status']>>): [name: string, path: string][] {
   const fds = `/proc/${status.processes.find((p) => p.name === 'tpm')!.pid}/fd`;
-  const fd = readdirSync(fds).find((f) => readlinkSync(join(fds, f)).includes('nyx-tpm-buffer'));
-  return readFileSync(join(fds, fd!)).subarray(tpmWire.ppiAt, tpmWire.ppiAt + tpmWire.ppiBytes);
+  return readdirSync(fds)
+    .map((f): [string, string] => [readlinkSync(join(fds, f)), join(fds, f)])
+    .filter(([name]) => name.includes('memfd:'));
+}
+/** What others can look at when a TPM's process has died: files of the run directory, and shared memory but the TPM's own. */
+function leftBehind(
+  runDir: string,
+  status: Awaited<ReturnType<Vm['status']>>,
+): [name: string, bytes: Buffer][] {
+  const files = readdirSync(runDir, { withFileTypes: true, recursive: true })
+    .filter((f) => f.isFile())
+    .map((f): [string, string] => [f.name, join(f.parentPath, f.name)]);
+  const shared = memories(status).filter(([name]) => !/nyx-tpm-(state|buffer)|ram/.test(name));
+  return [...files, ...shared].map(([name, path]) => [name, readFileSync(path)]);
 }
 
 /** PCR 16 is extended so many times while the TPM's process is killed again and again. */
@@ -149,9 +166,21 @@ describe.runIf(image)('Linux with a TPM', () => {
         const operations = await run(vm, `cat ${ppi}/tcg_operations`);
         expect(operations).toMatch(/^5 4: User not required/m);
         expect(operations).toMatch(/^6 0: Not implemented/m);
-        const owner = hex(`8002 00000000 00000129 40000001 ${password} 0003 616263`);
+        const secret = Buffer.from('correct horse battery');
+        const owner = hex(`8002 00000000 00000129 40000001 ${password} 0015 ${secret.toString('hex')}`);
         expect((await run(vm, transact(owner))).slice(12, 20)).toBe('00000000');
         expect((await run(vm, transact(owner))).slice(12, 20)).toBe('000009a2');
+        // The secret is in the TPM's state, and nowhere else.
+        await vm.kill('tpm').catch(() => {});
+        expect(await pcr(vm, 'sha256', 17)).toBe('ff'.repeat(32));
+        const status = await vm.status();
+        const own = memories(status).find(([name]) => name.includes('nyx-tpm-state'))!;
+        expect(readFileSync(own[1]).includes(secret)).toBe(true);
+        const left = leftBehind(join(dir, 'nyx', vm.name), status);
+        expect(left.length).toBeGreaterThan(5);
+        for (const [name, bytes] of left)
+          for (const form of [secret, secret.toString('hex'), secret.toString('base64')])
+            expect(bytes.includes(form), name).toBe(false);
         await run(vm, `echo 5 >${ppi}/request`);
         expect(await run(vm, `cat ${ppi}/request`)).toMatch(/^5\b/);
         expect(presencePage(await vm.status()).subarray(0x109, 0x10d)).toEqual(Buffer.of(5, 0, 0, 0));

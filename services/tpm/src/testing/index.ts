@@ -3,3 +3,4 @@ export type { CommandName, In } from '../spec/commands.ts';
 export { ALG, NVA, RH } from '../spec/constants.ts';
 export { nullScheme } from '../spec/types.ts';
 export { commandBytes, parseResponse, templates } from './client.ts';
+export { ringTpm } from './ring-driver.ts';
