@@ -120,9 +120,7 @@ function checkKeys(pub: PublicArea, sensitive: SensitiveArea | undefined, p: num
       const c = curveOf(parameters.curveID);
       if (!key) {
         if (unique.x.length !== c.bytes || unique.y.length !== c.bytes) badParam(RC.KEY, p);
-        // What has no Name is not bound to anything, and not looked at (as the reference implementation has it).
-        if (pub.nameAlg !== ALG.NULL && !onCurve(c, { x: toInt(unique.x), y: toInt(unique.y) }))
-          badParam(RC.ECC_POINT, p);
+        if (!onCurve(c, { x: toInt(unique.x), y: toInt(unique.y) })) badParam(RC.ECC_POINT, p);
         break;
       }
       const d = toInt(key);

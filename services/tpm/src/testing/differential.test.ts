@@ -27,6 +27,7 @@ const known: [command: RegExp, ours: number | undefined, theirs: number | undefi
   [/./, RC.CURVE, undefined, 'swtpm has curves that we do not have: BN and SM2'],
   [/./, RC.SYMMETRIC, undefined, 'swtpm has TDES'],
   [/RSA_Decrypt/, RC.VALUE, RC.FAILURE, 'part 3, 14.3: VALUE for wrong padding'],
+  [/LoadExternal/, RC.ECC_POINT, RC.SUCCESS, 'swtpm takes any point for a key without a Name'],
   [/ECDH_KeyGen/, RC.KEY, RC.CURVE, 'swtpm reads a sequence as if it were a key'],
   [/ZGen_2Phase/, RC.SCHEME, undefined, 'swtpm has ECMQV and SM2'],
   [
