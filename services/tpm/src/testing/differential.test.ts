@@ -37,6 +37,7 @@ const known: [command: RegExp, ours: number | undefined, theirs: number | undefi
     'swtpm takes signHandle NULL, and dies of it when all else is right',
   ],
   [/CertifyX509/, RC.KEY, RC.KEY, 'swtpm names handle 1; signHandle is handle 2'],
+  [/CertifyX509/, RC.SCHEME, RC.SCHEME, 'swtpm names handle 1; signHandle is handle 2'],
   [/CertifyX509/, RC.ASYMMETRIC, RC.ASYMMETRIC, 'swtpm names handle 2; objectHandle is handle 1'],
   [/CertifyX509/, RC.VALUE, RC.SUCCESS, 'swtpm takes some extensions that are no DER'],
   [/SequenceUpdate/, RC.MODE, RC.MODE, 'swtpm names parameter 1; sequenceHandle is handle 1'],
