@@ -165,7 +165,7 @@ describe.runIf(image)('Linux with a TPM', () => {
         expect(await run(vm, `cat ${ppi}/version ${ppi}/transition_action`)).toMatch(/^1\.3\n2: Reboot/);
         const operations = await run(vm, `cat ${ppi}/tcg_operations`);
         expect(operations).toMatch(/^5 4: User not required/m);
-        expect(operations).toMatch(/^6 0: Not implemented/m);
+        expect(operations).not.toMatch(/^6 /m);
         const secret = Buffer.from('correct horse battery');
         const owner = hex(`8002 00000000 00000129 40000001 ${password} 0015 ${secret.toString('hex')}`);
         expect((await run(vm, transact(owner))).slice(12, 20)).toBe('00000000');
@@ -354,9 +354,6 @@ test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
       const now = tool('pcrs');
       expect(Object.keys(pcrs!.sha256!)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7']);
       for (const [n, value] of Object.entries(pcrs!.sha256!)) expect(now.sha256![Number(n)]).toBe(value);
-      // It has found the page for physical presence by its file, and says there that it clears, and asks nobody.
-      const page = presencePage(await vm.status());
-      expect([page[0x100], page[0], page[5], page[6]]).toEqual([1, 4, 4, 0]);
     } finally {
       await vm.stop(0);
     }
@@ -386,6 +383,10 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
       expect([values[3], values[6]]).toEqual([separated, separated]);
       // Code and configuration, and the state of Secure Boot.
       for (const n of [0, 1, 7]) expect([zero.toString('hex'), separated]).not.toContain(values[n]);
+      // It has found the page for physical presence by its file, has set it up, and says there that it clears.
+      const page = presencePage(await vm.status());
+      expect(page[0x100]).toBe(1);
+      expect([3, 4]).toContain(page[5]);
     } finally {
       await vm.stop(0);
     }

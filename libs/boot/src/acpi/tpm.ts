@@ -2,7 +2,7 @@
  * The TPM in the ACPI name space: its device, and the physical presence interface through which an operating system asks
  * firmware to do what only firmware may, like TPM2_Clear (TCG PC Client Platform Physical Presence Interface 1.30), or to clear memory at
  * the next start (TCG Platform Reset Attack Mitigation). Firmware and this code share a page of memory, whose layout and place are those
- * of QEMU (docs/specs/tpm.rst), which SeaBIOS and OVMF know.
+ * of QEMU (docs/specs/tpm.rst), which OVMF knows (SeaBIOS 1.16 has no physical presence).
  */
 import { pc } from '../e820.ts';
 import {
