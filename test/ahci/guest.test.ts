@@ -191,7 +191,8 @@ describe.runIf(image)(
         await load;
       }
       expect(kills).toBe(100);
-      expect(rounds).toBeGreaterThan(5);
+      // At least one to the end; how many more is a matter of the machine's speed.
+      expect(rounds).toBeGreaterThan(1);
       expect(await troubles(vm)).toBe('');
       console.info(`100 kills during ${rounds} rounds of 8 MiB written, read back, 3 MiB read from CD`);
     });
