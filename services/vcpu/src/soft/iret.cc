@@ -155,18 +155,17 @@ void step_after(Cpu& c) {
   raise(c, nullptr, kDB);
 }
 
-// In compatibility mode, too, as AMD has it: an Intel CPU says #UD there, which no guest waits for, while guests that do not look
-// at the vendor call their kernel so.
+// In 64-bit mode alone, as Intel has it. That is no detail: a kernel that knows the vendor leaves CSTAR at 0, and a user's SYSCALL
+// from compatibility mode would go there with the supervisor's rights.
 [[gnu::noinline]] void syscall(Cpu& c, const Insn* i) {
-  if (!(c.efer & kEferSCE) || !c.long_mode()) raise(c, i, kUD);
-  const uint64_t target = c.code64() ? c.lstar : c.cstar;
+  if (!(c.efer & kEferSCE) || !c.code64()) raise(c, i, kUD);
   const uint16_t selector = uint16_t(c.star >> 32) & 0xfffc;
   c.gpr[RCX] = next_rip(c, i);
   c.gpr[R11] = rflags(c) & ~uint64_t{kRF};
   set_rflags(c, rflags(c) & ~(c.sfmask | kRF));
   set_cs(c, flat_code(selector, 0, true), 0);
   c.seg[SS] = flat_data(uint16_t(selector + 8), 0);
-  c.rip = target;
+  c.rip = c.lstar;
   update_mode(c);
 }
 
