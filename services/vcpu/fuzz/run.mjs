@@ -25,6 +25,7 @@ const args = [
   '-D_GNU_SOURCE',
   '-fsanitize=fuzzer,address,undefined',
   '-fno-sanitize-recover=all',
+  '-msse4.2',
 ];
 const program = join(build, target);
 const files = sources.map((name) => join(here, '../src', name));

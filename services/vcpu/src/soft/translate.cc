@@ -359,11 +359,11 @@ void Translation::out_of_line() {
       back[k] = b_->insns[k].fn;
       continue;
     }
-    back[k] = reinterpret_cast<Handler>(here());
+    back[k] = reinterpret_cast<Handler>(const_cast<uint8_t*>(here()));
     resume(body_[k], host_flags_[k], xmms_[k]);
   }
   for (unsigned k = 1; k < b_->count; k++) b_->insns[k].fn = back[k];
-  b_->code = reinterpret_cast<Handler>(here());
+  b_->code = reinterpret_cast<Handler>(const_cast<uint8_t*>(here()));
   resume(body_entry_, false, 0);
   b_->hot = hot_;
   b_->hot_flags = hot_flags_;
