@@ -194,6 +194,26 @@ test('the end of the peer is told once, without an error', async () => {
   expect(() => b.send(Buffer.from('x'))).toThrow(coded('EPIPE'));
 });
 
+test('the end of a peer that left messages unread is told, behind what it had sent', async () => {
+  const [x, y] = socketpair();
+  const heard: unknown[] = [];
+  const finished = new Promise<void>((resolve) => {
+    const a = openSeqSocket(x, {
+      onMessage: (bytes) => heard.push(Buffer.from(bytes).toString()),
+      onClose(error) {
+        heard.push(error);
+        resolve();
+      },
+    });
+    a.send(Buffer.from('unread'));
+  });
+  const b = openSeqSocket(y, ignore);
+  b.send(Buffer.from('last words'));
+  b.close();
+  await finished;
+  expect(heard).toEqual(['last words', undefined]);
+});
+
 test.each([
   ['bytes', { maxBytes: 10 }, 11, 0],
   ['descriptors', { maxFds: 1 }, 1, 2],

@@ -187,12 +187,21 @@ class MessageSocket : public LoopObject {
 
   void Poll() {
     uv_poll_start(&poll_, UV_READABLE | UV_DISCONNECT | (queue_.empty() ? 0 : UV_WRITABLE),
-                  [](uv_poll_t* h, int, int events) { Owner<MessageSocket>(h)->OnEvents(events); });
+                  [](uv_poll_t* h, int status, int events) {
+                    status < 0 ? Owner<MessageSocket>(h)->OnError() : Owner<MessageSocket>(h)->OnEvents(events);
+                  });
   }
 
   void OnEvents(int events) {
     if ((events & UV_WRITABLE) != 0) Flush();
     if (!closed() && (events & (UV_READABLE | UV_DISCONNECT)) != 0) Receive();
+  }
+
+  // A peer that ended with messages unread leaves an error on the socket (ECONNRESET), and libuv stops looking at it. What the
+  // peer had sent is still there; recvmsg tells the rest.
+  void OnError() {
+    Receive();
+    if (!closed()) Poll();
   }
 
   void Flush() {
