@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <utility>
 
 #include "call.h"
 #include "loop.h"
@@ -198,7 +199,7 @@ class MessageSocket : public LoopObject {
   }
 
   // A peer that ended with messages unread leaves an error on the socket (ECONNRESET), and libuv stops looking at it. What the
-  // peer had sent is still there; recvmsg tells the rest.
+  // peer had sent is still there.
   void OnError() {
     Receive();
     if (!closed()) Poll();
@@ -240,7 +241,8 @@ class MessageSocket : public LoopObject {
     header.msg_controllen = sizeof control;
     ssize_t n;
     do n = recvmsg(fd_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
+    // The error comes before what the peer had sent, and once.
+    while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !std::exchange(was_reset_, true))));
     if (n < 0) {
       if (errno != EAGAIN) Fail("recvmsg", errno);
       return 0;
@@ -385,6 +387,7 @@ class MessageSocket : public LoopObject {
   size_t max_bytes_, max_fds_, queued_ = 0;
   // Of a stream; 0: messages are kept apart by the socket.
   size_t header_ = 0, length_at_ = 0;
+  bool was_reset_ = false;
   std::vector<uint8_t> buffer_;
   // Of the message that is coming: bytes in the buffer, and descriptors.
   size_t have_ = 0, fd_count_ = 0;
