@@ -151,6 +151,16 @@ describe.runIf(image)('taken-over device processes', { timeout: 600_000 }, () =>
           { timeout: 180_000 },
         )
         .toMatch(/: [1-9]\d* restarts, (serving|isolated)$/);
+    // One that lives on after it has a successor is killed; the successor serves.
+    await expect
+      .poll(
+        async () => {
+          const p = (await vm!.status()).processes.find((x) => x.name === 'disk7')!;
+          return `disk7: ${p.restarts} restarts, ${p.state}`;
+        },
+        { timeout: 180_000 },
+      )
+      .toMatch(/: [1-9]\d* restarts, serving$/);
     // Each attack is told by its name.
     const kinds = (await vm.history()).flatMap((e) => (e.type === 'fault' ? [`${e.source} ${e.kind}`] : []));
     expect(kinds).toEqual(
