@@ -139,7 +139,8 @@ bool Receive(int peer) {
   header.msg_control = control;
   header.msg_controllen = sizeof control;
   const ssize_t n = recvmsg(peer, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (n < 0) return errno == EAGAIN || errno == EINTR;
+  // A peer that ended with messages unread: the error comes once, and before what it had sent.
+  if (n < 0) return errno == EAGAIN || errno == EINTR || errno == ECONNRESET;
   std::vector<int> fds;
   for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
