@@ -156,6 +156,31 @@ describe.skipIf(!image)(
       await first.launched!.ended;
     });
 
+    test('kill -9 of nyxd while it takes a checkpoint: the guest goes on, the disk is whole', async () => {
+      let vm = await start('a4');
+      await run(vm, 'true');
+      for (const [i, ms] of [5, 40, 90, 160].entries()) {
+        const sum = await run(vm, `head -c 1048576 /dev/urandom >/data/f${i}; sync; sha256sum </data/f${i}`);
+        const old = pidOf('a4', 'nyxd');
+        vm.checkpoint().catch(() => {});
+        await nap(ms);
+        kill(old);
+        vm.close();
+        vm = await next('a4', old);
+        await serving(vm);
+        expect(await run(vm, `echo 3 >/proc/sys/vm/drop_caches; sha256sum </data/f${i}`)).toBe(sum);
+      }
+      // A later one is whole, and is gone back to.
+      await vm.checkpoint();
+      await run(vm, 'echo lost >/data/lost; sync');
+      await vm.rollback();
+      expect(await run(vm, 'cat /data/lost 2>/dev/null; ls /data | grep -c f; ' + complaints)).toMatch(
+        /^5\n/,
+      );
+      await vm.stop(20);
+      vm.close();
+    });
+
     test('nyxd is killed while the machine is paused, reset, or told to stop: that is what it does', async () => {
       const first = await start('a2');
       await first.exec('true', patience);

@@ -449,6 +449,8 @@ export class DeviceProcess {
     switch (state) {
       case 'serving':
         if (!c) break;
+        // Our predecessor may have died while it took a checkpoint, and have left it stopped.
+        c.child.kill('SIGCONT');
         this.state = 'serving';
         this.prepare();
         return swapped;
