@@ -1,28 +1,29 @@
 #!/usr/bin/env node
-// Compiles the addon and nyx-jail; does nothing when it is newer than its sources. The Node headers come with the running
-// Node, so that nothing is downloaded: from its prefix, or from the configuration it was built with.
+// Compiles the addon, nyx-jail and nyx-keeper; does nothing when they are newer than their sources. The Node headers come
+// with the running Node, so that nothing is downloaded: from its prefix, or from the configuration it was built with.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const output = join(here, 'build/Release/nyx_native.node');
-const jail = join(here, 'build/Release/nyx-jail');
+const outputs = ['nyx_native.node', 'nyx-jail', 'nyx-keeper'].map((name) =>
+  join(here, 'build/Release', name),
+);
 const header = join(here, '../../services/vcpu/src/gen/wire.h');
 
 const sources = () => [
   header,
   join(here, 'binding.gyp'),
-  ...['src/cc', 'src/jail'].flatMap((folder) =>
+  ...['src/cc', 'src/jail', 'src/keeper'].flatMap((folder) =>
     readdirSync(join(here, folder)).map((name) => join(here, folder, name)),
   ),
 ];
 const upToDate = () => {
-  if (!existsSync(output) || !existsSync(jail)) return false;
-  const built = statSync(output).mtimeMs;
+  if (!outputs.every(existsSync)) return false;
+  const built = Math.min(...outputs.map((path) => statSync(path).mtimeMs));
   return sources().every((path) => statSync(path).mtimeMs <= built);
 };
 
@@ -55,6 +56,8 @@ export function build({ force = false } = {}) {
   }
   const result = run('build', `-j${cpus().length}`);
   if (result.status !== 0) fail(result);
+  // make leaves alone what did not change; all of them are as new as the sources now.
+  for (const path of outputs) utimesSync(path, new Date(), new Date());
   return 'built';
 }
 
