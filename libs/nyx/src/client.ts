@@ -1,5 +1,5 @@
 /** The control plane as a client sees it: requests over a DEALER, events over a SUB, both on sockets in the run directory. */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import {
   type Args,
   decodeEvent,
@@ -13,6 +13,10 @@ import {
 } from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
 import type { Dealer, Subscriber } from 'zeromq';
+import { inspect, type RunInfo } from './rundir.ts';
+
+/** Milliseconds between two looks at whether the machine that is to answer is still there. */
+const lookInterval = 200;
 
 interface Waiting {
   op: Op;
@@ -24,6 +28,9 @@ interface Waiting {
 export class ControlClient {
   #dealer: Dealer | undefined;
   #next = 1;
+  #look: NodeJS.Timeout | undefined;
+  /** It was gone at the last look; its last answers may still be under way. */
+  #gone = false;
   readonly #waiting = new Map<number, Waiting>();
 
   /** @param before is awaited first: the machine has a supervisor then */
@@ -73,10 +80,27 @@ export class ControlClient {
     const w = this.#waiting.get(id);
     if (w) clearTimeout(w.timer);
     this.#waiting.delete(id);
+    if (this.#waiting.size === 0) {
+      clearInterval(this.#look);
+      this.#look = undefined;
+      this.#gone = false;
+    }
     return w;
   }
 
-  /** @throws NyxError what nyxd answered, or SUPERVISOR_TIMEOUT after `seconds`. */
+  /** Nobody waits for a machine that has ended. One without a supervisor may get another. */
+  #lookAfter(): void {
+    const info = inspect(this.dir, basename(this.dir));
+    if (info !== undefined && info.kind !== 'ended') {
+      this.#gone = false;
+    } else if (this.#gone) {
+      for (const id of this.#waiting.keys()) this.#take(id)?.reject(hasEnded(this.dir, info));
+    } else {
+      this.#gone = true;
+    }
+  }
+
+  /** @throws NyxError what nyxd answered, what ended the machine, VM_STATE: it has ended, or SUPERVISOR_TIMEOUT after `seconds`. */
   async request<O extends Op>(op: O, args: Args<O>, seconds = 10): Promise<Result<O>> {
     const dealer = await this.#connect();
     const id = this.#next++;
@@ -91,6 +115,7 @@ export class ControlClient {
         );
       }, seconds * 1000);
       this.#waiting.set(id, { op, resolve: resolve as (r: unknown) => void, reject, timer });
+      this.#look ??= setInterval(() => this.#lookAfter(), lookInterval);
       dealer.send(encodeRequest(id, op, args)).catch((e) => this.#take(id)?.reject(e));
     });
   }
@@ -125,3 +150,9 @@ export class ControlClient {
       this.#take(id)?.reject(new NyxError('SUPERVISOR_DIED', { got: 'the connection was closed' }));
   }
 }
+
+/** Why nobody answers for a machine: what ended it, or VM_STATE. */
+export const hasEnded = (dir: string, info: RunInfo | undefined): NyxError =>
+  info?.result?.error
+    ? errorFromWire(info.result.error)
+    : new NyxError('VM_STATE', { expected: `'${basename(dir)}' to run`, got: 'it has ended' });

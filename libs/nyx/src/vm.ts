@@ -14,11 +14,11 @@ import { join, resolve } from 'node:path';
 import type { FaultKind } from '@nyx/protocol';
 import { type PolicyRule, type Result, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import type { DiskFormat } from '@nyx/protocol/disk-formats';
-import { errorFromWire, NyxError } from '@nyx/protocol/errors';
+import { NyxError } from '@nyx/protocol/errors';
 import type { FaultPlanInput } from '@nyx/protocol/fault-plan';
 import { parseSpec, type VmSpec, type VmSpecInput } from '@nyx/protocol/spec';
 import { adopt } from './adopt.ts';
-import { ControlClient } from './client.ts';
+import { ControlClient, hasEnded } from './client.ts';
 import { type ExecOptions, type ExecResult, execIn } from './exec.ts';
 import { resolveImage } from './image.ts';
 import { type Launched, launch } from './launch.ts';
@@ -89,10 +89,7 @@ export class Vm {
    */
   static connect(name?: string): Vm {
     const info = find(name);
-    if (info.kind === 'ended')
-      throw info.result?.error
-        ? errorFromWire(info.result.error)
-        : new NyxError('VM_STATE', { expected: `'${info.name}' to run`, got: 'it has ended' });
+    if (info.kind === 'ended') throw hasEnded(info.dir, info);
     return new Vm(info.name, info.dir, undefined, info.kind === 'orphaned' ? adopt(info) : undefined);
   }
 

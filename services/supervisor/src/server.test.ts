@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlClient } from '@nyx/nyx/client';
 import { execIn } from '@nyx/nyx/exec';
+import { identify, writeJson } from '@nyx/nyx/rundir';
 import { agentScript } from '@nyx/protocol';
 import { decodeReply, type Status, sockets, type VmEvent } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
@@ -67,6 +68,8 @@ describe('the control plane over its sockets', async () => {
     faultList: () => ({ rules: [], happened: [] }),
   });
   await server.open();
+  const here = JSON.stringify([identify('nyxd', process.pid)]);
+  writeFileSync(join(dir, 'pids.json'), here);
   const client = new ControlClient(dir);
   afterAll(async () => {
     client.close();
@@ -87,6 +90,16 @@ describe('the control plane over its sockets', async () => {
 
   test('no answer is a timeout', async () => {
     await expect(client.request('reset', {}, 0.1)).rejects.toMatchObject({ code: 'SUPERVISOR_TIMEOUT' });
+    await expect(client.request('reset', {}, 1)).rejects.toMatchObject({ code: 'SUPERVISOR_TIMEOUT' });
+  });
+
+  test('nobody waits for a machine that has ended', async () => {
+    const waits = client.request('reset', {}, 600);
+    writeFileSync(join(dir, 'pids.json'), '[]');
+    await expect(waits).rejects.toMatchObject({ code: 'VM_STATE', got: 'it has ended' });
+    writeJson(join(dir, 'result.json'), { state: 'failed', at: 1, error: { code: 'VCPU_DIED' } });
+    await expect(client.request('reset', {}, 600)).rejects.toMatchObject({ code: 'VCPU_DIED' });
+    writeFileSync(join(dir, 'pids.json'), here);
   });
 
   test('what cannot be understood is refused, and the next one served', async () => {
