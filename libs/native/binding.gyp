@@ -16,6 +16,7 @@
         "src/cc/io_uring.cc",
         "src/cc/jail.cc",
         "src/cc/loop.cc",
+        "src/cc/mapped_file.cc",
         "src/cc/memory.cc",
         "src/cc/process.cc",
         "src/cc/rights.cc",

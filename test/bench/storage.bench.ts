@@ -128,7 +128,8 @@ const cpu = (pid: number): number => {
  */
 const prefer = (pid: number | 'self'): void => {
   if (!process.env.PRIORITY) return;
-  setPriority(pid === 'self' ? 0 : pid, -19);
+  // Of each thread there is: a nice value is a thread's.
+  for (const task of readdirSync(`/proc/${pid}/task`)) setPriority(Number(task), -19);
   try {
     writeFileSync(`/proc/${pid}/autogroup`, '-19');
   } catch {

@@ -1,5 +1,15 @@
 import { spawnSync } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -253,6 +263,72 @@ describe('inline', () => {
     all.close();
     close(file);
     closeSync(fd);
+  });
+
+  describe.each(['a file', 'tmpfs'])('what is read again and again is read from a mapping: %s', (kind) => {
+    let fd: number;
+    const read = (length: number, position: number, at = 0): number => {
+      queue.segments.set([memory, at, length]);
+      queue.queue(ioOp.read, 5, fd, position, 1);
+      queue.submit();
+      for (const end = Date.now() + 60_000; queue.harvest() === 0; )
+        if (Date.now() > end) throw new Error('never done');
+      return queue.completions[1]!;
+    };
+    /** Reads until one more was mapped. */
+    const mapped = (length: number, position: number): void => {
+      const before = queue.mapped;
+      for (const end = Date.now() + 60_000; queue.mapped === before; ) {
+        expect(read(length, position)).toBe(length);
+        if (Date.now() > end) throw new Error('never read from the mapping');
+      }
+    };
+    const first = (n: number): number[] => [...new Uint8Array(buffer, 0, n)];
+    beforeEach(() => {
+      fd = kind === 'tmpfs' ? memfdCreate('file', SIZE, { seal: false }) : openSync(`${path}.mapped`, 'w+');
+      writeSync(fd, Buffer.alloc(SIZE, 0x11), 0, SIZE, 0);
+    });
+    afterEach(() => closeSync(fd));
+
+    test('with all that was written since', () => {
+      mapped(4096, 8192);
+      for (let i = 0; i < 20; i++) {
+        writeSync(fd, Buffer.alloc(4, i), 0, 4, 8192);
+        mapped(4096, 8192);
+        expect(first(5)).toEqual([i, i, i, i, 0x11]);
+      }
+      mapped(65536, 512);
+      ftruncateSync(fd, 2 * SIZE);
+      writeSync(fd, Buffer.alloc(4096, 0x22), 0, 4096, 2 * SIZE - 4096);
+      mapped(4096, 2 * SIZE - 4096);
+      expect(first(1)).toEqual([0x22]);
+    });
+
+    test('a file that is cut, and memory that is cut, are an answer as ever', () => {
+      mapped(4096, 8192);
+      ftruncateSync(fd, 8192);
+      expect(read(4096, 8192)).toBe(0);
+      ftruncateSync(fd, SIZE);
+      mapped(4096, 8192);
+      expect(first(2)).toEqual([0, 0]);
+      const ram = memfdCreate('ram', SIZE, { seal: false });
+      memory = queue.addMemory(mmap(ram, SIZE));
+      mapped(4096, 8192);
+      ftruncateSync(ram, 4096);
+      const EFAULT = 14;
+      expect(read(4096, 8192, 8192)).toBe(-EFAULT);
+      expect(read(4096, 8192)).toBe(4096);
+      close(ram);
+    });
+
+    test('not the page in which the file ends', () => {
+      mapped(4096, 0);
+      ftruncateSync(fd, 4096 + 512);
+      for (let i = 0; i < 20; i++) {
+        mapped(4096, 0);
+        expect(read(4096, 4096)).toBe(512);
+      }
+    });
   });
 
   test('direct I/O is not', async () => {

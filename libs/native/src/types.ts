@@ -111,7 +111,7 @@ export interface IoQueueOptions {
   engine?: 'auto' | 'io_uring' | 'threads';
   /**
    * What is done in `queue` itself: 'cached' (default) reads that the page cache answers; 'all' writes too, and reads of file
-   * systems that cannot say whether they would wait: they hardly ever wait, but then it may be long (io_inline.h). Not of files
+   * systems that cannot say whether they would wait, or from a mapping: they hardly ever wait, but then it may be long (io_inline.h). Not of files
    * open with O_DIRECT, which a descriptor is asked for once: it must not become another file while the queue lives.
    */
   inline?: 'none' | 'cached' | 'all';
@@ -145,6 +145,8 @@ export interface IoQueue {
   /** Moves finished requests to `completions`; returns how many pairs. No system call when there are none. */
   harvest(): number;
   readonly inFlight: number;
+  /** Reads that were answered from a mapping of the file (mapped_file.h). */
+  readonly mapped: number;
   /** Waits for what is in flight, then frees the queue. */
   close(): void;
   ref(): void;

@@ -22,6 +22,10 @@ export const syscalls: SyscallPolicy = {
       'fallocate',
       'ftruncate',
       'lseek',
+      // Reads by a mapping (mapped_file.h): which pages are there, and whether we may be told.
+      'mincore',
+      'geteuid',
+      'faccessat2',
     ],
   ],
 };

@@ -1,5 +1,5 @@
 // Requests that are done at once, in the calling thread, because that costs less than to have them done: reads that the page
-// cache answers, and writes into it where the file system takes them only from somebody who may wait (ext4: io_uring hands
+// cache answers (from a mapping of the file where the same places are read again: mapped_file.h), and writes into it where the file system takes them only from somebody who may wait (ext4: io_uring hands
 // each to a kernel thread, which costs more than the write).
 //
 // What may wait, may wait long (a cold page, throttled writers, a server that is far away). So only who may stand still gets
@@ -7,9 +7,11 @@
 // the time; when that is spent, requests are queued until it is earned again.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "io_engine.h"
+#include "mapped_file.h"
 
 namespace nyx {
 
@@ -39,18 +41,29 @@ class IoInline {
   void set_mode(Mode mode) { mode_ = mode; }
   // True: done, with `*result` bytes or -errno. False: it has to be queued.
   bool Try(const IoRequest& request, int32_t* result);
+  // Reads that came from a mapping.
+  uint64_t mapped() const { return mapped_; }
 
  private:
   enum class Kind : uint8_t { kUnknown, kQueued, kPolite, kBlocking };
-  Kind KindOf(int fd);
-  bool Blocking(const IoRequest& request, int32_t* result);
+  struct File {
+    Kind kind = Kind::kUnknown;
+    // Of who may stand still only.
+    std::unique_ptr<MappedFile> mapped;
+  };
+  File& FileOf(int fd);
+  bool Mapped(MappedFile& file, const IoRequest& request, int32_t* result);
+  bool Blocking(File& file, const IoRequest& request, int32_t* result);
 
   // By descriptor: those of a queue stay open as long as it does.
-  std::vector<Kind> kinds_;
+  std::vector<File> files_;
   StallBudget budget_;
   Mode mode_ = Mode::kCached;
   // Reads that are queued without a try, after so many in a row that the page cache did not have.
   uint32_t skip_ = 0, misses_ = 0;
+  uint64_t mapped_ = 0;
+  // A mapped read has waited: the budget is asked before the next one.
+  bool stalled_ = false;
 };
 
 }  // namespace nyx

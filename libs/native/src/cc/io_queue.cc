@@ -25,6 +25,7 @@ class IoQueue : public LoopObject {
   napi_value Submit(napi_env env);
   napi_value Harvest(napi_env env);
   napi_value InFlight(Call& call) { return FromInt(call.env(), static_cast<int32_t>(in_flight_)); }
+  napi_value Mapped(Call& call) { return FromNumber(call.env(), static_cast<double>(inline_.mapped())); }
   bool Segments(const Call& call, uint32_t count, iovec* iov);
   void OnEvent() {
     uint64_t count;
@@ -163,6 +164,7 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   SetMethod(env, object, "submit", self, Member0<IoQueue, &IoQueue::Submit>);
   SetMethod(env, object, "harvest", self, Member0<IoQueue, &IoQueue::Harvest>);
   SetGetter(env, object, "inFlight", self, Member<IoQueue, &IoQueue::InFlight>);
+  SetGetter(env, object, "mapped", self, Member<IoQueue, &IoQueue::Mapped>);
   return object;
 }
 

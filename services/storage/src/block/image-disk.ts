@@ -151,11 +151,12 @@ export abstract class ImageDisk implements BlockDriver {
     const end = Date.now() + timeoutMs;
     const pause = new Int32Array(new SharedArrayBuffer(4));
     for (;;) {
+      const { ended } = this.ops;
       this.kick();
       this.poll();
       if (this.ops.idle && this.settled && this.#blocked.length === 0 && this.#doneCount === 0) return true;
       if (Date.now() > end) return false;
-      if (!this.ops.idle) Atomics.wait(pause, 0, 0, 1);
+      if (!this.ops.idle && this.ops.ended === ended) Atomics.wait(pause, 0, 0, 1);
     }
   }
 

@@ -63,6 +63,9 @@ export class Ops {
     this.#freeCount = depth;
   }
 
+  /** Operations that came back so far. */
+  ended = 0;
+
   get idle(): boolean {
     return this.queue.inFlight === 0 && this.#waiting.length === this.#waitingFrom;
   }
@@ -99,6 +102,7 @@ export class Ops {
     do {
       this.kick();
       const n = this.queue.harvest();
+      this.ended += n;
       for (let i = 0; i < n; i++) this.#completed(completions[2 * i]!, completions[2 * i + 1]!);
     } while (this.#queued);
   }

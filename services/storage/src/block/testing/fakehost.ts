@@ -1,14 +1,15 @@
 /** A host in memory that counts every effect, dies or fails at any, and forgets what was not made stable. */
 import type { HostIo, HostQueue } from '../host.ts';
+import { Sparse } from './sparse.ts';
 
 /** Nothing of the driver may run after this; it has no code, so that no error path takes it. */
 export class Died extends Error {}
 
 interface File {
-  data: Uint8Array;
+  data: Sparse;
   size: number;
   /** As of the last sync, and what was written since. */
-  stable: Uint8Array;
+  stable: Sparse;
   stableSize: number;
   volatile: [position: number, bytes: Uint8Array][];
 }
@@ -32,20 +33,23 @@ export class FakeHost implements HostIo {
     private readonly room = 1 << 20,
   ) {}
 
+  /** @param content must not change afterwards */
   add(fd: number, content: Uint8Array): void {
-    const data = new Uint8Array(this.room);
-    data.set(content);
+    const data = Sparse.of(content, this.room);
     this.files.set(fd, {
       data,
       size: content.length,
-      stable: data.slice(),
+      stable: data.copy(),
       stableSize: content.length,
       volatile: [],
     });
   }
+  /** A copy. */
   content(fd: number): Uint8Array {
     const f = this.files.get(fd)!;
-    return f.data.subarray(0, f.size);
+    const bytes = new Uint8Array(f.size);
+    f.data.get(bytes, 0);
+    return bytes;
   }
 
   #step(): void {
@@ -64,7 +68,7 @@ export class FakeHost implements HostIo {
     if (this.dead) throw new Died('dead');
     const f = this.files.get(fd)!;
     const n = Math.max(0, Math.min(length, f.size - position));
-    new Uint8Array(buffer, at, n).set(f.data.subarray(position, position + n));
+    f.data.get(new Uint8Array(buffer, at, n), position);
     return n;
   }
   pwrite(fd: number, buffer: ArrayBuffer, at: number, length: number, position: number): number {
@@ -105,7 +109,7 @@ export class FakeHost implements HostIo {
     if (this.#fails()) throw Object.assign(new Error('injected'), { code: 'EIO' });
     if (size > this.room) throw Object.assign(new Error(`a file of ${size} bytes`), { code: 'ENOSPC' });
     const f = this.files.get(fd)!;
-    for (const content of [f.data, f.stable]) content.fill(0, Math.min(size, f.size), f.size);
+    for (const content of [f.data, f.stable]) content.zero(Math.min(size, f.size), f.size);
     for (const v of f.volatile.splice(0)) {
       const keep = Math.min(v[1].length, size - v[0]);
       if (keep > 0) f.volatile.push([v[0], v[1].subarray(0, keep)]);
@@ -138,7 +142,7 @@ export class FakeHost implements HostIo {
           at += n;
         }
       }
-      f.data.set(f.stable);
+      f.data = f.stable.copy();
       f.size = f.stableSize;
     }
   }

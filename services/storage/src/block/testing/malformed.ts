@@ -31,7 +31,7 @@ export function goodQcow2(extendedL2: boolean): Uint8Array {
   open();
   rig.run(rig.request(BlockOp.write, 4096, 8192, 0));
   rig.disk.close();
-  return host.content(FD).slice();
+  return host.content(FD);
 }
 
 /** Codes that an image may be refused with, or that its use may end in. */
@@ -83,7 +83,7 @@ export function goodVhdx(): Uint8Array {
   const log = new LogWriter(host, FD, h);
   for (let i = 0; i < 3; i++)
     log.write([{ position: batOffset, content: new Uint8Array(read(batOffset, 4096).buffer) }]);
-  return host.content(FD).slice();
+  return host.content(FD);
 }
 
 const codedVhdx = (e: unknown): void => {
