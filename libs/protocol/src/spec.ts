@@ -41,6 +41,8 @@ const Disk = z.strictObject({
   standby: z.optional(path),
   /** Read back by the guest as the disk's serial number. */
   serial: z.optional(z.string().check(z.maxLength(20))),
+  /** Tells the guest how worn the medium below it is (VIRTIO_BLK_F_LIFETIME): known of eMMC. bus virtio. */
+  lifetime: z.optional(z.boolean()),
   /** Absolute path of the program that serves it, a bundle as of services/storage, instead of ours. */
   service: z.optional(z.string().check(z.regex(/^\//, 'expected an absolute path'))),
 });

@@ -14,6 +14,7 @@ import { deviceDataLimit } from './jail.ts';
 import { addonPath, built, bundleFiles } from './paths.ts';
 import { openFile } from './preflight.ts';
 import { ServerControl } from './storage-control.ts';
+import { wearOf } from './wear.ts';
 
 export interface StorageServerOptions {
   socket: string;
@@ -25,6 +26,8 @@ export interface StorageServerOptions {
   serial: string;
   blockBytes: number;
   spinNs: number;
+  /** Tells the front-end's guest how worn the medium is. */
+  lifetime: boolean;
 }
 
 /** Told by the process; see services/storage/src/serve/role.ts. */
@@ -138,6 +141,7 @@ export class StorageServer {
       queues: o.queues,
       serial: o.serial,
       blockBytes: o.blockBytes,
+      ...(o.lifetime ? { lifetime: wearOf(o.path) } : {}),
       spinNs: o.spinNs,
       fds: names,
     };

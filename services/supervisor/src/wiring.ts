@@ -9,6 +9,7 @@ import type { VmSpec } from '@nyx/protocol/spec';
 import type { DiskFile } from './disk-files.ts';
 import { sataLine } from './sata.ts';
 import { tpmLine } from './tpm.ts';
+import { wearOf } from './wear.ts';
 
 /** [base, length, region of the device] */
 export type Place = readonly [base: number, length: number, region: number];
@@ -61,6 +62,7 @@ const diskFiles = (
     ...(werror ? { werror } : {}),
     ...(rerror ? { rerror } : {}),
     ...(throttle ? { throttle } : {}),
+    ...(disk.lifetime && disk.bus === 'virtio' ? { lifetime: wearOf(disk.path) } : {}),
     ...(deterministic ? { inOrder: true } : {}),
   };
   const [top] = files;

@@ -84,10 +84,10 @@ function serve(role: ServeRole, fds: readonly number[]): void {
     bulk: (name: string): ArrayBuffer => mmap(fd(name), fileSize(fd(name))),
     mayWait: true,
   };
-  const { queues, serial, blockBytes, spinNs } = role;
+  const { queues, serial, blockBytes, lifetime, spinNs } = role;
+  const options = { queues, serial, blockBytes, ...(lifetime ? { lifetime } : {}) };
   const backend = new Backend({
-    make: (transport) =>
-      new VhostBlk(transport, { queues, serial, blockBytes }, SLOTS, openDisk(source, role.disk)),
+    make: (transport) => new VhostBlk(transport, options, SLOTS, openDisk(source, role.disk)),
     slots: SLOTS,
     changed: role.resized ?? false,
     spinNs,

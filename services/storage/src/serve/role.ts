@@ -3,6 +3,7 @@
  * that it names beside it. Answers are JSON texts too.
  */
 import type { DiskConfig } from '../block/open.ts';
+import type { Lifetime } from '../virtio-blk/chip.ts';
 
 export interface ServeRole {
   type: 'serve';
@@ -11,6 +12,8 @@ export interface ServeRole {
   queues: number;
   serial: string;
   blockBytes: number;
+  /** Offer LIFETIME, with this as the answer. */
+  lifetime?: Lifetime;
   /** Nanoseconds to look for work before sleeping; 0: never. */
   spinNs: number;
   /** The disk has another size than it had for the front-end before. */

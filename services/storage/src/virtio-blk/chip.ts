@@ -14,7 +14,20 @@ export interface BlkOptions {
   serial: string;
   /** Logical block, 512 or 4096. */
   blockBytes: number;
+  /** Offers LIFETIME: what GET_LIFETIME answers. */
+  lifetime?: Lifetime;
 }
+
+/**
+ * Wear of the medium, as JEDEC JESD84-B50 has it (5.2.6): pre_eol_info (0 unknown, 1 normal, 2 warning, 3 urgent),
+ * device_lifetime_est_typ_a and _b (0 unknown, 1..10 tenths of the lifetime, 11 beyond).
+ */
+export type Lifetime = readonly [preEol: number, typeA: number, typeB: number];
+
+export const isLifetime = (v: unknown): v is Lifetime =>
+  Array.isArray(v) &&
+  v.length === 3 &&
+  v.every((n, i) => Number.isInteger(n) && n >= 0 && n <= (i === 0 ? 3 : 11));
 
 /** What became of a chain that `translate` read. */
 export const Verdict = {
@@ -61,6 +74,7 @@ export function offeredFeatures(disk: BlockDriver, o: BlkOptions): number {
   let f =
     bit(BlkFeature.sizeMax) | bit(BlkFeature.segMax) | bit(BlkFeature.blkSize) | bit(BlkFeature.topology);
   f |= bit(BlkFeature.flush) | bit(BlkFeature.configWce);
+  if (o.lifetime) f |= bit(BlkFeature.lifetime);
   if (o.queues > 1) f |= bit(BlkFeature.multiQueue);
   if (disk.readOnly) f |= bit(BlkFeature.readOnly);
   else f |= bit(BlkFeature.writeZeroes) | (disk.canDiscard ? bit(BlkFeature.discard) : 0);
@@ -159,6 +173,15 @@ export class BlkChip {
         const room = chain.writableBytes - 1;
         const wrote = chain.copyIn(0, room < BlkBytes.id ? this.#id.subarray(0, room) : this.#id);
         return this.#answer(r, BlkStatus.ok, room > BlkBytes.id ? wrote : wrote + 1);
+      }
+      case BlkType.getLifetime: {
+        const { lifetime } = this.options;
+        if (lifetime === undefined || !(features & bit(BlkFeature.lifetime)))
+          return this.#answer(r, BlkStatus.unsupported, 1);
+        const room = chain.writableBytes - 1;
+        if (room < BlkBytes.lifetime) return this.#answer(r, BlkStatus.ioError, 1);
+        const wrote = chain.copyIn(0, Uint8Array.from(lifetime.flatMap((n) => [n, 0])));
+        return this.#answer(r, BlkStatus.ok, room > BlkBytes.lifetime ? wrote : wrote + 1);
       }
       case BlkType.discard:
         return this.#ranges(r, chain, features, BlockOp.discard, BlkFeature.discard, writeback);

@@ -179,6 +179,23 @@ describe('5.2.6 device operation', () => {
     expect(b.request(BlkType.getId, 0, [], [[b.data(0), 3]])).toMatchObject({ status: 0, length: 4 });
     expect(Buffer.from(b.rig.memory.bytes(b.data(0), 4)).toString('latin1')).toBe('nyx\xee');
   });
+  it('GET_LIFETIME gives the wear of the medium, where that was asked for', () => {
+    b = new Bench({ config: { lifetime: [1, 2, 11] } });
+    b.run();
+    expect(b.driver.common(4, 4) & bit(BlkFeature.lifetime)).not.toBe(0);
+    b.fill(b.data(0), 32, 0xee);
+    expect(b.request(BlkType.getLifetime, 0, [], [[b.data(0), 6]])).toEqual({
+      status: 0,
+      length: 7,
+      used: 1,
+    });
+    expect([...b.rig.memory.bytes(b.data(0), 7)]).toEqual([1, 0, 2, 0, 11, 0, 0xee]);
+    expect(b.request(BlkType.getLifetime, 0, [], [[b.data(0), 5]])).toMatchObject({ status: 1, length: 1 });
+    expect(() => new Bench({ config: { lifetime: [4, 0, 0] } })).toThrow(/lifetime/);
+    b = new Bench();
+    b.run();
+    expect(b.request(BlkType.getLifetime, 0, [], [[b.data(0), 6]])).toMatchObject({ status: 2, length: 1 });
+  });
   it('FLUSH reaches the disk', () => {
     const ops: number[] = [];
     b = new Bench({

@@ -19,6 +19,7 @@ import type { DeviceOrder } from '@nyx/protocol';
 import type { OpenBlock } from '../block/block.ts';
 import { badLayers, type DiskLayer } from '../block/open.ts';
 import { type LayerConfig, layered } from '../block/stack.ts';
+import { isLifetime, type Lifetime } from './chip.ts';
 import { BlkLimit, BlkState, blkConfig } from './regs.ts';
 import { BlkRequests, type BlkTransport } from './requests.ts';
 
@@ -36,6 +37,8 @@ export interface BlkConfig extends LayerConfig {
   size?: number;
   /** Files of an image, the topmost first; without it one raw file. */
   layers?: DiskLayer[];
+  /** Offer LIFETIME, with this as the answer: see Lifetime. */
+  lifetime?: Lifetime;
   /** Log every request at level trace. */
   trace?: boolean;
 }
@@ -52,6 +55,8 @@ export function checkConfig(name: string, config: BlkConfig): void {
   if (bad !== undefined) wrong(bad);
   if (typeof serial !== 'string' || !/^[\x20-\x7e]{0,20}$/.test(serial))
     wrong(`serial ${JSON.stringify(serial)}, expected at most 20 printable ASCII characters`);
+  if (config.lifetime !== undefined && !isLifetime(config.lifetime))
+    wrong('lifetime, expected [0..3, 0..11, 0..11]');
   if (blockBytes !== 512 && blockBytes !== 4096) wrong(`blockBytes is ${blockBytes}, expected 512 or 4096`);
 }
 
@@ -73,7 +78,7 @@ class VirtioBlk implements VirtioDevice {
 
   constructor(ctx: DeviceContext<typeof BlkState>, config: BlkConfig, open: OpenBlock) {
     checkConfig(ctx.name, config);
-    const { queues = 1, serial = ctx.name.slice(0, 20), blockBytes = 512, trace = false } = config;
+    const { queues = 1, serial = ctx.name.slice(0, 20), blockBytes = 512, lifetime, trace = false } = config;
     this.#ctx = ctx;
     this.queues = queues;
     const pci = (): VirtioPci => this.pci;
@@ -88,7 +93,8 @@ class VirtioBlk implements VirtioDevice {
       event: (change) => ctx.event(change),
       ...(trace ? { trace: (message: string) => ctx.log('trace', message) } : {}),
     };
-    this.#requests = new BlkRequests(transport, { queues, serial, blockBytes }, BlkLimit.slots, open, {
+    const options = { queues, serial, blockBytes, ...(lifetime ? { lifetime } : {}) };
+    this.#requests = new BlkRequests(transport, options, BlkLimit.slots, open, {
       get: () => ctx.state.writeback,
       set: (v) => {
         ctx.state.writeback = v;

@@ -14,16 +14,25 @@ export const BlkFeature = {
   multiQueue: 12,
   discard: 13,
   writeZeroes: 14,
+  lifetime: 15,
 } as const;
 
 /** Request types, 5.2.6. */
-export const BlkType = { in: 0, out: 1, flush: 4, getId: 8, discard: 11, writeZeroes: 13 } as const;
+export const BlkType = {
+  in: 0,
+  out: 1,
+  flush: 4,
+  getId: 8,
+  getLifetime: 10,
+  discard: 11,
+  writeZeroes: 13,
+} as const;
 
 /** Status byte, 5.2.6. */
 export const BlkStatus = { ok: 0, ioError: 1, unsupported: 2 } as const;
 
-/** Bytes of the header, of a discard or write zeroes segment, and of the serial number. */
-export const BlkBytes = { header: 16, range: 16, id: 20 } as const;
+/** Bytes of the header, of a discard or write zeroes segment, of the serial number, and of struct virtio_blk_lifetime. */
+export const BlkBytes = { header: 16, range: 16, id: 20, lifetime: 6 } as const;
 
 export const BlkLimit = {
   queues: 8,

@@ -26,6 +26,7 @@ const keys: Record<string, [name: keyof Disk, parse: (key: string, value: string
   readonly: ['readonly', onOff],
   bus: ['bus', oneOf(['virtio', 'ahci'])],
   serial: ['serial', text],
+  lifetime: ['lifetime', onOff],
   size: ['size', text],
   werror: ['werror', oneOf(writeErrorPolicies)],
   rerror: ['rerror', oneOf(readErrorPolicies)],

@@ -17,6 +17,7 @@ interface Flags {
   serial: string;
   logicalBlockSize: string;
   pollMaxNs: string;
+  lifetime?: boolean;
 }
 
 const integer = (text: string, flag: string, least: number, most: number): number => {
@@ -42,6 +43,7 @@ const serve = (): Command =>
     .option('--num-queues <n>', 'queues that a front-end may use, 1 to 8', '8')
     .option('--serial <text>', 'serial number, up to 20 characters', 'nyx-storage')
     .option('--logical-block-size <bytes>', '512 or 4096', '512')
+    .option('--lifetime', 'tell how worn the medium below the image is, where the host knows (eMMC)')
     .option('--poll-max-ns <ns>', 'longest time to look for work before sleeping; 0: never', '50000')
     .addHelpText(
       'after',
@@ -78,6 +80,7 @@ no request (docs/vhost-user.md).`,
             queues: integer(f.numQueues, '--num-queues', 1, 8),
             serial: f.serial,
             blockBytes: size,
+            lifetime: f.lifetime === true,
             spinNs: integer(f.pollMaxNs, '--poll-max-ns', 0, 10_000_000),
           },
           {
