@@ -170,8 +170,8 @@ struct alignas(64) Cpu {
   uint32_t mxcsr;     // exact when !fp_live
   bool fp_live;       // the host's MXCSR is the guest's (simd.h)
   bool fp_unmasked;   // the guest unmasked SSE exceptions
-  bool x87_live;      // the host's x87 registers are the guest's (x87.cc)
   uint16_t x87_cw;    // guest's control word while live (the host's has all exceptions masked)
+  bool x87_live;      // the host's x87 registers are the guest's (x87.cc)
   uint16_t x87_op;    // last x87 opcode, its RIP and memory operand: what FNSTENV and FXSAVE show
   uint64_t x87_ip, x87_dp;
 

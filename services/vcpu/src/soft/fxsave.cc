@@ -19,16 +19,6 @@ void complete(Cpu& c) {
   std::memcpy(c.fx.bytes + kFxIp, &c.x87_ip, 8);
   std::memcpy(c.fx.bytes + kFxDp, &c.x87_dp, 8);
 }
-void take_x87(Cpu& c, const uint8_t* in) {
-  x87_spill(c);
-  std::memcpy(c.fx.bytes, in, kFxMxcsr);
-  std::memcpy(c.fx.bytes + kFxSt, in + kFxSt, kFxXmm - kFxSt);
-  c.fx.bytes[kFxTw + 1] = 0;
-  std::memcpy(&c.x87_op, in + kFxOp, 2);
-  c.x87_op &= 0x7ff;
-  std::memcpy(&c.x87_ip, in + kFxIp, 8);
-  std::memcpy(&c.x87_dp, in + kFxDp, 8);
-}
 void set_mxcsr(Cpu& c, const Insn* i, uint32_t v) {
   if (v & ~kMxDefined) raise(c, i, kGP, 0);
   fp_leave(c);
@@ -62,7 +52,7 @@ void need_fx(Cpu& c, const Insn* i) {
   uint32_t csr;
   std::memcpy(&csr, area + kFxMxcsr, 4);
   set_mxcsr(c, i, csr);
-  take_x87(c, area);
+  x87_take(c, area);
   std::memcpy(c.fx.bytes + kFxXmm, area + kFxXmm, size_t(16 * xmm_count(c)));
 }
 void ldmxcsr(Cpu& c, const Insn* i) {
@@ -135,7 +125,7 @@ unsigned area_bytes(uint64_t rfbm) { return rfbm & kXcrPkru ? kXsaveBytes : kXsa
   }
   if (rfbm & 1) {
     if (header[0] & 1) {
-      take_x87(c, area);
+      x87_take(c, area);
     } else {
       x87_reset(c);
       std::memset(c.fx.bytes + kFxSt, 0, kFxXmm - kFxSt);

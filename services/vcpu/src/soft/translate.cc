@@ -6,6 +6,7 @@
 #include "soft/run.h"
 #include "soft/sampler.h"
 #include "soft/translation.h"
+#include "soft/x87.h"
 
 namespace nyx::soft {
 namespace {
@@ -153,6 +154,18 @@ Translator::Translator(uint8_t* write, const uint8_t* code, size_t bytes) : writ
   e.call_to(spill_);
   to_host_stack();
   e.byte(0xc3);
+  // x87 state to the host's registers. Called; the host's flags and XMM registers are lost.
+  x87_load_ = e.here();
+  e.call_to(spill_);
+  to_host_stack();
+  e.lea(hSP, mem(hSP, -8));
+  e.mov(hDI, hBP);
+  e.imm(hAX, reinterpret_cast<uintptr_t>(&x87_load));
+  e.byte(0xff), e.byte(0xd0);  // call rax
+  e.load(hSP, cpu_field(offsetof(Cpu, returns) + offsetof(Returns, top)));
+  for (unsigned g = 0; g < 16; g++)
+    if (kHost[g] >= 0) e.load(kHost[g], gpr_field(g));
+  e.byte(0xc3);
   start_ = (size_t(e.at - write) + 63) & ~size_t{63};
   Reset();
 }
@@ -181,10 +194,12 @@ void Translation::Run() {
   entries();
   for (k_ = 0; k_ < b_->count; k_++) {
     i_ = &b_->insns[k_];
+    if (k_ + 1u == b_->count) flush_note();  // who comes back behind it has stored it
     body_[k_] = at;
     host_flags_[k_] = in_host_;
     xmms_[k_] = xmm_cached_;
-    const unsigned slows = slows_;
+    x87s_[k_] = x87_checked_;
+    const unsigned slows = slows_, x87_loads = x87_load_count_;
     const bool in_host = in_host_, in_mem = in_mem_;
     translated_[k_] = one();
     if (translated_[k_]) continue;
@@ -193,11 +208,13 @@ void Translation::Run() {
     in_host_ = in_host;
     in_mem_ = in_mem;
     xmm_cached_ = xmms_[k_];
+    x87_load_count_ = x87_loads;
     interpret();
   }
   if (!ended_ && translated_[b_->count - 1]) {
     k_ = b_->count;
     i_ = &b_->insns[k_];
+    flush_note();
     edge(1);
   }
   t_.used_ = (size_t(at - t_.write_) + 15) & ~size_t{15};
@@ -208,13 +225,14 @@ void Translation::Run() {
 
 void Translation::interpret() {
   if (!in_mem_) save_flags();
+  flush_note();
   lea(hCX, near(i_));
   imm(hAX, reinterpret_cast<uintptr_t>(i_->fn));
   tail_[tails_++] = jmp();
   in_host_ = false;
   in_mem_ = true;
   interpreted_ = true;
-  sse_checked_ = false;
+  sse_checked_ = x87_checked_ = false;
   xmm_cached_ = 0;
 }
 
@@ -311,12 +329,22 @@ void Translation::edge(int k, bool returns) {
 
 void Translation::out_of_line() {
   constexpr size_t kLeaNear = 7, kJmp = 5;  // bytes
+  for (unsigned n = 0; n < x87_load_count_; n++) {
+    const X87Load& l = x87_loads_[n];
+    bind(l.jump);
+    slow_[slows_++] = {x87_bring(l.again, l.xmms), l.k, l.noted};
+  }
   // Instructions that are to be interpreted after all.
-  for (unsigned n = 0; n < slows_;) {
-    const unsigned k = slow_[n].k;
-    for (; n < slows_ && slow_[n].k == k; n++) bind(slow_[n].jump);
+  const auto to_handler = [&](unsigned k) {
     lea(hCX, near(&b_->insns[k]));
     imm(hAX, reinterpret_cast<uintptr_t>(b_->insns[k].fn));
+  };
+  for (unsigned n = 0; n < slows_;) {
+    const unsigned k = slow_[n].k;
+    const int noted = slow_[n].noted;
+    for (; n < slows_ && slow_[n].k == k; n++) bind(slow_[n].jump);
+    put_note(noted);
+    to_handler(k);
     tail_[tails_++] = jmp();
   }
   for (int k = 0; k < 2; k++) {
@@ -331,6 +359,7 @@ void Translation::out_of_line() {
     b_->pending[k] = edge_pending_[k];
   }
   for (unsigned n = 0; n < tails_; n++) bind(tail_[n]);
+  const uint8_t* const tail = here();
   lea(h10, near(b_));
   jmp_to(t_.interpret_);
   for (unsigned n = 0; n < exits_; n++) bind(exit_[n]);
@@ -342,9 +371,11 @@ void Translation::out_of_line() {
     if (slow_[n].k + 1u < b_->count) came[slow_[n].k + 1] = true;
   for (unsigned k = 1; k < b_->count; k++)
     if (!translated_[k - 1]) came[k] = true;
-  const auto resume = [&](uint8_t* body, bool flags, unsigned xmms) {
+  const auto resume = [&](uint8_t* body, bool flags, unsigned xmms, int x87 = -1) {
     lea(hAX, near(here() + kLeaNear + kJmp));
     jmp_to(t_.reload_);
+    const uint8_t* const again = here();
+    uint8_t* const not_ready = x87 >= 0 ? x87_check() : nullptr;
     for (unsigned r = 0; r < 16; r++)
       if (xmms >> r & 1) load_xmm(r);
     if (flags) {
@@ -352,6 +383,12 @@ void Translation::out_of_line() {
       need_host_flags();
     }
     jmp_to(body + delta);
+    if (!not_ready) return;
+    bind(not_ready);
+    uint8_t* const unmasked = x87_bring(again, 0);
+    bind(unmasked);
+    to_handler(unsigned(x87));
+    jmp_to(tail);
   };
   Handler back[kMaxBlockInsns];
   for (unsigned k = 1; k < b_->count; k++) {
@@ -360,7 +397,7 @@ void Translation::out_of_line() {
       continue;
     }
     back[k] = reinterpret_cast<Handler>(const_cast<uint8_t*>(here()));
-    resume(body_[k], host_flags_[k], xmms_[k]);
+    resume(body_[k], host_flags_[k], xmms_[k], x87s_[k] ? int(k) : -1);
   }
   for (unsigned k = 1; k < b_->count; k++) b_->insns[k].fn = back[k];
   b_->code = reinterpret_cast<Handler>(const_cast<uint8_t*>(here()));
@@ -374,7 +411,7 @@ bool Translation::one() {
   if (!n) return false;
   if (i_->ea & (wide_ ? ~(kEaSegBase | kEa32) : ~(kEa32 | kEaLegacy | kEaCheck))) return false;
   if (i_->ea & kEaCheck && i_->seg != FS && i_->seg != GS) return false;
-  return branch(*n) || stack(*n) || integer(*n) || simd(*n);
+  return branch(*n) || stack(*n) || integer(*n) || x87(*n) || mmx(*n) || simd(*n);
 }
 
 }  // namespace nyx::soft

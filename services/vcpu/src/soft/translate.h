@@ -43,7 +43,7 @@ class Translator {
   // The first half holds what is executed often, after the thunks; the second what leaves it and comes back.
   size_t start_ = 0, used_ = 0, cold_used_ = 0;
   // Shared pieces of code.
-  const uint8_t *spill_, *reload_, *interpret_, *exit_, *enter_, *no_return_;
+  const uint8_t *spill_, *reload_, *interpret_, *exit_, *enter_, *no_return_, *x87_load_;
 };
 
 // Whether blocks of this Cpu::mode are translated.

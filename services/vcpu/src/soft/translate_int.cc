@@ -343,6 +343,31 @@ bool Translation::integer(const OpName& n) {
       if (n.n < 2) return alu_form(n);
       if (n.n < 4) return unary(n);
       return n.n < 6 ? multiply(n) : divide(n);
+    case 0x9e: {  // SAHF
+      before_access();
+      mov(hAX, kHost[RAX], 4);
+      ins(4, 0xc1, 5, reg(hAX), 1), byte(8);
+      alu_imm(4, 4, reg(hAX), 0xd5);
+      alu_imm(4, 1, reg(hAX), 2);
+      store(cpu_field(offsetof(Cpu, flags) + 1), hAX, 1);
+      in_host_ = false;
+      return true;
+    }
+    case 0x9f: {  // LAHF
+      before_access();
+      mov(hCX, kHost[RAX]);
+      byte(0x8a), byte(0xad), dword(offsetof(Cpu, flags) + 1);  // mov ch, [rbp + flags + 1]
+      mov(kHost[RAX], hCX);
+      return true;
+    }
+    case 0xf5: case 0xf8: case 0xf9:  // CMC, CLC, STC
+      need_host_flags();
+      byte(o);
+      killed();
+      return true;
+    case 0xfc: case 0xfd:  // CLD, STD
+      ins(1, 0xc6, 0, cpu_field(offsetof(Cpu, df)), 1), byte(o & 1);
+      return true;
     case 0xfa: return eflag(kIF, false);
     case 0xfe: case 0xff: return n.n < 2 && unary(n);
     case 0x69: case 0x6b: return multiply(n);

@@ -110,7 +110,7 @@ void Translation::address() {
   if (i.ea & kEaSegBase) ins(8, 0x03, hAX, cpu_field(offsetof(Cpu, seg) + i.seg * sizeof(Segment) + offsetof(Segment, base)));
 }
 
-void Translation::translate_address(unsigned size, bool write) {
+void Translation::translate_address(unsigned size, bool write, bool x87) {
   static_assert(sizeof(TlbEntry) == 32);
   mov(h10, hAX, 4);
   ins(4, 0xc1, 5, reg(h10), 1), byte(7);
@@ -121,6 +121,7 @@ void Translation::translate_address(unsigned size, bool write) {
   const int64_t entry = int64_t(tlb_ + offsetof(Tlb, entries));
   ins(8, 0x3b, hCX, mem(hBP, h10, 0, entry + int64_t(write ? offsetof(TlbEntry, write) : offsetof(TlbEntry, read))));
   bail(jcc(ccNE));
+  if (x87) store(cpu_field(offsetof(Cpu, x87_dp)), hAX);
   ins(8, 0x03, hAX, mem(hBP, h10, 0, entry + int64_t(offsetof(TlbEntry, addend))));
   in_host_ = false;
 }

@@ -56,14 +56,15 @@ class Translation : public Emit {
   bool bytes_ok(bool has_reg, bool has_rm) const;
   void address();              // linear address of the memory operand to RAX, without changing flags (segment bases do)
   // RAX: linear address -> host address; else the instruction is interpreted. Flags are saved first.
-  void translate_address(unsigned size, bool write);
+  // `x87`: the linear address is an x87 instruction's FDP.
+  void translate_address(unsigned size, bool write, bool x87 = false);
   void memory_operand(unsigned size, bool write) {
     before_access();
     address();
     translate_address(size, write);
   }
   void before_access() { if (!in_mem_) save_flags(); }
-  void bail(uint8_t* jump) { slow_[slows_++] = {jump, uint8_t(k_)}; }
+  void bail(uint8_t* jump) { slow_[slows_++] = {jump, uint8_t(k_), noted_}; }
 
   // ---- translate_int.cc
   bool integer(const OpName& n);
@@ -100,6 +101,15 @@ class Translation : public Emit {
   void xmm_changed(unsigned r);
   void vector_operand(unsigned bytes, bool write, bool aligned);
 
+  // ---- translate_x87.cc
+  bool x87(const OpName& n);
+  bool mmx(const OpName& n);
+  void need_x87();
+  uint8_t* x87_check();
+  uint8_t* x87_bring(const uint8_t* again, unsigned xmms);
+  void put_note(int k);
+  void flush_note() { put_note(noted_), noted_ = -1; }
+
   Translator& t_;
   Block* const b_;
   const bool paced_;           // deterministic mode
@@ -110,22 +120,34 @@ class Translation : public Emit {
   bool in_host_ = false, in_mem_ = true;
   bool interpreted_ = false;   // some instruction has no translation
   bool sse_checked_ = false;
+  bool x87_checked_ = false;
+  int8_t noted_ = -1;          // x87 instruction whose FIP and FOP are not in Cpu yet
   uint16_t xmm_cached_ = 0;    // guest XMM registers that are in the host's, too
   bool ended_ = false;         // the last instruction was a branch
   size_t tlb_;                 // offset of the TLB in Cpu
   struct Slow {
     uint8_t* jump;
     uint8_t k;
+    int8_t noted;
   };
   unsigned slows_ = 0;
   Slow slow_[kMaxBlockInsns * 8];
+  struct X87Load {
+    uint8_t* jump;
+    const uint8_t* again;
+    uint8_t k;
+    int8_t noted;
+    uint16_t xmms;
+  };
+  unsigned x87_load_count_ = 0;
+  X87Load x87_loads_[kMaxBlockInsns];
   // By instruction: where its code is, which flags it starts with, whether it has code of its own.
   uint8_t* body_[kMaxBlockInsns];
-  bool host_flags_[kMaxBlockInsns], translated_[kMaxBlockInsns];
+  bool host_flags_[kMaxBlockInsns], translated_[kMaxBlockInsns], x87s_[kMaxBlockInsns];
   uint16_t xmms_[kMaxBlockInsns];
   // Jumps to the pieces behind the body.
   unsigned tails_ = 0, exits_ = 0;
-  uint8_t* tail_[kMaxBlockInsns * 2 + 4];
+  uint8_t* tail_[kMaxBlockInsns * 3 + 4];
   uint8_t* exit_[6];
   uint8_t* body_entry_ = nullptr;
   const uint8_t *hot_ = nullptr, *hot_flags_ = nullptr;

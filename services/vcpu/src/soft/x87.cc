@@ -46,7 +46,7 @@ void need_x87(Cpu& c, const Insn* i, bool waits) {
 
 void note(Cpu& c, const Insn* i) {
   c.x87_ip = insn_rip(c, i);
-  c.x87_op = uint16_t(i->imm >> 8 << 8 | (i->imm & 0xff)) & 0x7ff;
+  c.x87_op = x87_opcode(*i);
 }
 
 // Runs a stub so that unmasked exceptions behave: IE, DE, ZE leave operands and stack alone, the flags stay.
@@ -65,38 +65,10 @@ bool guarded(Cpu& c, Run run) {
   if (!(raised & ~c.x87_cw & 7)) return true;
   x87_spill(c);
   std::copy(saved.bytes, saved.bytes + kFxXmm, c.fx.bytes);
-  image_sw(c) = uint16_t(image_sw(c) | raised);
+  image_sw(c) = with_summary(uint16_t(image_sw(c) | raised), c.x87_cw);
   return false;
 }
 
-// What a register form is. Reserved encodings are #UD.
-enum Form : uint8_t { kBad, kOk, kCmovForm, kCompare };
-Form form_of(int op, int rm) {  // op 0..7 for D8..DF, rm = low six bits of ModRM
-  const int reg = rm >> 3;
-  switch (op) {
-    case 1:  // D9
-      if (reg == 2) return rm == 0x10 ? kOk : kBad;
-      if (reg == 4) return rm == 0x22 || rm == 0x23 || rm == 0x26 || rm == 0x27 ? kBad : kOk;
-      return rm == 0x2f ? kBad : kOk;
-    case 2:  // DA
-      if (reg < 4) return kCmovForm;
-      return rm == 0x29 ? kOk : kBad;
-    case 3:  // DB
-      if (reg < 4) return kCmovForm;
-      if (reg == 5 || reg == 6) return kCompare;
-      return reg == 4 && (rm & 7) <= 4 ? kOk : kBad;
-    case 5:  // DD
-      return reg >= 6 ? kBad : kOk;
-    case 6:  // DE
-      return reg == 3 && rm != 0x19 ? kBad : kOk;
-    case 7:  // DF
-      if (reg == 4) return rm == 0x20 ? kOk : kBad;
-      if (reg == 5 || reg == 6) return kCompare;
-      return reg == 7 ? kBad : kOk;
-    default:
-      return kOk;
-  }
-}
 uint8_t forms[8][64];
 
 void fnclex(Cpu& c) {
@@ -108,7 +80,7 @@ template <int Op>
 [[gnu::noinline]] void x87_reg(Cpu& c, const Insn* i) {
   const int rm = int(i->imm & 0x3f);
   const int form = forms[Op][rm];
-  if (form == kBad) [[unlikely]]
+  if (form == kX87Bad) [[unlikely]]
     raise(c, i, kUD);
   if constexpr (Op == 3) {
     if ((rm >> 3) == 4) {  // FNENI, FNDISI, FNCLEX, FNINIT, FNSETPM: do not wait
@@ -130,9 +102,9 @@ template <int Op>
     x87_load(c);
   note(c, i);
   const uint8_t* stub = nyx_x87_reg + (Op * 64 + rm) * 4;
-  if (form == kOk) [[likely]] {
+  if (form == kX87Plain) [[likely]] {
     guarded(c, [&] { run_stub(stub); });
-  } else if (form == kCmovForm) {
+  } else if (form == kX87Cmov) {
     uint16_t ax = c.flags;
     guarded(c, [&] {
       asm volatile("sub $128, %%rsp\n\tsahf\n\tcall *%1\n\tlea 128(%%rsp), %%rsp" : "+a"(ax) : "r"(stub) : "cc", "memory");
@@ -146,22 +118,6 @@ template <int Op>
       c.flags = uint16_t((ax & 0x4500) | 0x0200);
   }
 }
-
-// Memory forms: bytes of the operand and whether it is written. 0 bytes: handled on its own or reserved.
-struct MemForm {
-  uint8_t bytes;
-  bool store;
-};
-constexpr MemForm kMem[8][8] = {
-    {{4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}},
-    {{4, 0}, {0, 0}, {4, 1}, {4, 1}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
-    {{4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}},
-    {{4, 0}, {4, 1}, {4, 1}, {4, 1}, {0, 0}, {10, 0}, {0, 0}, {10, 1}},
-    {{8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}},
-    {{8, 0}, {8, 1}, {8, 1}, {8, 1}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
-    {{2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}},
-    {{2, 0}, {2, 1}, {2, 1}, {2, 1}, {10, 0}, {8, 0}, {10, 1}, {8, 1}},
-};
 
 void fetch(Cpu& c, const Insn* i, uint64_t at, void* out, unsigned n) { load_slow(c, i, at, out, n); }
 
@@ -252,6 +208,7 @@ bool control_form(Cpu& c, const Insn* i, int reg) {
         asm volatile("fldcw %0" : : "m"(masked));
       } else {
         image_cw(c) = cw;
+        image_sw(c) = with_summary(image_sw(c), cw);
       }
     } else if (reg == 6) {  // FNSTENV
       need_x87(c, i, false);
@@ -259,6 +216,7 @@ bool control_form(Cpu& c, const Insn* i, int reg) {
       const unsigned n = environment(c, i, env);
       store_slow(c, i, linear_of(c, i, n, Access::kWrite), env, n);
       image_cw(c) |= 0x3f;  // masks all exceptions
+      image_sw(c) = with_summary(image_sw(c), image_cw(c));
     } else if (reg == 7) {  // FNSTCW
       need_x87(c, i, false);
       store_rm<uint16_t>(c, i, control(c));
@@ -287,7 +245,7 @@ bool control_form(Cpu& c, const Insn* i, int reg) {
 template <int Op>
 [[gnu::noinline]] void x87_mem(Cpu& c, const Insn* i) {
   const int reg = int(i->imm >> 3 & 7);
-  const MemForm f = kMem[Op][reg];
+  const X87Memory f = kX87Memory[Op][reg];
   if (f.bytes == 0) {
     if (!control_form<Op>(c, i, reg)) raise(c, i, kUD);
     return;
@@ -333,6 +291,43 @@ void fwait(Cpu& c, const Insn* i) {
 
 }  // namespace
 
+X87Form x87_form(int op, int rm) {
+  const int reg = rm >> 3;
+  switch (op) {
+    case 1:  // D9
+      if (reg == 2) return rm == 0x10 ? kX87Plain : kX87Bad;
+      if (reg == 4) return rm == 0x22 || rm == 0x23 || rm == 0x26 || rm == 0x27 ? kX87Bad : kX87Plain;
+      return rm == 0x2f ? kX87Bad : kX87Plain;
+    case 2:  // DA
+      if (reg < 4) return kX87Cmov;
+      return rm == 0x29 ? kX87Plain : kX87Bad;
+    case 3:  // DB
+      if (reg < 4) return kX87Cmov;
+      if (reg == 5 || reg == 6) return kX87Compare;
+      return reg == 4 && (rm & 7) <= 4 ? kX87Plain : kX87Bad;
+    case 5:  // DD
+      return reg >= 6 ? kX87Bad : kX87Plain;
+    case 6:  // DE
+      return reg == 3 && rm != 0x19 ? kX87Bad : kX87Plain;
+    case 7:  // DF
+      if (reg == 4) return rm == 0x20 ? kX87Plain : kX87Bad;
+      if (reg == 5 || reg == 6) return kX87Compare;
+      return reg == 7 ? kX87Bad : kX87Plain;
+    default:
+      return kX87Plain;
+  }
+}
+const X87Memory kX87Memory[8][8] = {
+    {{4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}},
+    {{4, 0}, {0, 0}, {4, 1}, {4, 1}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
+    {{4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}, {4, 0}},
+    {{4, 0}, {4, 1}, {4, 1}, {4, 1}, {0, 0}, {10, 0}, {0, 0}, {10, 1}},
+    {{8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}, {8, 0}},
+    {{8, 0}, {8, 1}, {8, 1}, {8, 1}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
+    {{2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}, {2, 0}},
+    {{2, 0}, {2, 1}, {2, 1}, {2, 1}, {10, 0}, {8, 0}, {10, 1}, {8, 1}},
+};
+
 void x87_load(Cpu& c) {
   if (c.x87_live) return;
   c.x87_cw = image_cw(c);
@@ -355,13 +350,27 @@ void x87_spill(Cpu& c) {
   if (!c.x87_live) return;
   alignas(64) uint8_t area[512];
   asm volatile("fxsave64 %0\n\tfninit" : "=m"(area));
-  uint32_t csr;
-  std::memcpy(&csr, c.fx.bytes + kFxMxcsr, 4);
-  std::memcpy(c.fx.bytes, area, kFxXmm);
-  std::memcpy(c.fx.bytes + kFxMxcsr, &csr, 4);
+  // Not the host's pointers.
+  std::memcpy(c.fx.bytes, area, kFxOp);
+  std::memcpy(c.fx.bytes + kFxSt, area + kFxSt, kFxXmm - kFxSt);
   image_cw(c) = c.x87_cw;
   image_sw(c) = with_summary(image_sw(c), c.x87_cw);
   c.x87_live = false;
+}
+
+void x87_take(Cpu& c, const uint8_t* in) {
+  x87_spill(c);
+  std::memcpy(c.fx.bytes, in, kFxMxcsr);
+  std::memcpy(c.fx.bytes + kFxSt, in + kFxSt, kFxXmm - kFxSt);
+  // What a processor does not keep.
+  image_cw(c) = uint16_t((image_cw(c) & 0x1f3f) | 0x40);
+  image_sw(c) = with_summary(image_sw(c), image_cw(c));
+  c.fx.bytes[kFxTw + 1] = 0;
+  for (int k = 0; k < 8; k++) std::memset(c.fx.bytes + kFxSt + 16 * k + 10, 0, 6);
+  std::memcpy(&c.x87_op, in + kFxOp, 2);
+  c.x87_op &= 0x7ff;
+  std::memcpy(&c.x87_ip, in + kFxIp, 8);
+  std::memcpy(&c.x87_dp, in + kFxDp, 8);
 }
 
 void x87_reset(Cpu& c) {
@@ -392,7 +401,7 @@ static void enter_opcode(OpTables& t) {
 
 void register_x87(OpTables& t) {
   for (int op = 0; op < 8; op++)
-    for (int rm = 0; rm < 64; rm++) forms[op][rm] = uint8_t(form_of(op, rm));
+    for (int rm = 0; rm < 64; rm++) forms[op][rm] = uint8_t(x87_form(op, rm));
   enter_opcode<0>(t);
   enter_opcode<1>(t);
   enter_opcode<2>(t);

@@ -4,8 +4,22 @@
 
 namespace nyx::soft {
 
+// What a register form is, by opcode - D8 and the low six bits of ModRM. Reserved encodings are #UD.
+enum X87Form : uint8_t { kX87Bad, kX87Plain, kX87Cmov, kX87Compare };
+X87Form x87_form(int op, int rm);
+// Memory forms, by opcode - D8 and ModRM.reg: bytes of the operand and whether it is written. 0 bytes: control, environment,
+// state, or reserved.
+struct X87Memory {
+  uint8_t bytes;
+  bool store;
+};
+extern const X87Memory kX87Memory[8][8];
+// What FNSTENV shows of an instruction's opcode: its low three bits, and ModRM.
+inline uint16_t x87_opcode(const Insn& i) { return i.imm & 0x7ff; }
+
 void x87_load(Cpu& c);   // makes the state live on the host
 void x87_spill(Cpu& c);  // to Cpu::fx
+void x87_take(Cpu& c, const uint8_t* in);  // from an FXSAVE image of the guest's
 void x87_reset(Cpu& c);  // FNINIT state in Cpu::fx, not live
 // #MF when an unmasked exception is pending.
 void mmx_check_slow(Cpu& c, const Insn* i);

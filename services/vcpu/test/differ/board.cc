@@ -9,6 +9,7 @@
 
 #include "soft/run.h"
 #include "soft/segment.h"
+#include "soft/simd.h"
 
 // The machine's, which this program does without.
 bool nyx::MemoryMap::Add(const Region& region) {
@@ -229,6 +230,14 @@ void Board::Registers(const Setup& s) {
     const uint64_t v = random = mix(random + k);
     std::memcpy(c.fx.bytes + k, &v, 8);
   }
+  // Exceptions are masked, mostly, or nothing of x87 would be translated.
+  const uint16_t control = s.seed & 0x70000 ? 0x37f : 0x340;
+  std::memcpy(c.fx.bytes + kFxCw, &control, 2);
+  for (unsigned k = 0; k < 8; k++) {
+    const uint64_t v[2] = {mix(random + k) | 1ull << 63, 0x3fe0 + (s.seed >> k & 63)};
+    std::memcpy(c.fx.bytes + kFxSt + 16 * k, v, 16);
+  }
+  c.fx.bytes[kFxTw] = uint8_t(random);
   set_rflags(c, flags);
   update_mode(c);
 }

@@ -6,6 +6,7 @@
 #include "flat.h"
 #include "soft/emit.h"
 #include "soft/run.h"
+#include "soft/x87.h"
 
 namespace oracle {
 namespace {
@@ -57,7 +58,7 @@ class Maker {
     skip_ = nullptr;
   }
   void one() {
-    switch (pick(24)) {
+    switch (pick(30)) {
       case 0: case 1: case 2: {  // r, r/m
         const unsigned size = any_size();
         const Rm m = operand();
@@ -135,6 +136,40 @@ class Maker {
         static constexpr unsigned kOps[] = {0x0ffe, 0x0fef, 0x0fd4, 0x0f61, 0x0f6f, 0x0f74, 0x0ff4};
         return e_.ins(4, kOps[pick(7)], int(pick(16)), reg(int(pick(16))), 0, 0x66);
       }
+      case 23: case 24: {  // x87 on registers
+        const int op = int(pick(8)), rm = int(pick(64));
+        if (x87_form(op, rm) == kX87Bad) return;
+        return e_.byte(0xd8u | unsigned(op)), e_.byte(0xc0u | unsigned(rm));
+      }
+      case 25: {  // on memory
+        const int op = int(pick(8)), n = int(pick(8));
+        if (kX87Memory[op][n].bytes) return e_.ins(4, 0xd8u | unsigned(op), n, place());
+        if (op == 5 && n == 7) return e_.ins(4, 0xdd, 7, place());  // FNSTSW
+        if (op != 1 || n == 4) return;
+        if (n != 5) return e_.ins(4, 0xd9, n, place());  // FNSTENV, FNSTCW
+        const Rm m = place();
+        e_.ins(2, 0xc7, 0, m, 2);
+        e_.word((unsigned(rng_()) & 0xf00) | (pick(8) ? 0x7f : pick(64)));
+        return e_.ins(4, 0xd9, 5, m);  // FLDCW
+      }
+      case 26: case 27: {  // MMX
+        static constexpr unsigned kOps[] = {0x0ffe, 0x0fef, 0x0fd4, 0x0f60, 0x0f6f, 0x0f7f, 0x0f74, 0x0f6b, 0x0fe5, 0x0f3800, 0x0f381c, 0x0f77, 0x0f6e, 0x0f7e, 0x0fd7, 0x0f70, 0x0f73, 0x0fc4, 0x0fd6};
+        const unsigned o = kOps[pick(19)];
+        const int r = int(pick(8));
+        if (o == 0x0f77) return e_.byte(0x0f), e_.byte(0x77);
+        if (o == 0x0f6e || o == 0x0f7e) return e_.ins(pick(2) ? 8 : 4, o, r, operand());
+        if (o == 0x0fd7) return e_.ins(4, o, any(), reg(r));
+        if (o == 0x0fd6) return pick(2) ? e_.ins(4, o, int(pick(16)), reg(r), 0, 0xf3) : e_.ins(4, o, r, reg(int(pick(16))), 0, 0xf2);
+        const bool imm = o == 0x0f70 || o == 0x0f73 || o == 0x0fc4;
+        const Rm m = o == 0x0f73 ? reg(r) : o == 0x0fc4 ? reg(any()) : pick(2) ? reg(int(pick(8))) : place();
+        e_.ins(4, o, o == 0x0f73 ? 2 + 4 * int(pick(2)) : r, m, imm);
+        if (imm) e_.byte(pick(70));
+        return;
+      }
+      case 28: {  // what is done to flags alone
+        static constexpr uint8_t kOps[] = {0x9e, 0x9f, 0xf5, 0xf8, 0xf9};
+        return e_.byte(kOps[pick(5)]);
+      }
       default: {  // SSE floating point, moves
         static constexpr unsigned kOps[] = {0x0f58, 0x0f59, 0x0f5c, 0x0f10, 0x0f11, 0x0f5a};
         const Rm m = pick(2) ? reg(int(pick(16))) : place();
@@ -148,7 +183,7 @@ class Maker {
 };
 
 struct Result {
-  uint64_t gpr[16], rip, flags, icount;
+  uint64_t gpr[16], rip, flags, icount, x87_ip, x87_dp, x87_op;
   int vector;
   alignas(16) uint8_t fx[512];
   uint8_t data[kDataBytes];
@@ -162,6 +197,7 @@ void run_once(bool translated, const State& in, Result* r) {
   c.icount = 0;
   set_rflags(c, in.flags);
   flat_load_fx(c, in.fx);
+  c.x87_ip = c.x87_dp = c.x87_op = 0;
   flat.ended = flat.stack = false;
   run(c);
   std::memcpy(r->gpr, c.gpr, sizeof r->gpr);
@@ -170,6 +206,9 @@ void run_once(bool translated, const State& in, Result* r) {
   r->icount = c.icount;
   r->vector = flat.vector;
   flat_store_fx(c, r->fx);
+  r->x87_ip = c.x87_ip;
+  r->x87_dp = c.x87_dp;
+  r->x87_op = c.x87_op;
   std::memcpy(r->data, flat.data, kDataBytes);
 }
 
@@ -202,6 +241,16 @@ int run_random(double seconds, uint64_t seed, double (*elapsed)()) {
     const uint32_t mxcsr = 0x1f80;
     std::memset(in.fx, 0, 160);
     std::memcpy(in.fx + 24, &mxcsr, 4);
+    const uint16_t control = uint16_t(0x40 | (rng() & 0xf00) | (rng() % 8 ? 0x3f : rng() & 0x3f)), status = uint16_t(rng() & 0x7f00);
+    std::memcpy(in.fx, &control, 2);
+    std::memcpy(in.fx + 2, &status, 2);
+    in.fx[4] = uint8_t(rng());
+    for (unsigned k = 0; k < 8; k++) {
+      uint64_t v = random_value(rng) | (rng() % 8 ? 1ull << 63 : 0);
+      std::memcpy(in.fx + 32 + 16 * k, &v, 8);
+      v = rng() % 4 ? 0x3fff + rng() % 64 - 32 : rng();
+      std::memcpy(in.fx + 40 + 16 * k, &v, 2);
+    }
     for (unsigned k = 0; k < kDataBytes; k += 8) {
       const uint64_t v = random_value(rng);
       std::memcpy(before + k, &v, 8);
@@ -225,6 +274,10 @@ int run_random(double seconds, uint64_t seed, double (*elapsed)()) {
     }
     for (unsigned k = 0; k < kDataBytes; k++)
       if (results[0].data[k] != results[1].data[k]) std::printf("  [%x] %02x %02x\n", k, results[0].data[k], results[1].data[k]);
+    if (results[0].x87_ip != results[1].x87_ip || results[0].x87_dp != results[1].x87_dp || results[0].x87_op != results[1].x87_op)
+      std::printf("  FIP %llx %llx FDP %llx %llx FOP %llx %llx\n", (unsigned long long)results[0].x87_ip, (unsigned long long)results[1].x87_ip,
+                  (unsigned long long)results[0].x87_dp, (unsigned long long)results[1].x87_dp, (unsigned long long)results[0].x87_op,
+                  (unsigned long long)results[1].x87_op);
     for (unsigned k = 0; k < 416; k += 8)
       if (std::memcmp(results[0].fx + k, results[1].fx + k, 8)) std::printf("  fx+%u differs\n", k);
   }
