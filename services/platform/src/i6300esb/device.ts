@@ -14,6 +14,7 @@ export const i6300esb = defineDevice({
   // After a reset the guest asks whether it was us.
   keep: ['timeout', 'expired'],
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const s = ctx.state;
     const chip = new I6300(s, () => ctx.now());

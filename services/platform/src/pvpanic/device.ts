@@ -11,6 +11,7 @@ export const pvpanic = defineDevice({
   regions: [{ name: 'port', size: 1, table: pvpanicRegisters }],
   ranges: 0,
   irqs: () => 0,
+  early: () => true,
   create(ctx) {
     const happened = (events: number): void => {
       ctx.state.last = events & supported;
