@@ -287,6 +287,31 @@ export function conformance<S extends Struct, C>(
       );
     });
 
+    // The kit spares itself such a line, and its commit.
+    const hears = make().device.hasHeard !== undefined;
+    if (hears)
+      it('a line that it has heard changes nothing', () => {
+        let heard = 0;
+        fc.assert(
+          fc.property(sequence, (list) => {
+            const rig = make();
+            for (const op of list) {
+              if (op.op === 'line' && rig.device.hasHeard!(op.gsi, op.word)) {
+                heard++;
+                const before = [...rig.ctx.bytes];
+                rig.device.line!(op.gsi, op.word);
+                expect([...rig.ctx.bytes], JSON.stringify(op)).toEqual(before);
+              } else {
+                apply(rig, op);
+                if (op.op === 'line') expect(rig.device.hasHeard!(op.gsi, op.word)).toBe(true);
+              }
+            }
+          }),
+          params,
+        );
+        expect(heard).toBeGreaterThan(0);
+      });
+
     it('saved state, restored elsewhere, goes on the same', () => {
       fc.assert(
         fc.property(sequence, sequence, (before, after) => {

@@ -1,6 +1,6 @@
 /** What a served device sees of the world: `DeviceContext` over a state block and the descriptors of a role. */
 import type { Struct, View } from '@nyx/layout';
-import { eventfdWrite, fileSize, mmap, type Watch, watch } from '@nyx/native';
+import { fileSize, mmap, type Watch, watch } from '@nyx/native';
 import type { DeviceEvent, FaultData, FaultRule, ReportedFault, RoleDevice } from '@nyx/protocol';
 import { type IrqPage, type StateBlock, Status, StatusFlag } from '@nyx/ring';
 import type { Device, DeviceContext, DeviceKind } from './device.ts';
@@ -155,7 +155,7 @@ export class HostedDevice implements DeviceContext<Struct> {
     return buffer;
   }
   signal(fd: number): void {
-    eventfdWrite(fd);
+    this.host.signal(fd);
   }
   watch(fd: number, readable: () => void, drain = true): void {
     if (this.#attached) this.#watches.push(watch(fd, readable, { drain }));

@@ -63,6 +63,8 @@ export interface Device {
   eoi?(vector: number): void;
   /** A line of another device has this word now: rising edges << 1 | level (PIC, IOAPIC). */
   line?(gsi: number, word: number): void;
+  /** `line` with this word would change nothing. */
+  hasHeard?(gsi: number, word: number): boolean;
   /** The supervisor has something to say; unknown names are for another version. Descriptors are the device's from then on. */
   order?(order: DeviceOrder['order'], fds: readonly number[]): void;
   /** Once, before all else: the state is loaded, and nobody else changes it, or what belongs to it, any more. */

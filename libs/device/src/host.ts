@@ -9,7 +9,7 @@
  *
  * A handler that throws is a bug: the process ends before the commit, and a successor executes the exit again.
  */
-import { crc32c, createTimer, ctl, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
+import { crc32c, createTimer, ctl, eventfdWrite, fileSize, mmap, monotonicNs, type Timer } from '@nyx/native';
 import type {
   DeviceEvent,
   DeviceOrder,
@@ -88,6 +88,8 @@ export class DeviceHost {
   #faults: Faults | undefined;
   #openTranscript: (() => Transcript) | undefined;
   #attached = false;
+  /** Not yet told: nobody is to be woken before the guest, which waits, has its answer. */
+  #untold: Set<number> | undefined = new Set();
 
   /**
    * Maps what the role names and attaches.
@@ -238,7 +240,7 @@ export class DeviceHost {
     for (const buffer of [this.#irqPage, this.rings]) crc32c(buffer, 0, buffer.byteLength);
   }
 
-  /** Republishes what was committed, settles every device, and serves. */
+  /** Republishes what was committed, and makes the outside world what the state says. Then `serve`. */
   start(): void {
     const { republished, epoch } = this.#server.attach();
     this.republished = republished;
@@ -248,7 +250,22 @@ export class DeviceHost {
     this.#irqs.mustKick();
     for (const d of this.devices) this.#settleOne(d);
     this.#after();
+  }
+
+  /** Answers: at once what is waiting, the rest by the event loop. */
+  serve(): void {
+    const untold = this.#untold ?? [];
+    this.#untold = undefined;
     this.#server.start();
+    this.#server.serve();
+    for (const fd of untold) eventfdWrite(fd);
+    this.#irqs.kick();
+  }
+
+  /** Adds 1 to an eventfd. */
+  signal(fd: number): void {
+    if (this.#untold) this.#untold.add(fd);
+    else eventfdWrite(fd);
   }
 
   /** Serves no more. Mappings and descriptors stay with who gave them. */
@@ -394,7 +411,7 @@ export class DeviceHost {
   /** A line of another process: the controllers beside the one asked hear it first, each by an event of its own. */
   #lineExit(asked: HostedDevice, gsi: number, word: number): void {
     for (const c of this.#controllers) {
-      if (c === asked) continue;
+      if (c === asked || c.device.hasHeard?.(gsi, word)) continue;
       c.device.line!(gsi, word);
       this.#server.commitEvent(c.block);
       this.#settleOne(c);
@@ -454,12 +471,13 @@ export class DeviceHost {
         for (const d of this.devices) this.#settleOne(d);
       }
     } while (this.lines.pending);
-    this.#irqs.kick();
+    if (!this.#untold) this.#irqs.kick();
     this.#arm();
   }
 
   readonly #tell = (gsi: number, word: number): void => {
     for (const c of this.#controllers) {
+      if (c.device.hasHeard?.(gsi, word)) continue;
       this.#change(c, () => c.device.line!(gsi, word));
       this.#settleOne(c);
     }

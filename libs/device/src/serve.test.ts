@@ -134,4 +134,4 @@ describe('a served process', () => {
     new Uint32Array(s.ram)[BlockHeader.offsetOf('initialized') >> 2] = 1;
     await expect(s.start()).rejects.toMatchObject({ code: 'STATE_FORMAT' });
   });
-});
+}, 120_000);

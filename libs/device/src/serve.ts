@@ -131,25 +131,27 @@ class Place {
     const { process: name } = this.#role;
     const host = this.#host;
     unopened = this.#log;
+    let attachNs: number;
     try {
       host.attach();
       host.start();
       this.#lockDown();
+      attachNs = monotonicNs() - start;
+      host.serve();
     } catch (error) {
       this.#done(failure(name, error));
       return;
     }
     const { epoch, republished, repaired, clock } = host;
     guestNs = () => clock.now();
-    const attachNs = monotonicNs() - start;
     const { missing } = this.#jail;
     const tell = (): void => {
       this.#done({ type: 'serving', process: name, epoch, attachNs, republished, repaired, missing });
       log('info', name, `serves, process ${epoch} of this place, ${republished} replies published again`);
       for (const device of repaired) log('warn', device, 'its state was damaged; the other half was taken');
     };
-    // A guest that waits is answered before anybody is told: that is the event loop's next turn, we the one after it.
-    if (this.#role.standby) setImmediate(() => setImmediate(tell));
+    // Who waited has an answer, and what it asks next comes before our news, too.
+    if (this.#role.standby) setImmediate(tell);
     else tell();
   }
 

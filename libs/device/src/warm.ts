@@ -7,10 +7,12 @@ import { close, eventfd, fileSize, memfdCreate, mmap } from '@nyx/native';
 import type { Role } from '@nyx/protocol';
 import {
   blockBytes,
+  ExitKind,
   formatIrqPage,
   formatRings,
   formatVmPage,
   irqPageBytes,
+  RingsView,
   ringsBytes,
   vmPageBytes,
 } from '@nyx/ring';
@@ -73,7 +75,27 @@ export function idle(kind: AnyDeviceKind, fds: Map<string, number>): DeviceConte
   };
 }
 
-/** Attaches these devices to memory of its own, as it will to that of a role, and lets go again. */
+/** One read of each device in the first ring, and one of its configuration space: what a guest may be waiting for. */
+function ask(rings: ArrayBuffer, kinds: readonly AnyDeviceKind[]): void {
+  const view = new RingsView(rings);
+  const header = view.header(0);
+  for (let round = 0, n = header.tail; round < 2; round++)
+    for (const [device, k] of kinds.entries()) {
+      const register = k.regions[0]?.table?.registers[0];
+      const slot = view.slot(0, ++n);
+      slot.kind = round === 0 ? ExitKind.read : ExitKind.configRead;
+      slot.width = Math.min(register?.width ?? 4, 4);
+      slot.device = device;
+      slot.offset = register?.at ?? 0;
+      slot.seqLo = n;
+      header.head = n;
+    }
+}
+
+/**
+ * Attaches these devices to memory of its own, as it will to that of a role: first as new ones, then as a successor whom a
+ * guest waits for. Lets go again.
+ */
 function rehearse(kinds: readonly AnyDeviceKind[], named: readonly ReadonlyMap<string, number>[]): void {
   const fds: number[] = [];
   const share = (fd: number): number => fds.push(fd) - 1;
@@ -108,9 +130,13 @@ function rehearse(kinds: readonly AnyDeviceKind[], named: readonly ReadonlyMap<s
   const fatal = (e: unknown): never => {
     throw e;
   };
-  const host = new DeviceHost(role, fds, kinds, { fatal, log: nothing });
-  host.start();
-  host.close();
+  for (const succeeds of [false, true]) {
+    const host = new DeviceHost(role, fds, kinds, { fatal, log: nothing });
+    if (succeeds) ask(host.rings, kinds);
+    host.start();
+    host.serve();
+    host.close();
+  }
   for (const fd of fds) close(fd);
 }
 

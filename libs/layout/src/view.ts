@@ -194,32 +194,53 @@ export function resetValues(s: Struct, memory: Memory, base: number): void {
   }
 }
 
-/** The first field whose value lies outside its declared range, or undefined when all are legal. */
-export function firstIllegal(s: Struct, memory: Memory, base: number): string | undefined {
-  for (const p of s.placed) {
-    const f = p.field;
+/** A field with a declared range, wherever it is nested: `count` values, `stride` bytes apart. */
+interface Ranged {
+  readonly path: string;
+  readonly type: string;
+  readonly at: number;
+  readonly count: number;
+  readonly stride: number;
+  readonly min: number;
+  readonly max: number;
+}
+const rangedFields = new WeakMap<Struct, readonly Ranged[]>();
+
+function rangedOf(s: Struct): readonly Ranged[] {
+  const known = rangedFields.get(s);
+  if (known) return known;
+  const all: Ranged[] = [];
+  for (const { name, field: f, offset, bytes } of s.placed) {
     if (f.kind === 'pad') continue;
     if (f.kind === 'struct') {
-      for (let i = 0; i < f.count; i++) {
-        const inner = firstIllegal(f.struct, memory, base + p.offset + i * f.struct.bytes);
-        if (inner) return `${p.name}[${i}].${inner}`;
-      }
-      continue;
+      const inner = rangedOf(f.struct);
+      for (let i = 0; i < f.count; i++)
+        for (const r of inner)
+          all.push({ ...r, path: `${name}[${i}].${r.path}`, at: offset + i * f.struct.bytes + r.at });
+    } else if (f.min !== undefined || f.max !== undefined) {
+      const count = f.kind === 'array' ? f.count : 1;
+      const { min = 0, max = Number.POSITIVE_INFINITY, type } = f;
+      all.push({ path: name, type, at: offset, count, stride: bytes / count, min, max });
     }
-    if (f.min === undefined && f.max === undefined) continue;
-    const n = f.kind === 'array' ? f.count : 1;
-    for (let i = 0; i < n; i++) {
-      const at = base + p.offset + (i * p.bytes) / n;
+  }
+  rangedFields.set(s, all);
+  return all;
+}
+
+/** The first field whose value lies outside its declared range, or undefined when all are legal. */
+export function firstIllegal(s: Struct, memory: Memory, base: number): string | undefined {
+  for (const { path, type, at: offset, count, stride, min, max } of rangedOf(s)) {
+    for (let i = 0, at = base + offset; i < count; i++, at += stride) {
       const value =
-        f.type === 'u8'
+        type === 'u8'
           ? memory.u8[at]!
-          : f.type === 'u16'
+          : type === 'u16'
             ? memory.u16[at >> 1]!
-            : f.type === 'u32'
+            : type === 'u32'
               ? memory.u32[at >> 2]!
               : memory.u32[at >> 2]! + memory.u32[(at >> 2) + 1]! * 4294967296;
-      if (value < (f.min ?? 0) || value > (f.max ?? Number.POSITIVE_INFINITY))
-        return `${p.name} = ${value}, expected ${f.min ?? 0}..${f.max ?? 'max'}`;
+      if (value < min || value > max)
+        return `${path} = ${value}, expected ${min}..${max === Number.POSITIVE_INFINITY ? 'max' : max}`;
     }
   }
   return undefined;

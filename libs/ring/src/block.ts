@@ -19,7 +19,7 @@ import {
 import { crc32c, memcpy } from '@nyx/native';
 import { RingError } from './error.ts';
 import { confirm, install, type Migration, migrated, revert } from './migrate.ts';
-import { BlockHeader, HalfHeader, Range, wire } from './wire.ts';
+import { BlockHeader, ClassEntry, HalfHeader, Range, wire } from './wire.ts';
 
 /** An entry of the class table (wire.ClassEntry); `source` is relative to the device state, not to the half. */
 export interface ClassSpec {
@@ -52,6 +52,24 @@ export const halfBytes = (spec: BlockSpec): number => (stateAt(spec) + spec.stat
 /** Bytes that the state block of this device needs. */
 export const blockBytes = (spec: BlockSpec): number => wire.halvesAt + 2 * halfBytes(spec);
 
+/** The class table's bytes: they are the same at every attach. */
+const classTable = (spec: BlockSpec): Uint8Array => {
+  const classes = spec.classes ?? [];
+  const memory = new Memory(new ArrayBuffer(classes.length * ClassEntry.bytes));
+  const root = new Root(memory);
+  const entry = viewAt(ClassEntry, root);
+  for (const c of classes) {
+    entry.region = c.region;
+    entry.width = c.width;
+    entry.offset = c.offset;
+    entry.source = stateAt(spec) + (c.source ?? 0);
+    entry.mask = c.mask ?? 0;
+    entry.kind = c.kind;
+    root.base += ClassEntry.bytes;
+  }
+  return memory.u8;
+};
+
 const hex = (n: number): string => `0x${n.toString(16)}`;
 
 export class StateBlock<S extends Struct = Struct> {
@@ -69,6 +87,8 @@ export class StateBlock<S extends Struct = Struct> {
   index = -1;
   readonly #baseSum: number;
   readonly #header: View<typeof BlockHeader>;
+  readonly #kind: number;
+  readonly #classes: Uint8Array;
 
   /**
    * Attaches to a block, or formats it when it was never committed.
@@ -94,6 +114,8 @@ export class StateBlock<S extends Struct = Struct> {
     this.memory = new Memory(buffer);
     this.halfBytes = halfBytes(spec);
     this.#header = view(BlockHeader, this.memory);
+    this.#kind = fnv1a(spec.kind);
+    this.#classes = classTable(spec);
     this.root = new Root(this.memory, this.halfAt(0));
     this.#baseSum = this.halfAt(0) + this.halfAt(1);
     this.state = viewAt(spec.state, this.root, stateAt(spec));
@@ -192,7 +214,7 @@ export class StateBlock<S extends Struct = Struct> {
     const { spec } = this;
     this.memory.u8.fill(0, 0, wire.halvesAt + 2 * this.halfBytes);
     header.version = wire.version;
-    header.kind = fnv1a(spec.kind);
+    header.kind = this.#kind;
     header.stateVersion = spec.stateVersion;
     header.layoutHash = spec.state.hash;
     header.halfBytes = this.halfBytes;
@@ -212,7 +234,7 @@ export class StateBlock<S extends Struct = Struct> {
     return (
       h.magic === wire.blockMagic &&
       h.version === wire.version &&
-      h.kind === fnv1a(this.spec.kind) &&
+      h.kind === this.#kind &&
       h.stateVersion !== this.spec.stateVersion
     );
   }
@@ -224,7 +246,7 @@ export class StateBlock<S extends Struct = Struct> {
         'STATE_FORMAT',
         `state block of ${spec.kind} has magic ${hex(h.magic)} version ${h.version}`,
       );
-    if (h.kind !== fnv1a(spec.kind))
+    if (h.kind !== this.#kind)
       throw new RingError('STATE_KIND', `state block belongs to another kind of device than ${spec.kind}`);
     if (
       h.layoutHash !== spec.state.hash ||
@@ -267,16 +289,7 @@ export class StateBlock<S extends Struct = Struct> {
   }
 
   #writeClasses(header: View<typeof BlockHeader>): void {
-    const classes = this.spec.classes ?? [];
-    classes.forEach((c, i) => {
-      const entry = header.classTable.at(i);
-      entry.region = c.region;
-      entry.width = c.width;
-      entry.offset = c.offset;
-      entry.source = stateAt(this.spec) + (c.source ?? 0);
-      entry.mask = c.mask ?? 0;
-      entry.kind = c.kind;
-    });
-    header.classes = classes.length;
+    this.memory.u8.set(this.#classes, BlockHeader.offsetOf('classTable'));
+    header.classes = this.#classes.length / ClassEntry.bytes;
   }
 }

@@ -34,17 +34,20 @@ export class ExitServer {
   /** Burst area of each ring. */
   readonly bursts: readonly Uint8Array[];
   readonly #core: ExitCore;
+  readonly #work: () => void;
 
   constructor(options: ExitServerOptions) {
     this.view = new RingsView(options.rings);
     this.bursts = Array.from({ length: this.view.rings }, (_, i) => this.view.burst(i));
     const { onExit, ...rest } = options;
+    const work = (): void => {
+      while (core.wait() >= 0) onExit();
+    };
     const core: ExitCore = createExitCore({
       ...rest,
-      onWork() {
-        while (core.wait() >= 0) onExit();
-      },
+      onWork: work,
     });
+    this.#work = work;
     this.#core = core;
     this.ctl = core.ctl;
   }
@@ -59,8 +62,14 @@ export class ExitServer {
     return { republished, epoch: this.view.control.epoch };
   }
 
+  /** Serves from the event loop's next turn on. */
   start(): void {
     this.#core.start();
+  }
+
+  /** Serves what is there already, now. */
+  serve(): void {
+    this.#work();
   }
 
   /** The commit point of the current exit, then its reply. `block.root` moves to the next half. */

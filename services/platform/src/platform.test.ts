@@ -5,6 +5,7 @@ import { Served } from '@nyx/device/served';
 import { eventfd, eventfdWrite, memfdCreate, mmap } from '@nyx/native';
 import { ExitKind, MachineEvent, StatusFlag } from '@nyx/ring';
 import { afterEach, expect, it } from 'vitest';
+import { kinds } from './kinds.ts';
 
 const command = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('main.ts', import.meta.url))];
 const SECOND = 1_000_000_000;
@@ -152,3 +153,7 @@ it('power off and changes of the address map are told with the reply', async () 
   p.s.cpu.sync(ExitKind.configWrite, Dev.mch, 0, 0x60, 4, 0xe000_0001, 0, 1, SECOND);
   expect(p.status()).toBe(StatusFlag.mapChanged);
 }, 20_000);
+
+it('a standby has made every chip before it is needed, and given up what it needed for that', () => {
+  expect(kinds.filter((k) => !k.early?.({})).map((k) => k.kind)).toEqual([]);
+});

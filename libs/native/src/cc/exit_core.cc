@@ -214,7 +214,9 @@ napi_value ExitCore::Attach(Call& call) {
         break;
       }
     }
-    rings_.WakeProducer(ring);
+    // Who waits for an answer would only look, keep a CPU from us, and sleep again.
+    if (rings_.Ready(ring)) rings_.WakeWithReply(ring);
+    else rings_.WakeProducer(ring);
   }
   attached_ = true;
   wire::ProcessControl& control = rings_.control();
@@ -231,6 +233,8 @@ napi_value ExitCore::Start(Call& call) {
   uv_timer_start(&heartbeat_, [](uv_timer_t* h) { Owner<ExitCore>(h)->Tell(); }, heartbeat_ms_, heartbeat_ms_);
   Tell();
   SetBusy(true);
+  turn_began_ = MonotonicNs();
+  until_clock_ = kExitsPerClock;
   return nullptr;
 }
 

@@ -148,6 +148,8 @@ void ExitRings::WakeProducer(uint32_t ring) {
   FutexWake(&rings_[ring].header->producer_waiting, INT32_MAX);
 }
 
+void ExitRings::WakeWithReply(uint32_t ring) { Swap(rings_[ring].header->producer_waiting, 1u); }
+
 uint32_t ExitRings::ProducerCpu() { return LoadRelaxed(rings_[last_].header->producer_cpu); }
 
 }  // namespace nyx

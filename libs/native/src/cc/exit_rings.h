@@ -42,8 +42,10 @@ class ExitRings {
   // Publishes the reply of the next request. In two steps, so that tests can stop in between.
   void StoreReply(uint32_t ring, uint64_t reply, uint32_t status);
   void Advance(uint32_t ring);
-  // Wakes a producer unconditionally.
+  // Wakes a producer unconditionally: a predecessor may have died just before it did.
   void WakeProducer(uint32_t ring);
+  // The same with the next reply.
+  void WakeWithReply(uint32_t ring);
   // CPU that the producer served last ran on.
   uint32_t ProducerCpu();
 

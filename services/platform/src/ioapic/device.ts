@@ -30,6 +30,7 @@ export const ioapic = defineDevice({
       line(gsi, word) {
         if (gsi < pins) chip.line(gsi, word);
       },
+      hasHeard: (gsi, word) => gsi >= pins || s.words.get(gsi) === word,
       eoi: (vector) => chip.eoi(vector),
       reset() {},
       settle() {

@@ -98,6 +98,8 @@ export const lpc = defineDevice({
         s.levels = word & 1 ? s.levels | bit : s.levels & ~bit;
         update();
       },
+      hasHeard: (gsi, word) =>
+        gsi < firstPirq || gsi >= firstPirq + pirqs || ((s.levels >> (gsi - firstPirq)) & 1) === (word & 1),
       reset() {
         update();
         publish();

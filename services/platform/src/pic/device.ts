@@ -7,6 +7,9 @@ import { RegisterBank } from '@nyx/layout';
 import { Pic } from './chip.ts';
 import { chipRegisters, elcrRegisters, PicState } from './regs.ts';
 
+/** -1: that pin is the IOAPIC's alone. */
+const irqOf = (gsi: number): number => (gsi === 2 ? 0 : gsi < 16 && gsi !== 0 ? gsi : -1);
+
 export const pic = defineDevice({
   kind: 'pic8259',
   stateVersion: 1,
@@ -44,8 +47,12 @@ export const pic = defineDevice({
       ...banked(ctx, [ports(0), ports(1), elcr]),
       intAck: () => chip.acknowledge(),
       line(gsi, word) {
-        const irq = gsi === 2 ? 0 : gsi;
-        if (irq < 16 && gsi !== 0) chip.line(irq, word);
+        const irq = irqOf(gsi);
+        if (irq >= 0) chip.line(irq, word);
+      },
+      hasHeard(gsi, word) {
+        const irq = irqOf(gsi);
+        return irq < 0 || s.words.get(irq) === word;
       },
       reset: () => chip.reset(),
       settle: () => ctx.line(0, s.intr),
