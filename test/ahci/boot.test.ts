@@ -1,7 +1,7 @@
 /**
  * Firmware, boot loader, kernel: SeaBIOS starts GRUB from a disk and from a CD (El Torito) at the AHCI controller, OVMF from a disk; GRUB
- * starts Debian's kernel, which finds them again with its own driver. Disk and ISO are made with Debian's grub-pc-bin, mke2fs,
- * mtools and xorriso.
+ * starts Debian's kernel, which finds them again with its own driver; so does ISOLINUX, which is a program of 16 bits, from a CD. Disk
+ * and ISO are made with Debian's grub-pc-bin, isolinux, mke2fs, mtools and xorriso.
  */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -26,6 +26,28 @@ const bootCd = (i: Image): string => {
   writeFileSync(join(tree, 'boot/grub/grub.cfg'), grubConfig(words('cd')));
   const path = join(folder, 'grub.iso');
   run('grub-mkrescue', ['-d', grub, '-o', path, tree]);
+  return path;
+};
+
+const isolinux = '/usr/lib/ISOLINUX/isolinux.bin';
+const ldlinux = '/usr/lib/syslinux/modules/bios/ldlinux.c32';
+/** ISOLINUX, the loader of Debian's own CDs: a program in real mode that calls firmware for each sector, key and character. */
+const isolinuxCd = (i: Image): string => {
+  const tree = join(folder, 'isolinux.d');
+  mkdirSync(join(tree, 'isolinux'), { recursive: true });
+  copyFileSync(i.kernel, join(tree, 'vmlinuz'));
+  copyFileSync(i.initrd, join(tree, 'initrd.img'));
+  copyFileSync(isolinux, join(tree, 'isolinux/isolinux.bin'));
+  copyFileSync(ldlinux, join(tree, 'isolinux/ldlinux.c32'));
+  const kernel = `kernel /vmlinuz\n  initrd /initrd.img\n  append console=ttyS0 quiet panic=-1 ${words('isolinux')}`;
+  writeFileSync(
+    join(tree, 'isolinux/isolinux.cfg'),
+    `serial 0 115200\nsay ISOLINUX speaks\ndefault linux\nlabel linux\n  ${kernel}\n`,
+  );
+  const path = join(folder, 'isolinux.iso');
+  const boot = ['-b', 'isolinux/isolinux.bin', '-c', 'isolinux/boot.cat', '-no-emul-boot'];
+  const table = ['-boot-load-size', '4', '-boot-info-table'];
+  run('xorriso', ['-as', 'mkisofs', '-quiet', '-R', '-o', path, ...boot, ...table, tree]);
   return path;
 };
 
@@ -54,6 +76,14 @@ describe.runIf(image)(
   },
   400_000,
 );
+
+const old = image !== undefined && canBoot('a boot of ISOLINUX', ['xorriso'], [bios, isolinux, ldlinux]);
+test.runIf(old)('SeaBIOS and ISOLINUX boot Linux from a CD', { timeout: 400_000 }, async ({ boot }) => {
+  const vm = await boot({ cdroms: [isolinuxCd(image!)] }, { bootTimeout: 240 });
+  const r = await vm.run('cat /proc/cmdline');
+  expect(r.stdout).toContain('mark=isolinux');
+  expect(readFileSync(join(vm.vm.dir, 'console.log'), 'latin1')).toContain('ISOLINUX speaks');
+});
 
 const uefi =
   image !== undefined &&
