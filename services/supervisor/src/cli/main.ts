@@ -13,6 +13,7 @@ const commands: Record<string, [summary: string, load: () => Promise<CommandFile
   run: ['start a machine', () => import('./run.ts')],
   ps: ['list the machines', () => import('./ps.ts')],
   status: ['what a machine and its processes do', () => import('./status.ts')],
+  top: ['what a machine uses, live', () => import('./top.ts')],
   console: ['the serial console (Ctrl-] leaves)', () => import('./console.ts')],
   exec: ['run a command in the guest', () => import('./exec.ts')],
   stop: ['power a machine off', () => import('./stop.ts')],

@@ -9,12 +9,22 @@ export const dim = paint(2);
 export const red = paint(31);
 export const green = paint(32);
 export const yellow = paint(33);
+export const blue = paint(34);
+export const magenta = paint(35);
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: colours have no width.
 const bare = (s: string): string => s.replace(/\x1b\[\d+m/g, '');
 const padTo = (s: string, n: number, right: boolean): string => {
   const fill = ' '.repeat(Math.max(0, n - bare(s).length));
   return right ? fill + s : s + fill;
+};
+
+/** The first `width` signs of a line. */
+export const cut = (s: string, width: number): string => {
+  if (bare(s).length <= width) return s;
+  let left = width;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours have no width.
+  return s.replace(/(\x1b\[\d+m)|[^\x1b]/g, (sign, colour) => (colour || left-- > 0 ? sign : ''));
 };
 
 /** Rows in columns; `right`: columns that are numbers. */
