@@ -26,8 +26,8 @@ export const wire = {
   maxClasses: 64,
   maxRanges: 8,
   irqEntriesAt: 0x1000,
-  /** Processor time between two looks at where a vCPU is (VcpuStats.in*). */
-  sampleNs: 4_000_000,
+  /** Processor time of a vCPU that one count of VcpuStats.in* stands for. */
+  sampleNs: 1_000_000,
 } as const;
 
 /** What the guest did. */
@@ -286,7 +286,7 @@ export const VcpuStats = struct(
     unmappedMmio: u64('accesses to memory addresses that are neither RAM nor a device'),
     lastMmio: u64('the newest of unmappedMmio'),
     inTranslated: u32(
-      'soft: looks that found it in translated code; each stands for wire.sampleNs of processor time',
+      'soft: samples that found it in translated code, in wire.sampleNs of processor time',
     ),
     inInterpreter: u32('soft: in the interpreter'),
     inTranslator: u32('soft: decoding and translating'),

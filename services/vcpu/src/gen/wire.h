@@ -21,7 +21,7 @@ inline constexpr uint32_t kHalvesAt = 0x1000u;
 inline constexpr uint32_t kMaxClasses = 0x40u;
 inline constexpr uint32_t kMaxRanges = 0x8u;
 inline constexpr uint32_t kIrqEntriesAt = 0x1000u;
-inline constexpr uint32_t kSampleNs = 0x3d0900u;
+inline constexpr uint32_t kSampleNs = 0xf4240u;
 inline constexpr uint32_t kSlotPosted = 0x1u;
 
 struct ExitKind {
@@ -323,7 +323,7 @@ struct VcpuStats {
   uint64_t unmapped_ports;  // accesses to ports that no device answers
   uint64_t unmapped_mmio;  // accesses to memory addresses that are neither RAM nor a device
   uint64_t last_mmio;  // the newest of unmappedMmio
-  uint32_t in_translated;  // soft: looks that found it in translated code; each stands for wire.sampleNs of processor time
+  uint32_t in_translated;  // soft: samples that found it in translated code, in wire.sampleNs of processor time
   uint32_t in_interpreter;  // soft: in the interpreter
   uint32_t in_translator;  // soft: decoding and translating
   uint32_t in_mmu;  // soft: walking page tables

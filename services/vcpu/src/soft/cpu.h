@@ -120,7 +120,7 @@ struct Tlb {
 };
 
 // Where the engine is, when it is not executing guest code (sampler.h).
-enum Where : uint8_t { kInGuestCode, kInTranslator, kInMmu, kInExit };
+enum Where : uint8_t { kInGuestCode, kInTranslator, kInMmu, kInExit, kAsleep };
 
 struct Block;
 struct Insn;
@@ -208,6 +208,7 @@ struct alignas(64) Cpu {
   int64_t tsc_offset;      // guest TSC = Clock::Tsc() + tsc_offset
   TlbEntry once;           // a translation that no TLB may keep (mmu.cc)
   Tlb tlbs[3];             // supervisor, user, checked accesses (never matches)
+  class Sampler* sampler;
 
   bool long_mode() const { return mode & kModeLMA; }
   bool code64() const { return mode & kMode64; }

@@ -3,6 +3,7 @@
 #include "soft/coherence.h"
 #include "soft/pace.h"
 #include "soft/run.h"
+#include "soft/sampler.h"
 #include "soft/system.h"
 
 namespace nyx::soft {
@@ -95,9 +96,11 @@ void sleep(Cpu& c) {
   {
     Outside outside(c);
     const uint64_t since = MonotonicNs();
+    c.where = kAsleep;
     if (!c.pacer || (!pass_time(c) && c.attention->load() == 0)) c.lapic->Wait();
     s.halted_ns += MonotonicNs() - since;
   }
+  c.sampler->Wake();
   s.state = 1;
 }
 

@@ -1,5 +1,10 @@
-// Where a vCPU's time goes: a signal after every few milliseconds of its processor time looks where it is. Costs nothing
+// Where a vCPU's time goes: a signal every few hundred microseconds up to a few milliseconds looks where its thread is. Costs nothing
 // while nothing is looked at but the stores to Cpu::where, which are made in slow paths only.
+//
+// The moments are random ones of the clock. A timer of the thread's processor time would fire at the host kernel's ticks, and so does
+// the guest's own timer: such samples see the guest's tick handler, or never see it. A signal that comes late found the thread waiting for
+// a processor, and tells where that happened, not where time goes: it is not counted. Each one counted stands for the processor
+// time since the last.
 #pragma once
 #include <signal.h>
 #include <time.h>
@@ -24,18 +29,29 @@ class In {
   const uint8_t before_;
 };
 
+// All of it by the vCPU's thread.
 class Sampler {
  public:
   ~Sampler();
-  // The vCPU's thread, once; `c` and `stats` outlive it.
+  // Before each run; `c` and `stats` outlive it.
   void Start(Cpu& c, wire::VcpuStats& stats);
+  // After Cpu::where was kAsleep: samples stop when they find a thread that sleeps.
+  void Wake() {
+    if (!armed_) Arm();
+  }
 
  private:
   static void OnSample(int, siginfo_t* info, void* context);
+  void Sample(uint64_t rip);
+  void Arm();
   Cpu* cpu_ = nullptr;
   wire::VcpuStats* stats_ = nullptr;
   timer_t timer_{};
   bool started_ = false;
+  volatile bool armed_ = false;
+  uint64_t due_ = 0;      // when the next signal is, ns of the monotonic clock
+  uint64_t counted_ = 0;  // processor time of the thread that samples stand for so far
+  uint32_t random_ = 0x9e3779b9;
 };
 
 }  // namespace nyx::soft

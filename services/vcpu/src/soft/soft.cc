@@ -50,10 +50,12 @@ SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engi
 
 RunResult SoftVcpu::Run() {
   Cpu& c = *cpu_;
+  c.sampler = &sampler_;
   sampler_.Start(c, *context_.stats);
   unpark(c);
   context_.stats->state = c.halted ? 2 : c.wait_sipi ? 0 : 1;
   run(c);
+  c.where = kAsleep;
   fp_leave(c);
   x87_spill(c);
   park(c);
