@@ -1,67 +1,67 @@
 #!/usr/bin/env node
-// Builds and runs a libFuzzer target of this folder: `run.mjs [seconds] [target]`. Needs clang with libFuzzer.
+// Builds and runs a libFuzzer target of this folder. See --help.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { build, missing, output, targets } from './build.mjs';
 
-const here = dirname(fileURLToPath(import.meta.url));
-const [seconds = '60', target = 'ring_consumer'] = process.argv.slice(2);
-const clang = 'clang++';
-if (spawnSync(clang, ['--version']).status !== 0) {
-  console.log('skipped: fuzzing needs clang++ with libFuzzer, which is not installed');
+const usage = `usage: run.mjs [SECONDS] [TARGET] [--runs N] [--seed N] [--fresh] [--fork N]
+  SECONDS  how long, 60 when not said     TARGET  ${targets.join(', ')}; the first when not said
+  --runs   at most so many inputs         --seed  of the random choices; another in each run when not said
+  --fresh  without the corpus of the runs before (services/vcpu/build/fuzz/TARGET.corpus)
+  --fork   so many processes
+Needs clang++ with libFuzzer (Debian: clang, libclang-rt-14-dev). An input that fails is left in services/vcpu/build/fuzz as
+crash-HASH; TARGET crash-HASH runs it again.`;
+
+function fail(text) {
+  console.error(text);
+  process.exit(2);
+}
+
+let parsed;
+try {
+  const flag = { type: 'string' };
+  parsed = parseArgs({
+    allowPositionals: true,
+    options: { runs: flag, seed: flag, fork: flag, fresh: { type: 'boolean' }, help: { type: 'boolean' } },
+  });
+} catch (error) {
+  fail(`${error.message}\n${usage}`);
+}
+const { values, positionals } = parsed;
+if (values.help) {
+  console.log(usage);
   process.exit(0);
 }
-const build = join(here, '../build/fuzz');
-const corpus = join(build, `${target}.corpus`);
+const [seconds = '60', target = targets[0]] = positionals;
+for (const [name, value] of [
+  ['SECONDS', seconds],
+  ...['runs', 'seed', 'fork'].map((k) => [`--${k}`, values[k]]),
+])
+  if (value !== undefined && !/^\d{1,9}$/.test(value))
+    fail(`${name}: a number is wanted, not ${value}\n${usage}`);
+if (!targets.includes(target)) fail(`no target ${target}\n${usage}`);
+const why = missing();
+if (why) fail(`fuzzing is not possible here: ${why}`);
+
+const [program] = await build([target], (line) => console.log(line)).catch((error) => fail(error.message));
+const corpus = join(output, `${target}.corpus`);
 mkdirSync(corpus, { recursive: true });
-// The machine without main.cc, machine.cc and engines.
-const skip = new Set(['main.cc', 'machine.cc', 'build.cc', 'no_soft.cc', 'control.cc']);
-const sources = readdirSync(join(here, '../src')).filter((name) => name.endsWith('.cc') && !skip.has(name));
-const args = [
-  '-std=c++20',
-  '-g',
-  '-O1',
-  '-D_GNU_SOURCE',
-  '-fsanitize=fuzzer,address,undefined',
-  '-fno-sanitize-recover=all',
-  '-msse4.2',
-];
-const program = join(build, target);
-const files = sources.map((name) => join(here, '../src', name));
-const add = (folder, skipped) => {
-  for (const name of readdirSync(join(here, folder)))
-    if (name.endsWith('.cc') && name !== skipped) files.push(join(here, folder, name));
-};
-// The decoder's tables name every handler.
-if (target === 'decoder' || target === 'translator') add('../src/soft');
-if (target === 'translator') {
-  add('../test/differ', 'main.cc');
-  // Handlers must end in jumps, as translated code demands: not at -O1. Its guests read and write guest memory, around which
-  // nothing is mapped, by host address; the sanitizers watch the engine itself.
-  args.push('-O2', `-I${join(here, '../test/differ')}`, `-I${join(here, '../../../libs/native/src/cc')}`);
-}
-const compiled = spawnSync(
-  clang,
-  [...args, `-I${join(here, '../src')}`, join(here, `${target}.cc`), ...files, '-o', program, '-lpthread'],
-  {
-    stdio: 'inherit',
-  },
-);
-if (compiled.status !== 0) process.exit(1);
 const run = spawnSync(
   program,
   [
-    corpus,
+    ...(values.fresh ? [] : [corpus]),
     `-max_total_time=${seconds}`,
+    ...(values.runs ? [`-runs=${values.runs}`] : []),
+    ...(values.seed ? [`-seed=${values.seed}`] : []),
+    ...(values.fork ? [`-fork=${values.fork}`] : []),
     '-max_len=1024',
     '-len_control=0',
-    '-timeout=10',
+    // A guest of the translator's target may take 30 s on a slow machine before it is a hang (test/differ).
+    '-timeout=100',
     '-print_final_stats=1',
   ],
-  {
-    stdio: 'inherit',
-    cwd: build,
-  },
+  { stdio: 'inherit', cwd: output },
 );
 process.exit(run.status ?? 1);
