@@ -285,9 +285,7 @@ export const VcpuStats = struct(
     unmappedPorts: u64('accesses to ports that no device answers'),
     unmappedMmio: u64('accesses to memory addresses that are neither RAM nor a device'),
     lastMmio: u64('the newest of unmappedMmio'),
-    inTranslated: u32(
-      'soft: samples that found it in translated code, in wire.sampleNs of processor time',
-    ),
+    inTranslated: u32('soft: samples that found it in translated code, in wire.sampleNs of processor time'),
     inInterpreter: u32('soft: in the interpreter'),
     inTranslator: u32('soft: decoding and translating'),
     inMmu: u32('soft: walking page tables'),
