@@ -49,6 +49,7 @@
       "target_name": "nyx-keeper",
       "type": "executable",
       "sources": ["src/keeper/main.cc"],
+      "include_dirs": ["src/cc"],
       "defines": ["_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],

@@ -164,9 +164,13 @@ describe.runIf(image)(
       const want = await sh(vm, 'sha256sum </tmp/blob');
       let stop = false;
       let rounds = 0;
+      let kills = 0;
+      /** Rounds that are over, and in which it was killed. */
+      let struck = 0;
       // Writes with flushes, reads back past the cache, and reads the CD; again and again.
       const load = (async () => {
         while (!stop) {
+          const before = kills;
           const at = (rounds++ % 6) * 10;
           const [wrote, cd] = (
             await sh(
@@ -178,23 +182,30 @@ describe.runIf(image)(
             )
           ).split('\n');
           expect([wrote, cd]).toEqual([want, `${sha(data)}  -`]);
+          if (kills > before) struck++;
         }
       })();
-      let kills = 0;
+      // What goes wrong there ends the kills.
+      load.catch(() => {
+        stop = true;
+      });
       try {
-        for (; kills < 100; kills++) {
+        // However slow the machine is: a hundred times, and in three rounds at least.
+        while (!stop && (kills < 100 || struck < 3)) {
           await vm.kill('ahci');
-          await new Promise((r) => setTimeout(r, 10 + ((kills * 37) % 60)));
+          kills++;
+          await new Promise((r) => setTimeout(r, kills < 100 ? 10 + ((kills * 37) % 60) : 300));
         }
       } finally {
         stop = true;
         await load;
       }
-      expect(kills).toBe(100);
-      // At least one to the end; how many more is a matter of the machine's speed.
-      expect(rounds).toBeGreaterThan(1);
+      expect(kills).toBeGreaterThanOrEqual(100);
+      expect(struck).toBeGreaterThanOrEqual(3);
       expect(await troubles(vm)).toBe('');
-      console.info(`100 kills during ${rounds} rounds of 8 MiB written, read back, 3 MiB read from CD`);
+      console.info(
+        `${kills} kills in ${struck} of ${rounds} rounds of 8 MiB written, read back, 3 MiB read from CD`,
+      );
     });
   },
   300_000,

@@ -2,8 +2,10 @@
  * Disks over vhost-user: `nyx storage serve` beside qemu-storage-daemon, on the same file, one after the other, again and
  * again in the same run. The client is a native driver of one virtqueue, once polling, once waiting for calls. CPU is
  * that of the whole server process per request. Ratios are of neighbours in time: of each round, to the better of
- * qemu-storage-daemon's io_uring modes. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1 and LOADS=text
- * (only loads with this text in their names) by the environment.
+ * qemu-storage-daemon's io_uring modes. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1, LOADS=text
+ * (only loads with this text in their names) and PIECE=bytes by the environment: the pieces in which the image is written before
+ * (4096, as by a guest that writes at random). The page cache keeps a file in folios as large as those, and ext4 looks at every
+ * block of a folio for each write into it: of 1 MiB pieces, a write of 4 KiB takes ten times as long, whoever does it.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
@@ -28,6 +30,7 @@ const rounds = Number(process.env.ROUNDS ?? 3);
 const seconds = Number(process.env.SECONDS ?? 0.4);
 const wanted = process.argv.slice(2).filter((a) => a === 'raw' || a === 'qcow2');
 const formats = wanted.length > 0 ? wanted : ['raw', 'qcow2'];
+const piece = Number(process.env.PIECE ?? 4096);
 const MiB = 2 ** 20;
 const span = 256 * MiB;
 
@@ -234,7 +237,7 @@ function makeImage(format: string): void {
     if (r.status !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${r.status}`);
   };
   rmSync(image, { force: true });
-  run('dd', ['if=/dev/urandom', `of=${image}.raw`, 'bs=1M', `count=${span / MiB}`, 'status=none']);
+  run('dd', ['if=/dev/urandom', `of=${image}.raw`, `bs=${piece}`, `count=${span / piece}`, 'status=none']);
   if (format === 'raw') run('mv', [`${image}.raw`, image]);
   else {
     run('qemu-img', ['convert', '-f', 'raw', '-O', format, `${image}.raw`, image]);
@@ -267,7 +270,7 @@ try {
       }
     if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
     console.log(
-      `\n${format}, ${span / MiB} MiB, cached. Medians of the rounds (least..most). Others took ${((100 * others.busy) / others.all).toFixed(0)} % of the CPUs meanwhile`,
+      `\n${format}, ${span / MiB} MiB, cached, written in pieces of ${piece / 1024} KiB. Medians of the rounds (least..most). Others took ${((100 * others.busy) / others.all).toFixed(0)} % of the CPUs meanwhile`,
     );
     for (const { name, load } of loads) {
       if (format === 'raw')

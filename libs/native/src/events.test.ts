@@ -251,8 +251,8 @@ test('a pidfd becomes readable when its process dies, and signals reach it', asy
 
 test('a child has the descriptors, the environment and the session that it was started with, and nothing more', async () => {
   const [ours, theirs] = socketpair();
-  const script =
-    'echo "$NAME" >&3; ps -o sid= -p $$ >&3; pwd >&3; ls /proc/$$/fd | tr "\\n" " " >&3; kill -TERM $$';
+  // Without a pipe or a redirection of its own: the shell would have descriptors for those.
+  const script = 'exec >&3; echo "$NAME"; ps -o sid= -p $$; pwd; ls /proc/$$/fd; kill -TERM $$';
   const pid = spawnProcess(
     '/bin/sh',
     ['-c', script],

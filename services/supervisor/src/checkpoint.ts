@@ -194,7 +194,7 @@ export class Checkpoints {
       const empty = [...written].map((place) =>
         this.#vacate(place, 'checkpoint', successors, async () => {
           if (!(await gate.opened)) return;
-          for (const o of overlays) if (disks.process(o.disk) === place) disks.checkpoints.enter(o);
+          for (const o of overlays) if (disks.table.process(o.disk) === place) disks.checkpoints.enter(o);
         }),
       );
       for (const place of owner.processes()) {

@@ -19,8 +19,9 @@ import type { DeviceProcess } from './device-process.ts';
 import type { DiskFile } from './disk-files.ts';
 import { newJournal } from './disk-files.ts';
 import { newName, overlaySuffix, release } from './disk-role.ts';
+import type { Disk, DiskTable } from './disk-table.ts';
 import { at, runTool } from './disk-tool.ts';
-import type { Disk, Disks } from './disks.ts';
+import type { Disks } from './disks.ts';
 import { openFile } from './preflight.ts';
 
 /** Extension of a qcow2 header: the format of the backing file. */
@@ -63,7 +64,10 @@ const refused = (name: string, got: string): NyxError =>
 export class DiskCheckpoints {
   #inForce: Overlay[] = [];
 
-  constructor(private readonly disks: Disks) {}
+  constructor(
+    private readonly disks: Disks,
+    private readonly table: DiskTable,
+  ) {}
 
   /** Whether overlays are over the disks. */
   get active(): boolean {
@@ -72,12 +76,12 @@ export class DiskCheckpoints {
 
   /** Processes of the disks that are written. */
   get places(): ReadonlySet<DeviceProcess> {
-    return new Set(this.#written().map((d) => this.disks.process(d)));
+    return new Set(this.#written().map((d) => this.table.process(d)));
   }
 
   /** A null disk has no content. */
   #written(): Disk[] {
-    return this.disks.all.filter((d) => !d.spec.readonly && d.files[0]!.format !== 'null');
+    return this.table.all.filter((d) => !d.spec.readonly && d.files[0]!.format !== 'null');
   }
 
   /** @throws NyxError CHECKPOINT_REFUSED */
@@ -143,7 +147,7 @@ export class DiskCheckpoints {
     unlockImage(top.fd);
     lockImage(top.fd, top.path!, { write: false });
     disk.spec.format = 'qcow2';
-    this.disks.over(disk, [o.file, ...disk.files], o.journal);
+    this.table.over(disk, [o.file, ...disk.files], o.journal);
     if (before) o.below = { file: before.file, merged: Promise.resolve(), isMerged: false };
     this.#inForce = [...this.#inForce.filter((x) => x.disk !== disk), o];
   }
@@ -177,7 +181,7 @@ export class DiskCheckpoints {
     for (const o of [...this.#inForce]) {
       const { disk, below } = o;
       await below?.merged;
-      if (below) await this.disks.process(disk).replace('checkpoint', async () => this.#letGo(o));
+      if (below) await this.table.process(disk).replace('checkpoint', async () => this.#letGo(o));
       await this.disks.commitTop(disk);
       this.#inForce = this.#inForce.filter((x) => x !== o);
       unlinkSync(o.file.path!);
@@ -193,7 +197,7 @@ export class DiskCheckpoints {
         await o.below?.merged;
         this.#letGo(o);
         await this.#copyDown(disk, o.file, disk.files.slice(1));
-        this.disks.now(disk, disk.files.slice(1), undefined);
+        this.table.now(disk, disk.files.slice(1), undefined);
         release([o.file]);
         unlinkSync(o.file.path!);
       } catch (e) {
@@ -222,7 +226,7 @@ export class DiskCheckpoints {
     readSync(o.file.fd, header, 0, header.length, 0);
     writeSync(o.file.fd, header, 0, standsOn(header, image), 0);
     standsOn(o.empty, image);
-    this.disks.over(
+    this.table.over(
       disk,
       disk.files.filter((f) => f !== below.file),
       disk.journal,

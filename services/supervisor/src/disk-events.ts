@@ -3,7 +3,7 @@ import { close } from '@nyx/native';
 import type { DeviceEvent } from '@nyx/protocol';
 import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import type { DeviceProcess } from './device-process.ts';
-import type { DiskOwner } from './disks.ts';
+import type { DiskOwner } from './disk-table.ts';
 
 const text = (v: unknown): string => (typeof v === 'string' ? v : '');
 const count = (v: unknown): number => (typeof v === 'number' && v >= 0 ? v : 0);

@@ -9,51 +9,17 @@
  */
 import { unlinkSync } from 'node:fs';
 import { close } from '@nyx/native';
-import type { Result, VmEvent } from '@nyx/protocol/control';
+import type { Result } from '@nyx/protocol/control';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { NyxError } from '@nyx/protocol/errors';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
-import type { VmSpec } from '@nyx/protocol/spec';
-import type { DeviceProcess } from './device-process.ts';
 import { DiskCheckpoints } from './disk-checkpoint.ts';
 import { DiskEvents } from './disk-events.ts';
 import { type DiskFile, newJournal, openDisk } from './disk-files.ts';
-import { mustBeNew, newName, openBytes, overlaySuffix, release, rewire, unlock } from './disk-role.ts';
+import { mustBeNew, newName, openBytes, overlaySuffix, release, unlock } from './disk-role.ts';
+import type { Disk, DiskOwner, DiskTable } from './disk-table.ts';
 import { at, runTool } from './disk-tool.ts';
-import { type Keeping, noKeeper } from './keeper.ts';
-import { type DiskSet, type InheritedDisk, keepDisk } from './kept-disks.ts';
 import { openFile } from './preflight.ts';
-import { sataPort } from './sata.ts';
-
-/** The machine, as far as disks need it. */
-export interface DiskOwner {
-  processes(): readonly DeviceProcess[];
-  /** Another build of a process's program. @throws NyxError FILE_MISSING, UPGRADE_REFUSED: the old one serves */
-  upgrade(process: string, service: string): Promise<{ ns: number }>;
-  /** Guest time stands still; nothing to do when it does already. */
-  pause(): void;
-  emit(e: VmEvent): void;
-  /** The specification changed: whoever asks what a machine uses reads it. */
-  changed(): void;
-}
-
-/** A disk of a machine. */
-export interface Disk {
-  name: string;
-  index: number;
-  /** Of the AHCI controller; undefined: it has a controller, and a process, of its own. */
-  port: number | undefined;
-  /** As in the specification, whose path and format follow what is done. */
-  spec: VmSpec['disks'][number];
-  files: DiskFile[];
-  journal: number | undefined;
-  /** Of the image that was the topmost before: a successor looks into it. */
-  retired?: number | undefined;
-  /** What the role says already, and `files` will. */
-  next?: DiskSet | undefined;
-  /** A tool changes the image; half of that may be done. */
-  mending?: boolean;
-}
 
 /** A delta of so many bytes is copied while the guest waits; a larger one gets another round. */
 const SMALL = 32 * 2 ** 20;
@@ -76,51 +42,22 @@ export type Job = 'snapshot' | 'commit' | 'mirror' | 'resize' | 'swap';
 
 export class Disks {
   readonly events: DiskEvents;
-  readonly checkpoints = new DiskCheckpoints(this);
-  readonly #disks: Disk[];
+  readonly checkpoints: DiskCheckpoints;
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(
-    spec: Pick<VmSpec, 'disks' | 'cdroms'>,
-    files: readonly DiskFile[][],
-    journals: (name: string) => number | undefined,
+    readonly table: DiskTable,
     private readonly owner: DiskOwner,
-    private readonly keeper: Keeping = noKeeper,
-    inherited?: readonly InheritedDisk[],
   ) {
-    this.events = new DiskEvents(owner, (device) => this.#disks.find((d) => d.name === device)?.spec.path);
-    this.#disks = spec.disks.map((s, index) => {
-      const name = `disk${index}`;
-      const port = s.bus === 'ahci' ? sataPort(spec, { disk: index }) : undefined;
-      const journal = journals(`${name}.journal`);
-      const { retired, mending = false } = inherited?.[index] ?? {};
-      return { name, index, port, spec: s, files: files[index]!, journal, retired, mending };
-    });
-    for (const d of this.#disks) this.#keep(d);
-  }
-
-  #keep(d: Disk): void {
-    const { value, fds } = keepDisk({ now: d, next: d.next, retired: d.retired, mending: d.mending });
-    this.keeper.put(`disk/${d.index}`, value, fds);
-  }
-
-  /** Makes whole what another supervisor's tool may have left half done; nobody serves the disk yet. */
-  async mend(): Promise<void> {
-    for (const d of this.#disks.filter((x) => x.mending)) {
-      const [top] = d.files;
-      const image = { path: top!.path, fd: at(0), ...(d.journal === undefined ? {} : { journalFd: at(1) }) };
-      const fds = [top!.fd, ...(d.journal === undefined ? [] : [d.journal])];
-      await runTool({ command: 'check', ...image, repair: 'all' }, fds).catch(() => {});
-      d.mending = false;
-      this.#keep(d);
-    }
+    this.events = new DiskEvents(owner, (device) => table.all.find((d) => d.name === device)?.spec.path);
+    this.checkpoints = new DiskCheckpoints(this, table);
   }
 
   /** Goes on with disks that another supervisor has looked after; their processes are ours now. */
   inherit(): void {
-    this.#unify();
-    this.events.inherit([...this.#disks.map((d) => d.name), 'ahci']);
-    for (const d of this.#disks) void this.#inTurn(() => this.#withoutCheckpoint(d)).catch(() => {});
+    this.table.unify();
+    this.events.inherit([...this.table.all.map((d) => d.name), 'ahci']);
+    for (const d of this.table.all) void this.inTurn(() => this.#withoutCheckpoint(d)).catch(() => {});
   }
 
   /** The checkpoint was in the memory of the supervisor that is dead; its overlays go into the image. */
@@ -131,120 +68,21 @@ export class Disks {
     }
   }
 
-  /** Roles that were left by another supervisor name copies of the descriptors that are ours here: one of each is enough. */
-  #unify(): void {
-    for (const d of this.#disks) {
-      const [process, of] = d.port === undefined ? [d.name, ''] : ['ahci', `p${d.port}.`];
-      const p = this.owner.processes().find((x) => x.name === process);
-      const fds = p?.plan.role.devices[0]?.fds ?? {};
-      const ours = new Map(d.files.map((f, i) => [`${of}${i === 0 ? 'file' : `layer${i}`}`, f.fd]));
-      if (d.journal !== undefined) ours.set(`${of}journal`, d.journal);
-      for (const [as, fd] of ours) {
-        const slot = fds[as];
-        if (!p || slot === undefined || p.plan.fds[slot] === fd) continue;
-        close(p.plan.fds[slot]!);
-        p.plan.fds[slot] = fd;
-      }
-      p?.keep();
-    }
-  }
-
-  list(): Result<'diskList'> {
-    return {
-      disks: this.#disks.map((d) => ({
-        name: d.name,
-        path: d.spec.path,
-        format: d.files[0]!.format,
-        readonly: d.spec.readonly,
-        chain: d.files.flatMap((f) => (f.path === undefined ? [] : [f.path])),
-      })),
-    };
-  }
-
-  // For checkpoints (disk-checkpoint.ts), which keep the turn while they work.
-  get all(): readonly Disk[] {
-    return this.#disks;
-  }
-  inTurn<T>(work: () => Promise<T>): Promise<T> {
-    return this.#inTurn(work);
-  }
-  size(files: readonly DiskFile[]): Promise<number> {
-    return this.#size(files);
-  }
-  process(d: Disk): DeviceProcess {
-    return this.#process(d);
-  }
-  now(d: Disk, files: DiskFile[], journal: number | undefined): void {
-    this.#now(d, files, journal);
-  }
-  /**
-   * Other files are under the disk from now on; its process is dead. With a new journal, the present one is that of `files[1]`;
-   * with the present one, what lies below has no journal any more.
-   */
-  over(d: Disk, files: DiskFile[], journal: number | undefined): void {
-    const old = journal === d.journal ? undefined : d.journal;
-    this.#rewire(d, files, journal, old);
-    if (d.retired !== undefined) close(d.retired);
-    d.retired = old;
-    this.#now(d, files, journal);
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#turn.then(work, work);
-    this.#turn = done.catch(() => {});
-    return done;
-  }
-
+  /** The disk, to change it: one that no checkpoint holds. @throws NyxError */
   #find(name: string): Disk {
     if (this.checkpoints.active)
       throw new NyxError('VM_STATE', {
         expected: 'a machine without a checkpoint, which holds its disks (nyx checkpoint rm)',
         got: 'it has one',
       });
-    const d = this.#disks.find((x) => x.name === name);
-    if (!d)
-      throw new NyxError('DEVICE_UNKNOWN', {
-        expected: this.#disks.map((x) => x.name).join(', ') || 'a machine with disks',
-        got: `'${name}'`,
-      });
-    return d;
+    return this.table.find(name);
   }
 
-  #process(d: Disk): DeviceProcess {
-    const name = d.port === undefined ? d.name : 'ahci';
-    const p = this.owner.processes().find((x) => x.name === name);
-    if (!p || d.spec.standby !== undefined)
-      throw new NyxError('VM_STATE', {
-        expected: `${d.name} without a standby`,
-        got: p ? 'it has one' : 'no process',
-      });
-    return p;
-  }
-
-  /** What may be changed: not what a guest only reads. */
-  #writable(d: Disk): void {
-    if (d.spec.readonly)
-      throw new NyxError('VM_STATE', { expected: 'a disk that is written', got: `${d.name} is read-only` });
-  }
-
-  /** The role of the process says these files from now on. */
-  #rewire(d: Disk, files: DiskFile[], journal: number | undefined, old?: number): void {
-    rewire(this.#process(d).plan, d.name, d.port, files, journal, old);
-    d.next = { files, journal };
-    this.#keep(d);
-  }
-
-  /** Takes over what is under the disk now. */
-  #now(d: Disk, files: DiskFile[], journal: number | undefined): void {
-    d.files = files;
-    d.journal = journal;
-    const [top] = files;
-    if (top?.path !== undefined) d.spec.path = top.path;
-    if (isDiskFormat(top?.format)) d.spec.format = top.format;
-    if (top?.direct === undefined) delete d.spec.direct;
-    d.next = undefined;
-    this.#keep(d);
-    this.owner.changed();
+  /** One change after the other. Checkpoints keep the turn while they work. */
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work, work);
+    this.#turn = done.catch(() => {});
+    return done;
   }
 
   #progress(d: Disk, job: Job, from = 0, share = 1): (fraction: number) => void {
@@ -259,9 +97,9 @@ export class Disks {
 
   /** Another program, or other files with the same content. @throws NyxError */
   swap(name: string, o: SwapOptions): Promise<Result<'diskSwap'>> {
-    return this.#inTurn(async () => {
+    return this.inTurn(async () => {
       const d = this.#find(name);
-      const p = this.#process(d);
+      const p = this.table.process(d);
       const old = d.files;
       let files = old;
       if (o.path !== undefined) {
@@ -273,7 +111,7 @@ export class Disks {
           direct: direct === true && (o.format ?? format ?? 'raw') === 'raw',
         };
         files = openDisk(openFile, name, wanted);
-        const [is, want] = [await this.#size(files), await this.#size(old)];
+        const [is, want] = [await this.size(files), await this.size(old)];
         if (is !== want) {
           release(files);
           throw new NyxError('DISK_INVALID', {
@@ -299,10 +137,10 @@ export class Disks {
         // Whoever opens the old image next finds all of it there.
         await this.#settle(d);
         if (o.format !== undefined) d.spec.format = o.format;
-        this.#rewire(d, files, fresh);
+        this.table.rewire(d, files, fresh);
       });
       if (files !== old) {
-        this.#now(d, files, fresh);
+        this.table.now(d, files, fresh);
         release(old);
         if (journal !== undefined) close(journal);
       }
@@ -315,8 +153,8 @@ export class Disks {
    * that cannot be written keeps what it has. @throws NyxError CHECKPOINT_LEFT: an overlay of a checkpoint was not merged
    */
   async end(): Promise<void> {
-    if (this.#disks.length === 0) return;
-    const images = this.#disks.filter((d) => d.journal !== undefined && !d.spec.readonly);
+    if (this.table.all.length === 0) return;
+    const images = this.table.all.filter((d) => d.journal !== undefined && !d.spec.readonly);
     const limit = Date.now() + END_MS;
     // Whoever was told to die writes until it is dead.
     while (this.owner.processes().some((p) => p.pid !== 0) && Date.now() < limit)
@@ -325,7 +163,7 @@ export class Disks {
     await Promise.race([late, Promise.all(images.map((d) => this.#settle(d).catch(() => {})))]);
     await this.checkpoints.end();
     // The kernel keeps the files of a process that was killed for a while, and locks with them.
-    for (const f of this.#disks.flatMap((d) => d.files)) unlock(f);
+    for (const f of this.table.all.flatMap((d) => d.files)) unlock(f);
   }
 
   async #settle(d: Disk): Promise<void> {
@@ -334,7 +172,7 @@ export class Disks {
     await runTool({ command: 'settled', path: top!.path, fd: at(0), journalFd: at(1) }, [top!.fd, d.journal]);
   }
 
-  async #size(files: readonly DiskFile[]): Promise<number> {
+  async size(files: readonly DiskFile[]): Promise<number> {
     const [top] = files;
     if (!isDiskFormat(top!.format) || top!.format === 'raw') return top!.bytes;
     const i = await runTool<Record<string, number>>({ command: 'info', path: top!.path, fd: at(0) }, [
@@ -348,14 +186,14 @@ export class Disks {
    * @returns the new files and journal, which are in force. @throws NyxError; the disk is as before
    */
   async #overlay(d: Disk, path: string, reason: Job): Promise<{ ns: number }> {
-    const p = this.#process(d);
+    const p = this.table.process(d);
     const [top] = d.files;
     if (top?.path === undefined)
       throw new NyxError('VM_STATE', {
         expected: 'a disk that is a file',
         got: `${d.name} is ${d.spec.path}`,
       });
-    const size = await this.#size(d.files);
+    const size = await this.size(d.files);
     await runTool({
       command: 'create',
       path,
@@ -381,22 +219,22 @@ export class Disks {
       lockImage(top.fd, top.path!, { write: false });
       d.spec.format = 'qcow2';
       // What the old journal has, the successor writes out before it reads.
-      this.#rewire(d, files, journal, old);
+      this.table.rewire(d, files, journal, old);
     });
-    this.#now(d, files, journal);
+    this.table.now(d, files, journal);
     // Who serves now has written out what the one before left behind: only the newest may still be needed.
     if (d.retired !== undefined) close(d.retired);
     d.retired = old;
-    this.#keep(d);
+    this.table.keep(d);
     return r;
   }
 
   /** An image over the disk (`path`), or a snapshot inside of it. @throws NyxError */
   snapshot(name: string, o: SnapshotOptions): Promise<Result<'diskSwap'>> {
-    return this.#inTurn(async () => {
+    return this.inTurn(async () => {
       const d = this.#find(name);
-      const p = this.#process(d);
-      this.#writable(d);
+      const p = this.table.process(d);
+      this.table.writable(d);
       if (o.path !== undefined) mustBeNew(o.path);
       if (o.path !== undefined) return { name, downNs: (await this.#overlay(d, o.path, 'snapshot')).ns };
       const [top] = d.files;
@@ -406,7 +244,7 @@ export class Disks {
       const image = { path: top!.path, fd: at(0) };
       const fds = [top!.fd, d.journal!];
       d.mending = true;
-      this.#keep(d);
+      this.table.keep(d);
       const r = await p.replace('snapshot', async () => {
         try {
           await runTool({ command: 'snapshot', ...image, journalFd: at(1), action, name: snapshot }, fds);
@@ -416,7 +254,7 @@ export class Disks {
           throw e;
         } finally {
           d.mending = false;
-          this.#keep(d);
+          this.table.keep(d);
         }
       });
       return { name, downNs: r.ns };
@@ -425,10 +263,10 @@ export class Disks {
 
   /** Makes the disk larger; the guest is told. @throws NyxError */
   resize(name: string, o: { size: number; relative: boolean }): Promise<Result<'diskResize'>> {
-    return this.#inTurn(async () => {
+    return this.inTurn(async () => {
       const d = this.#find(name);
-      const p = this.#process(d);
-      this.#writable(d);
+      const p = this.table.process(d);
+      this.table.writable(d);
       // ATA has no word for it: a drive says how large it is when it is asked who it is, and drivers ask once.
       if (d.port !== undefined)
         throw new NyxError('VM_STATE', {
@@ -444,7 +282,7 @@ export class Disks {
         const fds = [top!.fd, ...(d.journal === undefined ? [] : [d.journal])];
         ({ size } = await runTool<{ size: number }>({ command: 'resize', ...image, ...journal, ...o }, fds));
         if (top!.format === 'raw') top!.bytes = size;
-        this.#rewire(d, d.files, d.journal);
+        this.table.rewire(d, d.files, d.journal);
       });
       return { name, downNs: r.ns, size };
     });
@@ -452,13 +290,13 @@ export class Disks {
 
   /** Copies the top image into the one below it and goes on without it. @throws NyxError */
   commit(name: string): Promise<Result<'diskSwap'>> {
-    return this.#inTurn(() => this.commitTop(this.#find(name)));
+    return this.inTurn(() => this.commitTop(this.#find(name)));
   }
 
   /** The same, of a disk that the caller has the turn for. */
   async commitTop(d: Disk): Promise<Result<'diskSwap'>> {
     const { name } = d;
-    this.#writable(d);
+    this.table.writable(d);
     const [top, below] = d.files;
     if (top?.format !== 'qcow2' || below?.path === undefined || below.format === 'vhdx')
       throw new NyxError('VM_STATE', {
@@ -490,12 +328,12 @@ export class Disks {
 
   /** Copies the disk into a new file and goes on with that. @throws NyxError */
   mirror(name: string, o: { path: string; format: DiskFormat }): Promise<Result<'diskSwap'>> {
-    return this.#inTurn(async () => {
+    return this.inTurn(async () => {
       const d = this.#find(name);
-      this.#writable(d);
-      this.#process(d);
+      this.table.writable(d);
+      this.table.process(d);
       mustBeNew(o.path);
-      const size = await this.#size(d.files);
+      const size = await this.size(d.files);
       await runTool({ command: 'create', path: o.path, format: o.format, size });
       const opened = openFile(o.path, `mirror of ${name}`, true);
       lockImage(opened.fd, o.path, { write: true });
@@ -520,7 +358,7 @@ export class Disks {
     layers: number,
     fresh: boolean,
   ): Promise<Result<'diskSwap'>> {
-    const p = this.#process(d);
+    const p = this.table.process(d);
     const [target] = to as [DiskFile, ...DiskFile[]];
     const before = d.files;
     const deltas: DiskFile[] = [];
@@ -559,11 +397,11 @@ export class Disks {
         await copy(d.files, 1, false);
         if (isDiskFormat(target.format)) d.spec.format = target.format;
         target.bytes = openBytes(target);
-        this.#rewire(d, to, journal);
+        this.table.rewire(d, to, journal);
       });
       down += r.ns;
       const old = d.files;
-      this.#now(d, to, journal);
+      this.table.now(d, to, journal);
       release(old.filter((f) => !to.includes(f)));
       for (const f of deltas) unlinkSync(f.path!);
       this.#progress(d, job)(1);

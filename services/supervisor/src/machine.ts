@@ -26,6 +26,7 @@ import { cgroups } from './cgroup.ts';
 import { Checkpoints } from './checkpoint.ts';
 import { busError, DeviceProcess } from './device-process.ts';
 import { adoptDisk } from './disk-files.ts';
+import { DiskTable } from './disk-table.ts';
 import { Disks } from './disks.ts';
 import { isObject } from './estate.ts';
 import { FaultDesk, type Patient } from './fault-desk.ts';
@@ -157,7 +158,9 @@ export class Machine {
         writeJson(join(o.dir, runFiles.spec), { ...spec, name: o.name });
       },
     };
-    this.disks = new Disks(spec, files.disks, (name) => r.named.get(name), diskOwner, keeper, oldDisks);
+    const journals = (name: string): number | undefined => r.named.get(name);
+    const table = new DiskTable(spec, files.disks, journals, diskOwner, keeper, oldDisks);
+    this.disks = new Disks(table, diskOwner);
     const controller = (): DeviceProcess | undefined =>
       this.#processes.find((p) => p.plan.devices.some((d) => d.kind === 'ahci'));
     this.cds = new CdDrives(spec, files.cds, adoptCds(r, files.cds), controller, keeper, oldCds);
@@ -267,7 +270,7 @@ export class Machine {
       this.#channels.exec.ready = how.agent;
       if (policy) this.desk.book.inherit(policy);
       this.#recall(log);
-      await this.disks.mend();
+      await this.disks.table.mend();
       // From here to the places at one go: what it tells finds them.
       const jailed = o.spares.host.jail !== false;
       const inherited = { pid: old.value.pid, jail: old.value.jail, socket: old.fds[0]!, pidfd: old.fds[1]! };

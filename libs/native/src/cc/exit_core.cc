@@ -90,9 +90,7 @@ class ExitCore : public LoopObject {
   uint32_t* ctl_ = nullptr;
   napi_ref ctl_ref_ = nullptr;
   Callback on_work_;
-  uv_poll_t poll_;
-  uv_check_t check_;
-  uv_idle_t idle_;
+  Turns turns_;
   uv_timer_t heartbeat_;
   int kick_ = -1;
   uint64_t max_busy_ = 200'000;
@@ -139,16 +137,7 @@ napi_value ExitCore::Create(napi_env env, napi_callback_info info) {
   }
   self->kick_ = static_cast<int>(kick);
   self->alone_ = alone;
-  const int error = uv_poll_init(self->loop(), &self->poll_, self->kick_);
-  if (error != 0) {
-    self->Abandon();
-    return ThrowErrno(env, "epoll_ctl", -error);
-  }
-  self->Adopt(&self->poll_);
-  uv_check_init(self->loop(), &self->check_);
-  self->Adopt(&self->check_);
-  uv_idle_init(self->loop(), &self->idle_);
-  self->Adopt(&self->idle_);
+  if (!self->OpenTurns(&self->turns_, self->kick_)) return nullptr;
   uv_timer_init(self->loop(), &self->heartbeat_);
   self->Adopt(&self->heartbeat_);
   uv_unref(reinterpret_cast<uv_handle_t*>(&self->heartbeat_));
@@ -227,7 +216,7 @@ napi_value ExitCore::Attach(Call& call) {
 
 napi_value ExitCore::Start(Call& call) {
   if (!attached_ || closed()) return Throw(call.env(), "EINVAL", "start comes after attach");
-  uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<ExitCore>(h)->OnKick(); });
+  uv_poll_start(&turns_.poll, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<ExitCore>(h)->OnKick(); });
   StoreRelease(rings_.control().consumer_asleep, 0u);
   StoreRelease(rings_.control().attached, rings_.control().epoch);
   uv_timer_start(&heartbeat_, [](uv_timer_t* h) { Owner<ExitCore>(h)->Tell(); }, heartbeat_ms_, heartbeat_ms_);
@@ -243,16 +232,14 @@ void ExitCore::SetBusy(bool busy) {
   if (busy_ == busy || closed()) return;
   busy_ = busy;
   if (busy) {
-    uv_idle_start(&idle_, [](uv_idle_t*) {});
-    uv_check_start(&check_, [](uv_check_t* h) {
+    StartTurns(&turns_, [](uv_check_t* h) {
       auto* self = Owner<ExitCore>(h);
       self->turn_began_ = MonotonicNs();
       self->until_clock_ = kExitsPerClock;
       self->on_work_.Invoke();
     });
   } else {
-    uv_idle_stop(&idle_);
-    uv_check_stop(&check_);
+    StopTurns(&turns_);
   }
 }
 

@@ -41,15 +41,13 @@ class IoQueue : public LoopObject {
     if (late == late_) return;
     late_ = late;
     if (late) {
-      uv_idle_start(&idle_, [](uv_idle_t*) {});
-      uv_check_start(&check_, [](uv_check_t* h) {
+      StartTurns(&turns_, [](uv_check_t* h) {
         auto* self = Owner<IoQueue>(h);
         self->SetLate(false);
         self->on_ready_.Invoke();
       });
     } else {
-      uv_idle_stop(&idle_);
-      uv_check_stop(&check_);
+      StopTurns(&turns_);
     }
   }
   void OnClosed() override {
@@ -82,9 +80,7 @@ class IoQueue : public LoopObject {
   double* segments_ = nullptr;
   int32_t* completions_ = nullptr;
   napi_ref segments_ref_ = nullptr, completions_ref_ = nullptr;
-  uv_poll_t poll_;
-  uv_check_t check_;
-  uv_idle_t idle_;
+  Turns turns_;
   bool late_ = false;
   Callback on_ready_;
 };
@@ -131,18 +127,9 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
                          : mode == "cached" ? IoInline::Mode::kCached
                                                : IoInline::Mode::kAll);
   self->done_.resize(2 * count);
-  const int error = uv_poll_init(self->loop(), &self->poll_, self->engine_->event_fd());
-  if (error != 0) {
-    self->Abandon();
-    return ThrowErrno(env, "epoll_ctl", -error);
-  }
-  self->Adopt(&self->poll_);
-  uv_check_init(self->loop(), &self->check_);
-  self->Adopt(&self->check_);
-  uv_idle_init(self->loop(), &self->idle_);
-  self->Adopt(&self->idle_);
+  if (!self->OpenTurns(&self->turns_, self->engine_->event_fd())) return nullptr;
   self->on_ready_.Set(env, on_ready, "nyx:io");
-  uv_poll_start(&self->poll_, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<IoQueue>(h)->OnEvent(); });
+  uv_poll_start(&self->turns_.poll, UV_READABLE, [](uv_poll_t* h, int, int) { Owner<IoQueue>(h)->OnEvent(); });
 
   napi_value object, buffer, array;
   void* data;

@@ -40,6 +40,32 @@ void LoopObject::Adopt(void* handle) {
   open_++;
 }
 
+bool LoopObject::OpenTurns(Turns* t, int fd) {
+  const int error = uv_poll_init(loop_, &t->poll, fd);
+  if (error != 0) {
+    const napi_env env = env_;
+    Abandon();
+    ThrowErrno(env, "epoll_ctl", -error);
+    return false;
+  }
+  Adopt(&t->poll);
+  uv_check_init(loop_, &t->check);
+  Adopt(&t->check);
+  uv_idle_init(loop_, &t->idle);
+  Adopt(&t->idle);
+  return true;
+}
+
+void LoopObject::StartTurns(Turns* t, uv_check_cb each) {
+  uv_idle_start(&t->idle, [](uv_idle_t*) {});
+  uv_check_start(&t->check, each);
+}
+
+void LoopObject::StopTurns(Turns* t) {
+  uv_idle_stop(&t->idle);
+  uv_check_stop(&t->check);
+}
+
 void LoopObject::Abandon() {
   napi_remove_async_cleanup_hook(hook_);
   Unref();

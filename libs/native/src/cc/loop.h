@@ -42,6 +42,17 @@ class LoopObject : public Object {
   // After its uv_*_init: the handle will be closed with the object. Sets handle->data to the LoopObject.
   void Adopt(void* handle);
   bool closed() const { return closing_; }
+  // A descriptor that is watched, and turns of the event loop that do not block while there is work.
+  struct Turns {
+    uv_poll_t poll;
+    uv_check_t check;
+    uv_idle_t idle;
+  };
+  // Opens all three. False: `fd` cannot be watched, this object is gone, and an error is pending.
+  bool OpenTurns(Turns* t, int fd);
+  // `each` is called in every turn until they stop.
+  void StartTurns(Turns* t, uv_check_cb each);
+  void StopTurns(Turns* t);
   // Instead of Close when no handle could be opened: deletes the object.
   void Abandon();
   // Closes all handles; OnClosed follows. Idempotent.

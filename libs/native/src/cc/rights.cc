@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "call.h"
+#include "received.h"
 
 namespace nyx {
 namespace {
 
 constexpr double kMaxBytes = 1u << 20;
-constexpr size_t kMaxFds = 253;  // SCM_MAX_FD of Linux: none is lost for lack of room
 
 napi_value ReceiveRights(napi_env env, napi_callback_info info) {
   Call call(env, info);
@@ -26,33 +26,18 @@ napi_value ReceiveRights(napi_env env, napi_callback_info info) {
   double max_bytes;
   if (!call.Fd(0, &fd) || !call.Number(1, "maxBytes", 1, kMaxBytes, &max_bytes)) return nullptr;
   std::vector<uint8_t> buffer(static_cast<size_t>(max_bytes));
-  iovec iov = {buffer.data(), buffer.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
-  msghdr header = {};
-  header.msg_iov = &iov;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof control;
-  ssize_t n;
-  do n = recvmsg(fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
-  if (n < 0) return errno == EAGAIN ? Undefined(env) : ThrowErrno(env, "recvmsg", errno);
+  Received r;
+  Receive(fd, buffer.data(), buffer.size(), &r);
+  if (r.bytes < 0) return errno == EAGAIN ? Undefined(env) : ThrowErrno(env, "recvmsg", errno);
 
+  const auto n = static_cast<size_t>(r.bytes);
   napi_value fds, bytes, data, out;
   void* copy;
   napi_create_array(env, &fds);
-  uint32_t count = 0;
-  for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
-      int received;
-      memcpy(&received, CMSG_DATA(c) + i * sizeof(int), sizeof received);
-      napi_set_element(env, fds, count++, FromInt(env, received));
-    }
-  }
-  napi_create_arraybuffer(env, static_cast<size_t>(n), &copy, &data);
-  memcpy(copy, buffer.data(), static_cast<size_t>(n));
-  napi_create_typedarray(env, napi_uint8_array, static_cast<size_t>(n), data, 0, &bytes);
+  for (size_t i = 0; i < r.count; i++) napi_set_element(env, fds, static_cast<uint32_t>(i), FromInt(env, r.fds[i]));
+  napi_create_arraybuffer(env, n, &copy, &data);
+  memcpy(copy, buffer.data(), n);
+  napi_create_typedarray(env, napi_uint8_array, n, data, 0, &bytes);
   napi_create_object(env, &out);
   napi_set_named_property(env, out, "bytes", bytes);
   napi_set_named_property(env, out, "fds", fds);

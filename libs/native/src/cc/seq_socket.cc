@@ -14,11 +14,11 @@
 
 #include "call.h"
 #include "loop.h"
+#include "received.h"
 
 namespace nyx {
 namespace {
 
-constexpr size_t kMaxFds = 253;             // SCM_MAX_FD of Linux
 constexpr size_t kMaxQueued = 4u << 20;     // a peer that does not read may cost us this much
 constexpr double kMaxMessage = 1u << 20;
 constexpr double kMaxHeader = 64;
@@ -48,7 +48,7 @@ int SendNow(int socket, const uint8_t* data, size_t length, const std::vector<in
   msghdr header = {};
   header.msg_iov = &iov;
   header.msg_iovlen = 1;
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxRights * sizeof(int))];
   if (!fds.empty()) {
     const size_t bytes = fds.size() * sizeof(int);
     header.msg_control = control;
@@ -135,7 +135,7 @@ class MessageSocket : public LoopObject {
     int fd;
     double max_bytes = 65536, max_fds = 64, header = 0, length_at = 0;
     if (!call.Fd(0, &fd) || !call.OptionNumber(1, "maxBytes", 1, kMaxMessage, &max_bytes) ||
-        !call.OptionNumber(1, "maxFds", 0, kMaxFds, &max_fds) ||
+        !call.OptionNumber(1, "maxFds", 0, kMaxRights, &max_fds) ||
         !call.OptionNumber(1, "headerBytes", 4, kMaxHeader, &header) ||
         !call.OptionNumber(1, "lengthAt", 0, kMaxHeader - 4, &length_at))
       return nullptr;
@@ -232,36 +232,23 @@ class MessageSocket : public LoopObject {
 
   // Up to `length` more bytes behind the `have_` that are there, and descriptors. 0: nothing now, or the socket has ended.
   size_t Read(size_t length) {
-    iovec iov = {buffer_.data() + have_, length};
-    alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
-    msghdr header = {};
-    header.msg_iov = &iov;
-    header.msg_iovlen = 1;
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    ssize_t n;
-    do n = recvmsg(fd_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    Received r;
     // The error comes before what the peer had sent, and once.
-    while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !std::exchange(was_reset_, true))));
-    if (n < 0) {
+    do nyx::Receive(fd_, buffer_.data() + have_, length, &r);
+    while (r.bytes < 0 && errno == ECONNRESET && !std::exchange(was_reset_, true));
+    if (r.bytes < 0) {
       if (errno != EAGAIN) Fail("recvmsg", errno);
       return 0;
     }
     bool many = false;
-    for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
-      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-      const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t i = 0; i < count; i++) {
-        int fd;
-        memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-        if (fd_count_ < max_fds_) fds_[fd_count_++] = fd;
-        else many = true, close(fd);
-      }
+    for (size_t i = 0; i < r.count; i++) {
+      if (fd_count_ < max_fds_) fds_[fd_count_++] = r.fds[i];
+      else many = true, close(r.fds[i]);
     }
     // An end of file and an empty message look the same; nobody sends empty ones.
-    if (n == 0 && fd_count_ == 0 && have_ == 0) return Finish(nullptr), 0;
-    if (n == 0 || many || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return Fail("recvmsg", n == 0 ? EPROTO : EMSGSIZE), 0;
-    return static_cast<size_t>(n);
+    if (r.bytes == 0 && fd_count_ == 0 && have_ == 0) return Finish(nullptr), 0;
+    if (r.bytes == 0 || many || (r.flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return Fail("recvmsg", r.bytes == 0 ? EPROTO : EMSGSIZE), 0;
+    return static_cast<size_t>(r.bytes);
   }
 
   bool ReceiveOne() {
@@ -347,7 +334,7 @@ class MessageSocket : public LoopObject {
     napi_is_array(call.env(), call.arg(1), &is);
     uint32_t count = 0;
     if (is) napi_get_array_length(call.env(), call.arg(1), &count);
-    if (!is || count > kMaxFds) return call.Fail("fds", "an array of at most 253 descriptors");
+    if (!is || count > kMaxRights) return call.Fail("fds", "an array of at most 253 descriptors");
     for (uint32_t i = 0; i < count; i++) {
       napi_value item;
       int32_t fd = -1;
@@ -391,7 +378,7 @@ class MessageSocket : public LoopObject {
   std::vector<uint8_t> buffer_;
   // Of the message that is coming: bytes in the buffer, and descriptors.
   size_t have_ = 0, fd_count_ = 0;
-  int fds_[kMaxFds];
+  int fds_[kMaxRights];
   std::deque<Message> queue_;
   uv_poll_t poll_;
   Callback on_message_, on_close_, on_drain_;

@@ -29,12 +29,13 @@
 #include <string>
 #include <vector>
 
+#include "received.h"
+
 extern char** environ;
 
 namespace {
 
 constexpr size_t kMaxMessage = 256 * 1024;
-constexpr size_t kMaxFds = 253;  // SCM_MAX_FD of Linux
 constexpr size_t kMaxEntries = 4096;
 constexpr size_t kMaxHeld = 8192;
 constexpr size_t kMaxBytes = 8 << 20;
@@ -77,7 +78,7 @@ bool Send(int peer, const std::string& text, const std::vector<int>& fds) {
   msghdr header = {};
   header.msg_iov = &iov;
   header.msg_iovlen = 1;
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(nyx::kMaxRights * sizeof(int))] = {};
   if (!fds.empty()) {
     header.msg_control = control;
     header.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
@@ -131,31 +132,17 @@ bool Handle(int peer, const char* data, size_t length, std::vector<int>&& fds) {
 // False: it has closed, or broke a rule.
 bool Receive(int peer) {
   static char buffer[kMaxMessage];
-  iovec iov = {buffer, sizeof buffer};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
-  msghdr header = {};
-  header.msg_iov = &iov;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof control;
-  const ssize_t n = recvmsg(peer, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  nyx::Received r;
+  nyx::Receive(peer, buffer, sizeof buffer, &r);
   // A peer that ended with messages unread: the error comes once, and before what it had sent.
-  if (n < 0) return errno == EAGAIN || errno == EINTR || errno == ECONNRESET;
+  if (r.bytes < 0) return errno == EAGAIN || errno == ECONNRESET;
   std::vector<int> fds;
-  for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; i++) {
-      int fd;
-      memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-      fds.push_back(fd);
-    }
-  }
-  if (n == 0 || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+  for (size_t i = 0; i < r.count; i++) fds.push_back(r.fds[i]);
+  if (r.bytes == 0 || (r.flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
     CloseAll(fds);
     return false;
   }
-  return Handle(peer, buffer, static_cast<size_t>(n), std::move(fds));
+  return Handle(peer, buffer, static_cast<size_t>(r.bytes), std::move(fds));
 }
 
 // Listens in the run directory, which is its owner's alone. -1: nobody will be able to come.
