@@ -4,6 +4,7 @@ import { VirtioFeature } from '@nyx/device';
 import { close, eventfd, eventfdWrite, memfdCreate, mmap, munmap } from '@nyx/native';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Frontend, version1 } from './frontend.ts';
+import { RegionMemory } from './memory.ts';
 import { ProtocolFeature, pack, packHalves, type Region, VhostFeature } from './protocol.ts';
 import { chainTarget, FuzzBackend, sessionTarget } from './testing/fuzz.ts';
 
@@ -240,4 +241,23 @@ describe('hostile peers', () => {
     await turns();
     expect(open()).toBeLessThanOrEqual(before);
   });
+});
+
+it('a region of memory need not be whole pages: those of libblkio are as long as its rings', () => {
+  const fd = own(memfdCreate('odd', 65536));
+  const file = new Uint8Array(mmap(fd, 65536));
+  const m = new RegionMemory();
+  const region = { guest: 0x7f47_4705_5200, bytes: 15_120, user: 0x7f47_4705_5200, offset: 512 };
+  m.add(region, fd);
+  m.add({ ...region, guest: 2 ** 20 + 1, user: 2 ** 20 + 1, offset: 20_001 }, fd);
+  file.set([1, 2, 3], 512 + 15_117);
+  expect([...m.bytes(m.offset(region.guest + 15_117, 3), 3)]).toEqual([1, 2, 3]);
+  expect(m.offset(region.guest + 15_117, 4)).toBe(-1);
+  file[20_001] = 9;
+  expect([...m.bytes(m.offset(2 ** 20 + 1, 1), 1)]).toEqual([9]);
+  expect(() => m.add({ ...region, guest: 0, user: 0, bytes: 0 }, fd)).toThrow(coded('VHOST_REGION'));
+  expect(() => m.add({ ...region, guest: 0, user: 0, offset: 60_000 }, fd)).toThrow(coded('VHOST_REGION'));
+  m.remove(region);
+  expect(m.offset(region.guest, 1)).toBe(-1);
+  m.close();
 });

@@ -60,8 +60,8 @@ export class RegionMemory extends GuestMemory {
 
   /** Maps a region. The descriptor may be closed afterwards. @throws VHOST_REGION, or errno of mmap */
   add(r: Region, fd: number): void {
-    if (r.bytes === 0 || r.bytes % 4096 !== 0 || r.guest % 4096 !== 0 || r.offset % 4096 !== 0)
-      throw vhostError('VHOST_REGION', `${r.bytes} bytes at 0x${r.guest.toString(16)}: not whole pages`);
+    // Neither place nor length need be whole pages: libblkio's rings are as long as they are.
+    if (r.bytes === 0) throw vhostError('VHOST_REGION', `no bytes at 0x${r.guest.toString(16)}`);
     if (r.guest + r.bytes > Number.MAX_SAFE_INTEGER || r.user + r.bytes > Number.MAX_SAFE_INTEGER)
       throw vhostError('VHOST_REGION', 'a region beyond 2^53');
     if (this.#regions.length >= Limit.memSlots)
