@@ -10,12 +10,15 @@ import { parseSpec, type VmSpec } from '@nyx/protocol/spec';
 import { type Estate, isCount, isObject } from './estate.ts';
 import type { JailReport } from './jail.ts';
 import type { Keeping } from './keeper.ts';
+import { layouts } from './layouts.ts';
 import type { OpenedFiles } from './preflight.ts';
 import type { VcpuEvent } from './vcpu.ts';
 import type { DeviceLine } from './wiring.ts';
 
 /** `spec`: what the machine is. */
 export interface KeptSpec {
+  /** Of the build that has started the machine (layouts.ts). */
+  layouts: string;
   spec: VmSpec;
   lines: DeviceLine[];
   /** UTC seconds at guest time 0. */
@@ -58,6 +61,12 @@ export interface Heritage {
 
 /** @throws NyxError ADOPTION_FAILED, SPEC_*; SUPERVISOR_DIED: the machine had not come to run */
 export const heritageOf = (estate: Estate): Heritage => {
+  const begun = estate.peek('spec')?.value;
+  if (isObject(begun) && begun.layouts !== layouts)
+    throw new NyxError('ADOPTION_FAILED', {
+      expected: `a machine whose memory has this build's layouts (${layouts})`,
+      got: `one that another build has started (${String(begun.layouts ?? 'of before they were told').slice(0, 40)})`,
+    });
   const what = estate.take<KeptSpec>(
     'spec',
     (v) => isObject(v) && isObject(v.spec) && Array.isArray(v.lines) && isCount(v.wallClock),

@@ -17,6 +17,7 @@ import { heritageOf } from './adoption.ts';
 import { Estate } from './estate.ts';
 import { Keeper } from './keeper.ts';
 import { inheritDisks, keepDisk } from './kept-disks.ts';
+import { hashOf, layouts } from './layouts.ts';
 
 const made: Keeper[] = [];
 const dirs: string[] = [];
@@ -171,7 +172,7 @@ test('a machine that was kept half, or by a stranger, is not taken over', () => 
   const kept = (entries: Record<string, unknown>): Estate =>
     new Estate(new Map(Object.entries(entries).map(([key, value]) => [key, { value, fds: [] }])));
   const how = { state: 'running', since: 1, resets: 0, corrupt: 0, milestones: {}, agent: true };
-  const what = { spec: {}, lines: [], wallClock: 1 };
+  const what = { layouts, spec: {}, lines: [], wallClock: 1 };
   for (const entries of [
     {},
     { spec: what },
@@ -189,6 +190,20 @@ test('a machine that was kept half, or by a stranger, is not taken over', () => 
   expect(() => heritageOf(kept({ spec: what, machine: { ...how, state: 'starting' } }))).toThrow(
     expect.objectContaining({ code: 'SUPERVISOR_DIED' }),
   );
+});
+
+test('memory of another build, where something else may be at each place, is not looked into', () => {
+  expect(hashOf([1, 'a'])).not.toBe(hashOf([2, 'a']));
+  for (const other of ['00000000', undefined]) {
+    const spec = { layouts: other, spec: {}, lines: [], wallClock: 1 };
+    expect(() => heritageOf(new Estate(new Map([['spec', { value: spec, fds: [] }]])))).toThrow(
+      expect.objectContaining({
+        code: 'ADOPTION_FAILED',
+        expected: expect.stringContaining(layouts),
+        got: expect.stringMatching(/another build/),
+      }),
+    );
+  }
 });
 
 test('a disk is found as it was: every descriptor at its place', () => {

@@ -38,6 +38,7 @@ import { GuestChannels } from './guest-channels.ts';
 import { type Keeping, noKeeper } from './keeper.ts';
 import { inheritCds, inheritDisks } from './kept-disks.ts';
 import { type Inheritance, inheritance } from './kept-place.ts';
+import { layouts } from './layouts.ts';
 import { isFinal, Lifecycle } from './lifecycle.ts';
 import { descriptionOf } from './machine-description.ts';
 import { MachineWatch } from './machine-watch.ts';
@@ -228,7 +229,12 @@ export class Machine {
 
   /** What the machine is, for a nyxd after us. */
   #keepSpec(): void {
-    const what: KeptSpec = { spec: this.o.spec, lines: [...this.#lines], wallClock: this.#wallClock };
+    const what: KeptSpec = {
+      layouts,
+      spec: this.o.spec,
+      lines: [...this.#lines],
+      wallClock: this.#wallClock,
+    };
     this.#keeper.put('spec', what);
   }
 

@@ -145,9 +145,9 @@ export class Resources {
     if (fd !== undefined) eventfdWrite(fd);
   }
 
-  /** Under a name, what `make` gives, unless another nyxd has left it. */
-  hold(name: string, make: () => number): number {
-    const fd = this.#made(name, make);
+  /** Under a name, what `make` gives, unless another nyxd has left it, of at least so many bytes. */
+  hold(name: string, make: () => number, bytes = 0): number {
+    const fd = this.#made(name, make, bytes);
     this.named.set(name, fd);
     return fd;
   }
@@ -170,8 +170,8 @@ export class Resources {
     this.keeper.put(prefix + name, null, [fd]);
     return { fd, buffer };
   }
-  #made(name: string, make: () => number): number {
-    const given = this.estate?.fd(prefix + name);
+  #made(name: string, make: () => number, bytes = 0): number {
+    const given = this.estate?.fd(prefix + name, bytes);
     if (given !== undefined) return this.#own(given);
     const fd = this.#own(make());
     this.keeper.put(prefix + name, null, [fd]);

@@ -247,7 +247,8 @@ export class TpmHost {
   readonly #presence: DataView | undefined;
 
   constructor(spec: VmSpec, files: TpmFiles, r: Resources) {
-    const buffer = r.hold('tpm.buffer', () => memfdCreate('nyx-tpm-buffer', tpmWire.bulkBytes));
+    const { bulkBytes } = tpmWire;
+    const buffer = r.hold('tpm.buffer', () => memfdCreate('nyx-tpm-buffer', bulkBytes), bulkBytes);
     // What is opened is there, or was left by another nyxd.
     if (spec.tpm && swtpmSocket(spec.tpm) !== undefined) {
       r.hold('tpm.data', () => files.data!);
@@ -255,7 +256,7 @@ export class TpmHost {
     } else r.hold('tpm.state', () => files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
     if (spec.tpm?.key !== undefined) r.hold('tpm.key', () => files.key!);
     if (!measures(spec)) return;
-    this.#presence = new DataView(mmap(buffer, tpmWire.bulkBytes), tpmWire.ppiAt, tpmWire.ppiBytes);
+    this.#presence = new DataView(mmap(buffer, bulkBytes), tpmWire.ppiAt, tpmWire.ppiBytes);
     this.#boot = r.blob('tpm.boot', new Uint8Array(tpmBoot.bytes));
     this.#event = r.event('tpm.bootEvent');
   }
