@@ -7,7 +7,6 @@
  * What is done about a death is not decided here: `fault` is asked (policy-book.ts). A place that is `dead` stays empty, and
  * vCPUs wait for it, until `heal`.
  */
-import { readdirSync, readFileSync } from 'node:fs';
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';
 import type { DeviceOrder, FaultKind, FaultMessage, Role, RoleReply } from '@nyx/protocol';
@@ -20,8 +19,9 @@ import type { JailReport } from './jail.ts';
 import { type Keeping, noKeeper } from './keeper.ts';
 import { type Inheritance, inheritedChild, type KeptLife, type KeptPlace, keptChild } from './kept-place.ts';
 import type { ProcessPlan } from './plan.ts';
-import { HangDetector, RestartPolicy } from './recovery.ts';
+import { HangDetector } from './recovery.ts';
 import type { DeviceChild, Spares } from './spares.ts';
+import { canAnswer, StandIn } from './stand-in.ts';
 import { Standby, type Successor, takeOver } from './standby.ts';
 
 /** Codes of a `failed` reply that another attempt cannot change. */
@@ -31,23 +31,8 @@ const standbyDelay = 200;
 /** Memory that the host could not give. */
 export const busError = 'killed by SIGBUS';
 
-/** Every thread of it. */
-const isStopped = (pid: number): boolean => {
-  try {
-    return readdirSync(`/proc/${pid}/task`).every((t) =>
-      /\) [Tt] /.test(readFileSync(`/proc/${pid}/task/${t}/stat`, 'latin1')),
-    );
-  } catch {
-    return false;
-  }
-};
-
 const refused = (process: string, got: string): NyxError =>
   new NyxError('UPGRADE_REFUSED', { expected: `a build that can serve '${process}'`, got });
-
-/** Devices that can tell their driver that they were taken out: VIRTIO 1.2, 2.1.2. */
-const canAnswer = (kind: string): boolean => kind.startsWith('virtio-');
-const answering = { budget: 3, window: 60, backoff: 0, maxBackoff: 0 };
 
 export class DeviceProcess {
   #state: ProcessState = 'starting';
@@ -77,8 +62,8 @@ export class DeviceProcess {
   /** What was decided about a state that could not be loaded: it begins anew. */
   #decided = false;
   #healing: string | undefined;
-  /** How often somebody who answers for an isolated device may die; undefined: nobody shall. */
-  #answers: RestartPolicy | undefined;
+  /** Who answers for an isolated device; undefined: nobody shall. */
+  #standIn: StandIn | undefined;
   #stopped = false;
   /** Stopped for a checkpoint: nobody is to wonder that it does nothing. */
   #frozen = false;
@@ -163,18 +148,12 @@ export class DeviceProcess {
     if (!child || child.death !== undefined) return;
     this.#frozen = true;
     this.#standby.allow(false);
-    child.child.kill('SIGSTOP');
-    for (const end = performance.now() + 2000; !isStopped(child.child.pid); ) {
-      if (child.death !== undefined) return;
-      if (performance.now() > end) {
-        this.thaw();
-        throw new NyxError('CHECKPOINT_REFUSED', {
-          expected: 'device processes that can be stopped',
-          got: this.name,
-        });
-      }
-      await new Promise((r) => setImmediate(r));
-    }
+    if (await child.stand()) return;
+    this.thaw();
+    throw new NyxError('CHECKPOINT_REFUSED', {
+      expected: 'device processes that can be stopped',
+      got: this.name,
+    });
   }
 
   thaw(): void {
@@ -233,7 +212,7 @@ export class DeviceProcess {
     });
     await new Promise<void>((left) => this.#standby.whenLeft(left));
     if (!this.#stopped) this.state = 'dead';
-    this.#answers = undefined;
+    this.#standIn = undefined;
     if (reason === 'rollback') this.#corrupt = undefined;
     let failed: { error: unknown } | undefined;
     try {
@@ -324,7 +303,7 @@ export class DeviceProcess {
       this.#child?.child.kill();
       return true;
     }
-    this.#answers = undefined;
+    this.#standIn = undefined;
     if (this.#corrupt !== undefined) this.events.empty(this.#corrupt);
     this.#corrupt = undefined;
     this.#recovering ??= { reason, since: monotonicNs() };
@@ -465,8 +444,7 @@ export class DeviceProcess {
         return swapped;
       case 'isolated': {
         this.state = 'isolated';
-        const answered = this.#corrupt === undefined && this.plan.devices.every((d) => canAnswer(d.kind));
-        this.#answers = answered ? new RestartPolicy(answering) : undefined;
+        const answered = this.#answerable();
         if (c) c.child.kill();
         else if (answered) this.#answer();
         return undefined;
@@ -600,7 +578,7 @@ export class DeviceProcess {
     }
     if (this.#unwanted) {
       this.#unwanted = false;
-      if (!this.#heal() && this.state === 'isolated' && this.#answers) this.#answer();
+      if (!this.#heal() && this.state === 'isolated' && this.#standIn) this.#answer();
       return;
     }
     if (this.#first) {
@@ -610,7 +588,7 @@ export class DeviceProcess {
       return;
     }
     if (this.state === 'isolated') {
-      if (!this.#heal() && this.#answers) this.#answer();
+      if (!this.#heal() && this.#standIn) this.#answer();
       return;
     }
     if (this.#upgrading && this.state === 'starting') {
@@ -735,30 +713,28 @@ export class DeviceProcess {
     this.#successor?.reject(e);
     this.#successor = undefined;
     // A place that is still being left is filled when it is empty (#died).
-    const answered = this.#corrupt === undefined && this.plan.devices.every((d) => canAnswer(d.kind));
-    this.#answers = answered ? new RestartPolicy(answering) : undefined;
+    const answered = this.#answerable();
     this.events.isolated(e, answered);
     if (answered && this.pid === 0) this.#answer();
   }
 
-  /** A process of the same program that answers for the devices, and does nothing. */
+  /** Has somebody who answers for the devices, and does nothing. */
   #answer(): void {
-    if (this.#stopped || this.#answers?.died(performance.now()) === undefined) {
-      this.events.isolated(this.error ?? new NyxError('DEVICE_ISOLATED'), false);
-      return;
-    }
-    const { role } = this.plan;
-    this.#child = this.spares.take(this.plan.service);
-    const child = this.#child;
-    clearTimeout(this.#startTimer);
-    this.#startTimer = setTimeout(() => child.child.kill(), this.rules.startTimeout * 1000);
-    const answering = { ...role, devices: role.devices.map((d) => ({ ...d, isolated: true })) };
-    this.#give(child, answering, (reply) => {
-      if (child !== this.#child || this.state !== 'isolated') return;
-      if (reply.type === 'serving' || reply.type === 'failed') clearTimeout(this.#startTimer);
-      if (reply.type === 'serving') this.events.answers();
-      else if (reply.type === 'failed') child.child.kill();
-    });
-    this.events.started();
+    const give = (child: DeviceChild, role: Role, onReply: (r: RoleReply) => void): void => {
+      this.#child = child;
+      this.#give(child, role, (reply) => {
+        if (child === this.#child && this.state === 'isolated') onReply(reply);
+      });
+    };
+    if (!this.#stopped && this.#standIn?.start(give, () => this.events.answers())) this.events.started();
+    else this.events.isolated(this.error ?? new NyxError('DEVICE_ISOLATED'), false);
+  }
+
+  /** Nobody serves here; whether somebody shall answer. */
+  #answerable(): boolean {
+    const { plan, spares, rules } = this;
+    const can = this.#corrupt === undefined && canAnswer(plan);
+    this.#standIn = can ? new StandIn(plan, spares, rules) : undefined;
+    return can;
   }
 }

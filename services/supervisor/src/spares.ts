@@ -2,6 +2,7 @@
  * Device processes that wait for a role: started, addon loaded, code compiled. Standbys (standby.ts) are made of them, and
  * successors where there is no standby.
  */
+import { readdirSync, readFileSync } from 'node:fs';
 import { isDeviceEvent, type Role, type RoleReply } from '@nyx/protocol';
 import { NyxError } from '@nyx/protocol/errors';
 import { cgroups, type Group, groupAt } from './cgroup.ts';
@@ -27,6 +28,17 @@ export interface Host {
 
 /** A vCPU waits for them: they are to run when they wake, also beside programs that never sleep. */
 const deviceSlice = 300_000;
+
+/** Every thread of it. */
+const isStopped = (pid: number): boolean => {
+  try {
+    return readdirSync(`/proc/${pid}/task`).every((t) =>
+      /\) [Tt] /.test(readFileSync(`/proc/${pid}/task/${t}/stat`, 'latin1')),
+    );
+  } catch {
+    return false;
+  }
+};
 
 /** A device process, with or without a role. */
 export class DeviceChild {
@@ -91,6 +103,17 @@ export class DeviceChild {
     // Guest memory counts where it is touched first.
     if (role.ram !== undefined) this.#group?.limit(deviceDataLimit + role.ramBytes);
     if (this.#death === undefined) this.child.send(Buffer.from(JSON.stringify(role)), fds);
+  }
+
+  /** Stops it, until SIGCONT. False: it does not stand still within two seconds. */
+  async stand(): Promise<boolean> {
+    this.child.kill('SIGSTOP');
+    for (const end = performance.now() + 2000; !isStopped(this.child.pid); ) {
+      if (this.#death !== undefined) return true;
+      if (performance.now() > end) return false;
+      await new Promise((r) => setImmediate(r));
+    }
+    return true;
   }
 
   /** Other callbacks from now on. */
