@@ -2,7 +2,8 @@
  * Commands per second of our TPM and of swtpm, in the same run: both behind a unix socket, with their state in the same kind of
  * directory, asked by the same client, one command after the other. swtpm never waits for the disk, so ours does not either
  * (--no-sync), but where it says so. Then the device: commands through its registers over the exit ring, as a guest's driver gives them;
- * that has no peer (QEMU's is inside its vCPU). SECONDS=n for each figure, ROUNDS=n, DIR=where the states are.
+ * that has no peer (QEMU's is inside its vCPU). SECONDS=n for each figure, ROUNDS=n, ONLY=part of the names of figures, DIR=where
+ * the states are.
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -25,6 +26,7 @@ import { noise, quantile, sleep } from './noise.ts';
 
 const seconds = Number(process.env.SECONDS ?? 0.6);
 const rounds = Number(process.env.ROUNDS ?? 5);
+const only = process.env.ONLY ?? '';
 const dir = mkdtempSync(join(process.env.DIR ?? tmpdir(), 'tpm-bench-'));
 const client = join(dir, 'client');
 execFileSync('cc', ['-O2', '-o', client, join(import.meta.dirname, 'tpm-client.c')]);
@@ -197,7 +199,9 @@ try {
       rates.length < 2 ? '' : `   x${ratio((l) => quantile(l, 0.5))}, best x${ratio((l) => Math.max(...l))}`;
     console.log(`${name.padEnd(26)} ${cells.join('   ')}${ratios}`);
   };
-  for (const [name, bytes, per] of figures) compare(tpms, name, bytes, per);
+  for (const [name, bytes, per] of figures) {
+    if (name.includes(only)) compare(tpms, name, bytes, per);
+  }
   const durable = nyx('nyx-sync');
   tpms.push(durable);
   await durable.prepare();

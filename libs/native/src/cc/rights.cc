@@ -3,22 +3,30 @@
 #include "rights.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 #include <uv.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <vector>
 
 #include "call.h"
+#include "futex.h"
 #include "received.h"
+#include "spin_policy.h"
 
 namespace nyx {
 namespace {
 
 constexpr double kMaxBytes = 1u << 20;
+constexpr uint64_t kMaxSpinNs = 50'000;
+constexpr uint64_t kLongYieldNs = 200'000;   // somebody else had the CPU
+constexpr uint64_t kForgetNs = 1'000'000'000;
+constexpr uint32_t kFewWaits = 64, kManyWaits = 1u << 16;
 
 napi_value ReceiveRights(napi_env env, napi_callback_info info) {
   Call call(env, info);
@@ -102,16 +110,53 @@ class Exchange : public Object {
     }
     if (have == in_.size) return kNothing;
     const bool wait = may_wait && uv_backend_timeout(loop_) != 0;
-    // A signal ends the wait: the event loop handles it.
-    n = recv(fd_, in_.data + have, in_.size - have, wait ? 0 : MSG_DONTWAIT);
+    n = Receive(have, MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN && wait) n = Wait(have);
     if (n >= 0) return static_cast<int32_t>(n);
+    // A signal ends the wait: the event loop handles it.
     return errno == EAGAIN || errno == EINTR ? kNothing : kEnded;
+  }
+  ssize_t Receive(uint32_t have, int flags) { return recv(fd_, in_.data + have, in_.size - have, flags); }
+
+  // Looks again and again while requests keep coming that soon: a sleep and a wake-up on another CPU cost more than the whole
+  // exchange. The CPU is offered to others in between; on this one may be the peer. When it does not come back soon, others need it,
+  // and for a number of waits, more each time, it is left to them.
+  ssize_t Wait(uint32_t have) {
+    const uint64_t began = MonotonicNs(), limit = hold_off_ > 0 ? 0 : policy_.Next();
+    if (hold_off_ > 0) hold_off_--;
+    ssize_t n;
+    bool slept = false;
+    for (uint64_t now = began;;) {
+      if (now - began >= limit) {
+        slept = true;
+        n = Receive(have, 0);
+        break;
+      }
+      sched_yield();
+      n = Receive(have, MSG_DONTWAIT);
+      const uint64_t before = now;
+      now = MonotonicNs();
+      if (now - before > kLongYieldNs) {
+        waits_ = before - long_yield_ > kForgetNs ? kFewWaits : std::min(2 * waits_, kManyWaits);
+        hold_off_ = waits_;
+        long_yield_ = now;
+      }
+      if (n >= 0 || errno != EAGAIN) break;
+    }
+    const int error = errno;
+    policy_.Arrived(MonotonicNs() - began, slept);
+    errno = error;
+    return n;
   }
 
   int fd_;
   Span in_, out_;
   std::shared_ptr<void> hold_in_, hold_out_;
   uv_loop_t* loop_ = nullptr;
+  SpinPolicy policy_{kMaxSpinNs};
+  // Waits to come without a look in between; how many it were the last time, and when.
+  uint32_t hold_off_ = 0, waits_ = kFewWaits;
+  uint64_t long_yield_ = 0;
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 /** Platform configuration registers (part 1, 17): attributes as a PC client platform has them, banks, selections. */
 
-import { hash } from '../crypto/hash.ts';
+import { hash, hashInto } from '../crypto/hash.ts';
 import { digestSize, hashes } from '../spec/algorithms.ts';
 import { LIMIT } from '../spec/constants.ts';
 import type { PcrSelection } from '../spec/types.ts';
@@ -82,10 +82,9 @@ export class PcrBanks {
     for (const values of this.banks.values()) values[pcr]?.fill(fill);
   }
   extend(alg: number, pcr: number, digest: Uint8Array): boolean {
-    const values = this.banks.get(alg);
-    const old = values?.[pcr];
-    if (!old) return false;
-    values[pcr] = hash(alg, old, digest);
+    const value = this.banks.get(alg)?.[pcr];
+    if (!value) return false;
+    hashInto(value, alg, value, digest);
     return true;
   }
 

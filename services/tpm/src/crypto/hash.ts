@@ -30,6 +30,19 @@ export function hash(alg: number, ...parts: Uint8Array[]): Buffer {
   return Buffer.from(hashOnce(nameOf(alg), data, 'binary'), 'latin1');
 }
 
+/** Writes the digest of `first` and `second` to `out`, which may be one of them. */
+export function hashInto(out: Buffer, alg: number, first: Uint8Array, second: Uint8Array): void {
+  const n = first.length + second.length;
+  let data: Uint8Array;
+  if (n > scratch.of.length) data = Buffer.concat([first, second], n);
+  else {
+    scratch.of.set(first);
+    scratch.of.set(second, first.length);
+    data = scratch.get(n);
+  }
+  out.write(hashOnce(nameOf(alg), data, 'binary'), 'latin1');
+}
+
 export function hmac(alg: number, key: Uint8Array, ...parts: Uint8Array[]): Buffer {
   const h = createHmac(nameOf(alg), key);
   for (const p of parts) h.update(p);
