@@ -15,6 +15,7 @@ import {
   planReset,
   writeAcpi,
 } from '@nyx/boot';
+import { fallocate } from '@nyx/native';
 import { execWire } from '@nyx/protocol';
 import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
@@ -92,6 +93,11 @@ export class BootLoader {
   load(): Payload {
     const { spec, files } = this;
     try {
+      // Firmware on a board would do it; under it are pages that need only be given back.
+      if (this.tpm?.takeOverwrite()) {
+        fallocate(this.#ram.fd!, 'punchHole', 0, this.#ram.buffer.byteLength);
+        this.#ram.isFresh = true;
+      }
       if (files.bios !== undefined) {
         const { plan, rom } = loadFirmware(this.#ram, readWhole(files.bios));
         return { plan, rom };

@@ -6,13 +6,16 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -94,12 +97,28 @@ function presencePage(status: Awaited<ReturnType<Vm['status']>>): Buffer {
   const buffer = memories(status).find(([name]) => name.includes('nyx-tpm-buffer'))!;
   return readFileSync(buffer[1]).subarray(tpmWire.ppiAt, tpmWire.ppiAt + tpmWire.ppiBytes);
 }
-/** Shared memory of the TPM's process: name, path. */
-function memories(status: Awaited<ReturnType<Vm['status']>>): [name: string, path: string][] {
-  const fds = `/proc/${status.processes.find((p) => p.name === 'tpm')!.pid}/fd`;
+/** Shared memory of a process: name, path. */
+function memoriesOf(pid: number): [name: string, path: string][] {
+  const fds = `/proc/${pid}/fd`;
   return readdirSync(fds)
-    .map((f): [string, string] => [readlinkSync(join(fds, f)), join(fds, f)])
+    .map((f): [string, string] => {
+      try {
+        return [readlinkSync(join(fds, f)), join(fds, f)];
+      } catch {
+        return ['', ''];
+      }
+    })
     .filter(([name]) => name.includes('memfd:'));
+}
+const memories = (status: Awaited<ReturnType<Vm['status']>>): [name: string, path: string][] =>
+  memoriesOf(status.processes.find((p) => p.name === 'tpm')!.pid!);
+/** Whether the guest's memory has these octets somewhere. */
+function inMemory(name: string, octets: string): boolean {
+  const { pid } = list()
+    .find((vm) => vm.name === name)!
+    .pids.find((p) => p.role === 'nyxd')!;
+  const [, ram] = memoriesOf(pid).find(([memory]) => memory.includes('nyx-ram'))!;
+  return readFileSync(ram).includes(octets);
 }
 /** What others can look at when a TPM's process has died: files of the run directory, and shared memory but the TPM's own. */
 function leftBehind(
@@ -185,12 +204,20 @@ describe.runIf(image)('Linux with a TPM', () => {
         expect(await run(vm, `cat ${ppi}/request`)).toMatch(/^5\b/);
         expect(presencePage(await vm.status()).subarray(0x109, 0x10d)).toEqual(Buffer.of(5, 0, 0, 0));
 
+        // So is memory cleared that held what must not outlive the reset (TCG Reset Attack Mitigation).
+        const word = ['mustnot', model, 'outlive'];
+        await run(vm, `mount -t tmpfs none /mnt && yes ${word.join("''")} | head -c 100000 >/mnt/keys`);
+        expect(inMemory(vm.name, word.join(''))).toBe(true);
+        await run(vm, `devmem ${0xfed4_515a} 8 0x11`);
+
         const making = run(vm, transact(createPrimary));
         await new Promise((r) => setTimeout(r, 300));
         await vm.kill('tpm').catch(() => {});
         expect((await making).slice(12, 20)).toBe('00000000');
 
         await vm.reset();
+        expect(inMemory(vm.name, word.join(''))).toBe(false);
+        expect(presencePage(await vm.status())[0x15a]).toBe(0x10);
         expect(await pcr(vm, 'sha256', 16)).toBe('00'.repeat(32));
         expect(await pcr(vm, 'sha256', 9)).toBe(values.get(0xb)!.get(9)!.toString('hex'));
         expect(await run(vm, `cat ${ppi}/response ${ppi}/request`)).toMatch(/^5 0: Success\n0\b/);
@@ -386,7 +413,34 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
       // It has found the page for physical presence by its file, has set it up, and says there that it clears.
       const page = presencePage(await vm.status());
       expect(page[0x100]).toBe(1);
-      expect([3, 4]).toContain(page[5]);
+      expect(page[5]).toBe(3);
+      if (model === 'tis') return;
+
+      // At the next start it asks the user, who stands at the console and says no: F12, for yes, has only a keyboard.
+      const resets = (): { total: number; sinceClear: number } => {
+        const r = spawnSync(process.execPath, [nyx, 'tpm', 'info', name, '--json'], { encoding: 'utf8' });
+        return r.status === 0 ? JSON.parse(r.stdout).resets : { total: 0, sinceClear: 0 };
+      };
+      expect(resets()).toMatchObject({ total: 1, sinceClear: 1 });
+      const [, path] = memories(await vm.status()).find(([memory]) => memory.includes('nyx-tpm-buffer'))!;
+      const buffer = openSync(path, 'r+');
+      writeSync(buffer, Buffer.of(5, 0, 0, 0), 0, 4, tpmWire.ppiAt + 0x109);
+      closeSync(buffer);
+      const terminal = await vm.console();
+      let said = '';
+      terminal.on('data', (b: Buffer) => {
+        said += b.toString('latin1');
+        if (/Press ESC to reject/.test(said)) terminal.write('\x1b');
+        said = said.slice(-1000);
+      });
+      await vm.reset();
+      const answered = async (): Promise<Buffer> => presencePage(await vm.status()).subarray(0x105, 0x115);
+      for (let i = 0; i < 600 && (await answered()).readUInt32LE(12) !== 5; i++)
+        await new Promise((r) => setTimeout(r, 200));
+      // Response (the user aborted), no request and no parameter, last request.
+      expect((await answered()).toString('hex')).toBe('f0ffffff000000000000000005000000');
+      expect(resets()).toMatchObject({ total: 2, sinceClear: 2 });
+      terminal.destroy();
     } finally {
       await vm.stop(0);
     }

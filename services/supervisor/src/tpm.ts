@@ -244,7 +244,7 @@ function fileDigests(fd: number): Digests {
 export class TpmHost {
   readonly #boot: Shared | undefined;
   readonly #event: number | undefined;
-  readonly #presence: DataView | undefined;
+  readonly #presence: DataView;
 
   constructor(spec: VmSpec, files: TpmFiles, r: Resources) {
     const { bulkBytes } = tpmWire;
@@ -255,15 +255,15 @@ export class TpmHost {
       r.hold('tpm.control', () => files.control!);
     } else r.hold('tpm.state', () => files.state ?? memfdCreate('nyx-tpm-state', tpmWire.stateBytes));
     if (spec.tpm?.key !== undefined) r.hold('tpm.key', () => files.key!);
-    if (!measures(spec)) return;
     this.#presence = new DataView(mmap(buffer, bulkBytes), tpmWire.ppiAt, tpmWire.ppiBytes);
+    if (!measures(spec)) return;
     this.#boot = r.blob('tpm.boot', new Uint8Array(tpmBoot.bytes));
     this.#event = r.event('tpm.bootEvent');
   }
 
   /** What the guest asked for in its last life; the page is set up for this one. Whoever could reach it is allowed to ask. */
   #asked(): Uint8Array[] {
-    const page = this.#presence!;
+    const page = this.#presence;
     for (const operation of [0, ...ppiClears]) page.setUint8(ppi.functions + operation, PpiFunction.allowed);
     const request = page.getUint32(ppi.request, true);
     page.setUint32(ppi.request, 0, true);
@@ -273,6 +273,16 @@ export class TpmHost {
     // Aborted by the firmware: it does not know the operation.
     page.setUint32(ppi.response, isKnown ? 0 : 0xffff_fff1, true);
     return isKnown ? clearingCommands() : [];
+  }
+
+  /**
+   * Whether memory is to be cleared before the guest starts again: bit 0 of MemoryOverwriteRequestControl (TCG Platform Reset
+   * Attack Mitigation 1.10, section 4). It is asked for once; the other bits stay.
+   */
+  takeOverwrite(): boolean {
+    const control = this.#presence.getUint8(ppi.overwrite);
+    this.#presence.setUint8(ppi.overwrite, control & ~1);
+    return (control & 1) !== 0;
   }
 
   /** At every boot by our loader: the log into guest memory, the same as commands to the TPM, which waits for them. */
