@@ -206,7 +206,7 @@ describe.runIf(image)('Linux with a TPM', () => {
 
         // So is memory cleared that held what must not outlive the reset (TCG Reset Attack Mitigation).
         const word = ['mustnot', model, 'outlive'];
-        await run(vm, `mount -t tmpfs none /mnt && yes ${word.join("''")} | head -c 100000 >/mnt/keys`);
+        await run(vm, `mkdir /keys && mount -t tmpfs none /keys && yes ${word.join("''")} | head -c 100000 >/keys/key`);
         expect(inMemory(vm.name, word.join(''))).toBe(true);
         await run(vm, `devmem ${0xfed4_515a} 8 0x11`);
 

@@ -15,7 +15,7 @@ import {
 import { recoverSecret, shareSecret } from '../core/secret.ts';
 import { type LoadedObject, OF } from '../core/state.ts';
 import type { Tpm } from '../core/tpm.ts';
-import { curveOf, mul, mulBase, onCurve } from '../crypto/ecc.ts';
+import { curveOf, exchange, mul, mulBase, onCurve } from '../crypto/ecc.ts';
 import { hash, none } from '../crypto/hash.ts';
 import { mod, toInt } from '../crypto/numbers.ts';
 import { ALG, OA, RC, RH } from '../spec/constants.ts';
@@ -154,8 +154,14 @@ export const duplicationCommands: Handlers = {
     if (!onCurve(c, qe)) badParam(RC.ECC_POINT, 2);
     const r = useCommit(tpm, c, noName, counter);
     if (r === undefined) badParam(RC.VALUE, 4);
+    const d = toInt(key.sensitive!.sensitive);
+    if (inScheme !== ALG.ECDH) {
+      const bits = ((c.bits + 1) >> 1) - (inScheme === ALG.SM2 ? 1 : 0);
+      const z = exchange(c, bits, { d, ephemeral: r }, { q: qs, ephemeral: qe });
+      return { outZ1: pointOut(c, z), outZ2: pointOut(c, undefined) };
+    }
     return {
-      outZ1: pointOut(c, mul(c, toInt(key.sensitive!.sensitive), qs)),
+      outZ1: pointOut(c, mul(c, d, qs)),
       outZ2: pointOut(c, mul(c, r, qe)),
     };
   },

@@ -1,6 +1,15 @@
 /** Signatures by and for loaded keys (part 1, 11.4.5 and annexes B and C). */
 
-import { curveOf, ecdsaSign, ecdsaVerify, onCurve, schnorrSign, schnorrVerify } from '../crypto/ecc.ts';
+import {
+  curveOf,
+  ecdsaSign,
+  ecdsaVerify,
+  onCurve,
+  schnorrSign,
+  schnorrVerify,
+  sm2Sign,
+  sm2Verify,
+} from '../crypto/ecc.ts';
 import { equal, hmac } from '../crypto/hash.ts';
 import { toBytes, toInt } from '../crypto/numbers.ts';
 import * as rsa from '../crypto/rsa.ts';
@@ -68,7 +77,9 @@ export function signDigest(tpm: Tpm, key: LoadedObject, scheme: Scheme, digest: 
           ? ecdsaSign(c, d, digest, rand)
           : sigAlg === ALG.ECDAA
             ? ecdaaSign(tpm, key, c, d, scheme, digest)
-            : schnorrSign(c, d, hashAlg, digest, rand);
+            : sigAlg === ALG.SM2
+              ? sm2Sign(c, d, digest, rand)
+              : schnorrSign(c, d, hashAlg, digest, rand);
       return {
         sigAlg,
         signature: { hash: hashAlg, r: toBytes(sig.r, c.bytes), s: toBytes(sig.s, c.bytes) },
@@ -110,6 +121,7 @@ export function verify(key: LoadedObject, digest: Buffer, { sigAlg, signature: s
       if (!onCurve(c, q)) break;
       const sig = { r: toInt(s.r!), s: toInt(s.s!) };
       if (sigAlg === ALG.ECDSA) good = ecdsaVerify(c, q, digest, sig);
+      else if (sigAlg === ALG.SM2) good = sm2Verify(c, q, digest, sig);
       else if (sigAlg === ALG.ECSCHNORR) good = schnorrVerify(c, q, alg, digest, sig);
       else refuse(RC.SCHEME);
     }

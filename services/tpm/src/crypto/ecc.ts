@@ -42,7 +42,7 @@ const curve = (id: number, name: string, bits: number, p: string, b: string, g: 
   };
 };
 
-/** The NIST curves (FIPS 186-4, D.1.2). */
+/** The NIST curves (FIPS 186-4, D.1.2), and that of SM2 (GB/T 32918.5-2017), whose `a` is p - 3 as well. */
 const curves = new Map(
   [
     curve(
@@ -97,6 +97,16 @@ const curves = new Map(
         '353c7086a272c24088be94769fd16650',
       '01fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa51868783bf2f' +
         '966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409',
+    ),
+    curve(
+      CURVE.SM2_P256,
+      'SM2',
+      256,
+      'fffffffeffffffffffffffffffffffffffffffff00000000ffffffffffffffff',
+      '28e9fa9e9d9f5e344d5a9e4bcf6509a7f39789f515ab8f92ddbcbd414d940e93',
+      '32c4ae2c1f1981195f9904466a39c9948fe30bbff2660be1715a4589334c74c7' +
+        'bc3736a2f4f6779c59bdcee36b692153d0a9877cc62a474002df32e52139f0a0',
+      'fffffffeffffffffffffffffffffffff7203df6b21c6052b53bbf40939d54123',
     ),
   ].map((c) => [c.id, c]),
 );
@@ -215,4 +225,42 @@ export function schnorrVerify(
   if (r <= 0n || s <= 0n || r >= c.n || s >= c.n) return false;
   const point = add(c, mulBase(c, s), mul(c, c.n - r, q));
   return point !== undefined && schnorrChallenge(c, alg, point.x, digest) === r;
+}
+
+/** SM2 (GB/T 32918.2-2016, 6.1), of a digest that is made already. */
+export function sm2Sign(c: Curve, d: bigint, digest: Buffer, rand: Rand): EccSignature {
+  for (;;) {
+    const k = newPrivate(c, rand);
+    const r = mod(toInt(digest) + mulBase(c, k).x, c.n);
+    if (r === 0n || r + k === c.n) continue;
+    // Blinded, so that the time of the inversion says nothing of d.
+    const blind = newPrivate(c, rand);
+    const s = mod(inverse(mod((1n + d) * blind, c.n), c.n) * mod((k - r * d) * blind, c.n), c.n);
+    if (s !== 0n) return { r, s };
+  }
+}
+
+export function sm2Verify(c: Curve, q: Point, digest: Buffer, { r, s }: EccSignature): boolean {
+  if (r <= 0n || s <= 0n || r >= c.n || s >= c.n) return false;
+  const t = mod(r + s, c.n);
+  if (t === 0n) return false;
+  const point = add(c, mulBase(c, s), mul(c, t, q));
+  return point !== undefined && mod(toInt(digest) + point.x, c.n) === r;
+}
+
+/**
+ * Full exchange with two keys on either side, which takes the lower `bits` of x of the ephemeral points as factors: ECMQV
+ * (SP 800-56A, 5.7.2.3) with half of the bits of n, SM2 (GB/T 32918.3-2016) with one less. Undefined: the point at infinity.
+ */
+export function exchange(
+  c: Curve,
+  bits: number,
+  own: { d: bigint; ephemeral: bigint },
+  theirs: { q: Point; ephemeral: Point },
+): Point | undefined {
+  const top = 1n << BigInt(bits);
+  const factor = (x: bigint) => top + mod(x, top);
+  const t = mod(own.d + own.ephemeral * factor(mulBase(c, own.ephemeral).x), c.n);
+  const sum = add(c, theirs.q, mul(c, factor(theirs.ephemeral.x), theirs.ephemeral));
+  return sum && mul(c, t, sum);
 }

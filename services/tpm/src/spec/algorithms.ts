@@ -1,4 +1,7 @@
-/** What of each algorithm is implemented, and its properties (TPMA_ALGORITHM, part 2, 8.2). */
+/**
+ * What of each algorithm is implemented, and its properties (TPMA_ALGORITHM, part 2, 8.2). No command derives anything by KDF2: a
+ * scheme may name it.
+ */
 import { ALG, CURVE } from './constants.ts';
 
 const A = {
@@ -30,8 +33,11 @@ export const algorithms: readonly (readonly [number, number])[] = [
   [ALG.ECDSA, A.asymmetric | A.signing],
   [ALG.ECDH, A.asymmetric | A.method],
   [ALG.ECDAA, A.asymmetric | A.signing],
+  [ALG.SM2, A.asymmetric | A.signing | A.method],
   [ALG.ECSCHNORR, A.asymmetric | A.signing],
+  [ALG.ECMQV, A.asymmetric | A.method],
   [ALG.KDF1_SP800_56A, A.hash | A.method],
+  [ALG.KDF2, A.hash | A.method],
   [ALG.KDF1_SP800_108, A.hash | A.method],
   [ALG.ECC, A.asymmetric | A.object],
   [ALG.SYMCIPHER, A.object],
@@ -86,7 +92,14 @@ export const cipherModes: Readonly<Record<number, string>> = {
 };
 
 export const rsaBits: readonly number[] = [1024, 2048, 3072, 4096];
-export const curveIds: readonly number[] = [CURVE.P192, CURVE.P224, CURVE.P256, CURVE.P384, CURVE.P521];
+export const curveIds: readonly number[] = [
+  CURVE.P192,
+  CURVE.P224,
+  CURVE.P256,
+  CURVE.P384,
+  CURVE.P521,
+  CURVE.SM2_P256,
+];
 
 /** Which fields follow the selector of a scheme (TPMU_ASYM_SCHEME and its relatives, part 2, 11.1 and 11.2). */
 export type SchemeField = 'hashAlg' | 'count' | 'kdf';
@@ -100,17 +113,20 @@ export const schemeFields: Readonly<Record<number, readonly SchemeField[]>> = {
   [ALG.OAEP]: ['hashAlg'],
   [ALG.ECDSA]: ['hashAlg'],
   [ALG.ECDAA]: ['hashAlg', 'count'],
+  [ALG.SM2]: ['hashAlg'],
   [ALG.ECSCHNORR]: ['hashAlg'],
   [ALG.ECDH]: ['hashAlg'],
+  [ALG.ECMQV]: ['hashAlg'],
   [ALG.MGF1]: ['hashAlg'],
   [ALG.KDF1_SP800_56A]: ['hashAlg'],
+  [ALG.KDF2]: ['hashAlg'],
   [ALG.KDF1_SP800_108]: ['hashAlg'],
 };
 export const signSchemes = {
   rsa: [ALG.RSASSA, ALG.RSAPSS] as readonly number[],
-  ecc: [ALG.ECDSA, ALG.ECDAA, ALG.ECSCHNORR] as readonly number[],
+  ecc: [ALG.ECDSA, ALG.ECDAA, ALG.SM2, ALG.ECSCHNORR] as readonly number[],
 };
 export const decryptSchemes = {
   rsa: [ALG.RSAES, ALG.OAEP] as readonly number[],
-  ecc: [ALG.ECDH] as readonly number[],
+  ecc: [ALG.ECDH, ALG.SM2, ALG.ECMQV] as readonly number[],
 };

@@ -38,7 +38,7 @@ export const ALG = {
   ECB: 0x0044,
 } as const;
 
-export const CURVE = { NONE: 0, P192: 1, P224: 2, P256: 3, P384: 4, P521: 5 } as const;
+export const CURVE = { NONE: 0, P192: 1, P224: 2, P256: 3, P384: 4, P521: 5, SM2_P256: 0x20 } as const;
 
 /** Response codes (part 2, 6.6). Format-1 codes (bit 7) take a parameter, handle or session number. */
 export const RC = {

@@ -43,7 +43,7 @@ export const cipherMode = oneOf(u16, modes, RC.MODE);
 const symMode = oneOf(u16, [...modes, ALG.CMAC], RC.MODE);
 export const macScheme = oneOf(u16, [...hashAlgs, ALG.CMAC, ALG.NULL], RC.SYMMETRIC);
 export const hierarchy = oneOf(u32, [RH.OWNER, RH.ENDORSEMENT, RH.PLATFORM, RH.NULL], RC.VALUE);
-export const keyExchange = oneOf(u16, [ALG.ECDH], RC.SCHEME);
+export const keyExchange = oneOf(u16, decryptSchemes.ecc, RC.SCHEME);
 export const objectAttributes = checked(u32, (v) => (v & ~OA_ALL) === 0, RC.RESERVED_BITS);
 export const nvAttributes = checked(u32, (v) => (v & NVA_RESERVED) === 0, RC.RESERVED_BITS);
 export const handleType = (h: number) => h >>> 24;
@@ -111,7 +111,8 @@ export interface Scheme {
   kdf: number;
 }
 export const nullScheme: Scheme = { scheme: ALG.NULL, hashAlg: ALG.NULL, count: 0, kdf: ALG.NULL };
-const kdfAlg = oneOf(u16, [ALG.MGF1, ALG.KDF1_SP800_56A, ALG.KDF1_SP800_108], RC.KDF);
+const kdfs = [ALG.MGF1, ALG.KDF1_SP800_56A, ALG.KDF2, ALG.KDF1_SP800_108];
+const kdfAlg = oneOf(u16, kdfs, RC.KDF);
 function scheme(allowed: readonly number[], rc: number): Codec<Scheme> {
   const fields = { hashAlg, count: u16, kdf: kdfAlg };
   return {
@@ -136,7 +137,7 @@ export const asymScheme = scheme(
   RC.VALUE,
 );
 export const keyedHashScheme = scheme([ALG.HMAC, ALG.XOR, ALG.NULL], RC.VALUE);
-export const kdfScheme = scheme([ALG.MGF1, ALG.KDF1_SP800_56A, ALG.KDF1_SP800_108, ALG.NULL], RC.KDF);
+export const kdfScheme = scheme([...kdfs, ALG.NULL], RC.KDF);
 
 /** TPMT_SYM_DEF: `keyBits` is the hash for XOR. */
 export interface SymDef {
@@ -259,6 +260,7 @@ export const signature = struct({
     [ALG.RSAPSS]: rsaSignature,
     [ALG.ECDSA]: eccSignature,
     [ALG.ECDAA]: eccSignature,
+    [ALG.SM2]: eccSignature,
     [ALG.ECSCHNORR]: eccSignature,
     [ALG.HMAC]: hmacSignature,
     [ALG.NULL]: empty,

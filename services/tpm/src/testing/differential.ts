@@ -13,7 +13,7 @@ import { SwtpmPeer } from './swtpm-peer.ts';
 import { mutate, seeded, wrongs } from './wrong.ts';
 
 /** Ours, in this process. */
-class Ours extends Peer {
+export class Ours extends Peer {
   readonly host: TpmHost;
   failure: unknown;
   constructor() {
