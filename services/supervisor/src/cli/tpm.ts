@@ -1,6 +1,15 @@
 /** `nyx tpm`: TPMs of machines and of state directories, event logs, and a TPM on sockets. */
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { decodeLog, type EventLog, eventTypeName, findLog, hashes, replay } from '@nyx/boot';
 import { files, find, list, type RunInfo } from '@nyx/nyx/rundir';
@@ -143,8 +152,15 @@ const showInfo = (i: Info): void => {
 const logOf = (name: string | undefined): Buffer => {
   if (name !== undefined && (name.includes('/') || existsSync(name))) {
     try {
+      if (statSync(name).isDirectory())
+        throw new NyxError('USAGE', {
+          expected:
+            'a machine, or a file with an event log: the log is in the memory of the machine, not in the state of its TPM',
+          got: `${name}, a directory`,
+        });
       return readFileSync(name);
     } catch (e) {
+      if (e instanceof NyxError) throw e;
       throw errorOf(e as { code: string; message: string });
     }
   }
@@ -299,6 +315,7 @@ export const make = (): Command => {
     });
   tpm
     .command('log')
+    .alias('eventlog')
     .description('event log of a machine, or in a file (TCG, crypto-agile or SHA-1)')
     .argument('[machine]', 'machine or file; not needed when one machine has a TPM')
     .option(...BANK)
