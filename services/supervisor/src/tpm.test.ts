@@ -97,6 +97,12 @@ function presencePage(status: Awaited<ReturnType<Vm['status']>>): Buffer {
   const buffer = memories(status).find(([name]) => name.includes('nyx-tpm-buffer'))!;
   return readFileSync(buffer[1]).subarray(tpmWire.ppiAt, tpmWire.ppiAt + tpmWire.ppiBytes);
 }
+function setPresence(status: Awaited<ReturnType<Vm['status']>>, at: number, bytes: Buffer): void {
+  const [, path] = memories(status).find(([name]) => name.includes('nyx-tpm-buffer'))!;
+  const buffer = openSync(path, 'r+');
+  writeSync(buffer, bytes, 0, bytes.length, tpmWire.ppiAt + at);
+  closeSync(buffer);
+}
 /** Shared memory of a process: name, path. */
 function memoriesOf(pid: number): [name: string, path: string][] {
   const fds = `/proc/${pid}/fd`;
@@ -206,9 +212,13 @@ describe.runIf(image)('Linux with a TPM', () => {
 
         // So is memory cleared that held what must not outlive the reset (TCG Reset Attack Mitigation).
         const word = ['mustnot', model, 'outlive'];
-        await run(vm, `mkdir /keys && mount -t tmpfs none /keys && yes ${word.join("''")} | head -c 100000 >/keys/key`);
+        await run(
+          vm,
+          `mkdir /keys && mount -t tmpfs none /keys && yes ${word.join("''")} | head -c 100000 >/keys/key`,
+        );
         expect(inMemory(vm.name, word.join(''))).toBe(true);
-        await run(vm, `devmem ${0xfed4_515a} 8 0x11`);
+        // As the method of the ACPI device does; Linux has no file for it.
+        setPresence(await vm.status(), 0x15a, Buffer.of(0x11));
 
         const making = run(vm, transact(createPrimary));
         await new Promise((r) => setTimeout(r, 300));
@@ -422,10 +432,7 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
         return r.status === 0 ? JSON.parse(r.stdout).resets : { total: 0, sinceClear: 0 };
       };
       expect(resets()).toMatchObject({ total: 1, sinceClear: 1 });
-      const [, path] = memories(await vm.status()).find(([memory]) => memory.includes('nyx-tpm-buffer'))!;
-      const buffer = openSync(path, 'r+');
-      writeSync(buffer, Buffer.of(5, 0, 0, 0), 0, 4, tpmWire.ppiAt + 0x109);
-      closeSync(buffer);
+      setPresence(await vm.status(), 0x109, Buffer.of(5, 0, 0, 0));
       const terminal = await vm.console();
       let said = '';
       terminal.on('data', (b: Buffer) => {
