@@ -39,9 +39,11 @@ const image: Image | undefined = await new ImageStore().build('debian').catch((e
 afterAll(async () => {
   for (const vm of list())
     if (vm.kind === 'alive')
-      await Vm.connect(vm.name)
-        .stop(0)
-        .catch(() => {});
+      try {
+        await Vm.connect(vm.name).stop(0);
+      } catch {
+        // It has ended meanwhile.
+      }
   rmSync(dir, { recursive: true, force: true });
 });
 
