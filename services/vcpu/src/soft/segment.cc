@@ -61,12 +61,6 @@ void set_real_segment(Cpu& c, SegReg r, uint16_t selector) {
   }
 }
 
-void set_cs(Cpu& c, const Segment& s, unsigned cpl) {
-  c.seg[CS] = s;
-  if (protected_mode(c)) c.seg[CS].selector = uint16_t((s.selector & 0xfffc) | cpl);
-  c.cpl = uint8_t(cpl);
-}
-
 Descriptor need_stack(Cpu& c, const Insn* i, uint16_t selector, unsigned cpl, int vector, unsigned ext) {
   const uint32_t error = (selector & 0xfffcu) | ext;
   if (null_selector(selector)) raise(c, i, vector, ext);

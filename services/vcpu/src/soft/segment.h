@@ -61,7 +61,14 @@ void load_segment(Cpu& c, const Insn* i, SegReg r, uint16_t selector);
 void set_real_segment(Cpu& c, SegReg r, uint16_t selector);
 // CS after all checks; the privilege level becomes `cpl`, and the selector's RPL with it. Invalidates links when CS.base
 // changes. Callers call update_mode() when all registers are set.
-void set_cs(Cpu& c, const Segment& s, unsigned cpl);
+// Inline, so that what was just put together is not read back from memory.
+[[gnu::always_inline]] inline void set_cs(Cpu& c, const Segment& s, unsigned cpl) {
+  c.seg[CS].base = s.base;
+  c.seg[CS].limit = s.limit;
+  c.seg[CS].attr = s.attr;
+  c.seg[CS].selector = protected_mode(c) ? uint16_t((s.selector & 0xfffc) | cpl) : s.selector;
+  c.cpl = uint8_t(cpl);
+}
 // After a return to an outer level: data segments that the new level may not use become null.
 void drop_inner_segments(Cpu& c);
 

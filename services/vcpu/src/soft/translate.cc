@@ -411,7 +411,7 @@ bool Translation::one() {
   if (!n) return false;
   if (i_->ea & (wide_ ? ~(kEaSegBase | kEa32) : ~(kEa32 | kEaLegacy | kEaCheck))) return false;
   if (i_->ea & kEaCheck && i_->seg != FS && i_->seg != GS) return false;
-  return branch(*n) || stack(*n) || integer(*n) || x87(*n) || mmx(*n) || simd(*n);
+  return branch(*n) || stack(*n) || string(*n) || integer(*n) || x87(*n) || mmx(*n) || simd(*n);
 }
 
 }  // namespace nyx::soft

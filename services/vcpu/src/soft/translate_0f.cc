@@ -91,7 +91,19 @@ bool Translation::two_byte(const OpName& n) {
     return true;
   }
   switch (n.opcode) {
-    case 0x01: return (uint8_t(n.n) == 0xca || uint8_t(n.n) == 0xcb) && eflag(kAC, n.n & 1);  // CLAC, STAC
+    case 0x01:
+      if (uint8_t(n.n) == 0xf8) return swapgs();
+      return (uint8_t(n.n) == 0xca || uint8_t(n.n) == 0xcb) && eflag(kAC, n.n & 1);  // CLAC, STAC
+    case 0xa4: case 0xa5: case 0xac: case 0xad: {  // SHLD, SHRD
+      if (n.memory || size < 4 || kHost[i.rm] < 0) return false;
+      keep_flags();
+      const bool by_imm = !(n.opcode & 1);
+      if (!by_imm) mov(hCX, kHost[RCX], 4);
+      ins(size, 0x0f00u | n.opcode, value(i.reg, size, by_imm ? hCX : h10), guest(i.rm, size), by_imm);
+      if (by_imm) byte(unsigned(i.imm));
+      killed();
+      return true;
+    }
     case 0xb6: return widen(1, false, n.memory);
     case 0xb7: return widen(2, false, n.memory);
     case 0xbe: return widen(1, true, n.memory);

@@ -21,6 +21,19 @@ bool Translation::stack(const OpName& n) {
     lea(sp, mem(sp, -w), word_);
     return true;
   }
+  if (n.opcode == 0xff && n.n == 6) {
+    const Rm scratch = cpu_field(offsetof(Cpu, scratch));
+    memory_operand(word_, false);
+    load(hCX, mem(hAX), word_);
+    store(scratch, hCX);
+    push_check();
+    load(hCX, scratch);
+    store(mem(hAX), hCX, word_);
+    lea(sp, mem(sp, -w), word_);
+    return true;
+  }
+  if (n.opcode == 0x9c) return push_flags();
+  if (n.opcode == 0x9d) return pop_flags();
   if (n.opcode == 0x68 || n.opcode == 0x6a) {
     push_check();
     ins(word_, 0xc7, 0, mem(hAX), 4);

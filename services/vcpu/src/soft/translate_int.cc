@@ -323,11 +323,8 @@ bool Translation::divide(const OpName& name) {
 // Changes a bit of Cpu::eflags that only CPL 0 may change without another look.
 bool Translation::eflag(uint32_t bit, bool set) {
   if (b_->mode & kModeUser) return false;
-  before_access();
-  alu_imm(1, 7, cpu_field(offsetof(Cpu, cpl)), 0);
-  bail(jcc(ccNE));
+  need_cpl0();
   alu_imm(4, set ? 1 : 4, cpu_field(offsetof(Cpu, eflags)), int32_t(set ? bit : ~bit));
-  in_host_ = false;
   return true;
 }
 
@@ -369,6 +366,7 @@ bool Translation::integer(const OpName& n) {
       ins(1, 0xc6, 0, cpu_field(offsetof(Cpu, df)), 1), byte(o & 1);
       return true;
     case 0xfa: return eflag(kIF, false);
+    case 0xfb: return sti();
     case 0xfe: case 0xff: return n.n < 2 && unary(n);
     case 0x69: case 0x6b: return multiply(n);
     case 0x86: case 0x87: return exchange(n);

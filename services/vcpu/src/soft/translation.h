@@ -90,6 +90,15 @@ class Translation : public Emit {
   void push_check();           // RAX: host address of the new top of the stack
   void lookup();               // RAX: target. R10: its JumpEntry; else bail
 
+  // ---- translate_string.cc
+  bool string(const OpName& n);
+  bool push_flags();
+  bool pop_flags();
+  bool sti();
+  bool swapgs();
+  void need_cpl0();
+  void need_no_irq();
+
   // ---- translate_simd.cc
   bool simd(const OpName& n);
   bool simd_move(const OpName& n);

@@ -58,7 +58,7 @@ class Maker {
     skip_ = nullptr;
   }
   void one() {
-    switch (pick(30)) {
+    switch (pick(34)) {
       case 0: case 1: case 2: {  // r, r/m
         const unsigned size = any_size();
         const Rm m = operand();
@@ -167,8 +167,29 @@ class Maker {
         return;
       }
       case 28: {  // what is done to flags alone
-        static constexpr uint8_t kOps[] = {0x9e, 0x9f, 0xf5, 0xf8, 0xf9};
-        return e_.byte(kOps[pick(5)]);
+        static constexpr uint8_t kOps[] = {0x9e, 0x9f, 0xf5, 0xf8, 0xf9, 0x9e, 0x9f, 0xf5, 0xf8, 0xf9, 0xfc, 0xfc, 0xfd};
+        return e_.byte(kOps[pick(13)]);
+      }
+      case 29: {  // strings
+        static constexpr uint8_t kOps[] = {0xa4, 0xa6, 0xaa, 0xac, 0xae};
+        const unsigned size = any_size();
+        if (size == 2) e_.byte(0x66);
+        if (size == 8) e_.byte(0x48);
+        return e_.byte(kOps[pick(5)] | (size > 1));
+      }
+      case 30: {  // PUSH of memory, into a register
+        e_.ins(4, 0xff, 6, place());
+        const int to = any();
+        if (to & 8) e_.byte(0x41);
+        return e_.byte(0x58u | (to & 7));
+      }
+      case 31: {  // SHLD, SHRD
+        static constexpr unsigned kOps[] = {0x0fa4, 0x0fa5, 0x0fac, 0x0fad};
+        const unsigned o = kOps[pick(4)];
+        const Rm m = operand();
+        e_.ins(wide_size(), o, any(), m, !(o & 1));
+        if (!(o & 1)) e_.byte(pick(70));
+        return;
       }
       default: {  // SSE floating point, moves
         static constexpr unsigned kOps[] = {0x0f58, 0x0f59, 0x0f5c, 0x0f10, 0x0f11, 0x0f5a};
