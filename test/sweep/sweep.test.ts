@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Guest, linuxLive, seabios, seabiosAhci, seabiosTpm } from './guests.ts';
-import { compare, mixedRules, type Run, runGuest } from './sweep.ts';
+import { compare, killRule, mixedRules, type Run, runGuest } from './sweep.ts';
 
 const runDir = mkdtempSync(join(tmpdir(), 'nyx-sweep-run-'));
 process.env.XDG_RUNTIME_DIR = runDir;
@@ -42,6 +42,14 @@ for (const [guest, stride] of guests) {
       // Killed after the handler and before the commit, an exit is executed by the successor.
       expect(run.transcript.repeated).toBeGreaterThan(3);
     }, 180_000);
+
+    if (guest === seabios)
+      test('nor does a machine whose device process dies with the power', async () => {
+        const last = base.transcript.exitsOf.get('platform')!;
+        const run = await runGuest(guest, [{ ...killRule('done', last, 1), device: 'platform' }]);
+        expect(run.kills).toBe(1);
+        expect(compare(guest, base, run)).toEqual([]);
+      }, 180_000);
 
     if (guest === seabios)
       test('an exit that is executed twice would be found', async () => {

@@ -18,6 +18,8 @@ export interface Transcript {
   /** By register: 'com1 write 0+0', 'lpc configRead 0+4'. */
   streams: Map<string, string[]>;
   exits: number;
+  /** By process. */
+  exitsOf: Map<string, number>;
   /** Exits whose handler ran more than once: those that a kill interrupted before their commit. */
   repeated: number;
   /** Answers in the ring that were not the handler's, and holes: always wrong. */
@@ -46,7 +48,7 @@ export const readTranscripts = (
   devices: DeviceNames,
   end = Number.POSITIVE_INFINITY,
 ): Transcript => {
-  const t: Transcript = { streams: new Map(), exits: 0, repeated: 0, broken: [] };
+  const t: Transcript = { streams: new Map(), exits: 0, exitsOf: new Map(), repeated: 0, broken: [] };
   for (const [process, names] of Object.entries(devices)) {
     const bytes = readFileSync(join(folder, `${process}.transcript`));
     let printed = 0;
@@ -60,6 +62,7 @@ export const readTranscripts = (
       if (device === 'debugcon' && printed >= end) continue;
       if (printed >= end) continue;
       t.exits++;
+      t.exitsOf.set(process, (t.exitsOf.get(process) ?? 0) + 1);
       if (e.executions > 1) t.repeated++;
       if (e.falsified) t.broken.push(`${process} ring ${e.ring} exit ${e.seq}: the guest got another answer`);
       const ring = e.ring === 0 ? '' : 'fabric ';

@@ -217,6 +217,8 @@ void unpark(Cpu& c) {
 Outside::Outside(Cpu& c) : c_(c) {
   c.where = kInExit;
   fp_leave(c);
+  // The machine may be stopped, and compared, while this one waits.
+  if (c.pacer) [[unlikely]] c.context->stats->instructions = c.icount;
   if (c.engine->cpus > 1) park(c);
 }
 Outside::~Outside() {
