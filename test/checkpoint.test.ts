@@ -1,11 +1,22 @@
 /** Checkpoints of real guests, and the way back to them: docs/checkpoints.md. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import { Vm, type VmEvent, type VmSpecInput } from '@nyx/nyx';
+import { PageMap } from '@nyx/ring/wire';
 import { type TestVm, vmTest } from '@nyx/testkit';
 import { describe, expect } from 'vitest';
 
@@ -82,6 +93,8 @@ describe.runIf(image)(
     test('panics and triple faults, and goes on at its checkpoint each time', async ({ boot }) => {
       const vm = await boot({
         cpus: 2,
+        // Each roll-back is compared with the checkpoint, all of memory.
+        checkpoint: { verify: true },
         policy: {
           guestPanic: { action: 'rollback', budget: 2, window: 3600, escalate: 'pause' },
           tripleFault: 'rollback',
@@ -94,7 +107,7 @@ describe.runIf(image)(
         vm,
         '(n=0; while :; do n=$((n+1)); echo $n >/run/n; sleep 0.01; done) >/dev/null 2>&1 & echo $! >/run/pid',
       );
-      expect(nyx('checkpoint', vm.vm.name)).toMatch(/stood still for [\d.]+ m?s; [\d.]+ MiB/);
+      expect(nyx('checkpoint', vm.vm.name)).toMatch(/stood still for [\d.]+ m?s; memory is saved page by page/);
       const uptime = Number.parseFloat(await run(vm, 'cat /proc/uptime'));
       const before = Number(await run(vm, 'cat /run/n'));
 
@@ -128,9 +141,16 @@ describe.runIf(image)(
       await check();
       // A wish.
       await run(vm, spoil);
-      expect(nyx('rollback', vm.vm.name)).toMatch(/is [\d.]+ m?s younger|is [\d.]+ s younger/);
+      expect(nyx('rollback', vm.vm.name)).toMatch(
+        /is [\d.]+ m?s younger, after [\d.]+ m?s; [\d.]+ MiB of memory were put back/,
+      );
       await check();
-      expect((await events(vm.vm, 'rolledBack')).length).toBe(3);
+      // A reset loads the kernel anew, over what it has become; and is undone.
+      await vm.vm.reset();
+      await new Promise((r) => setTimeout(r, 300));
+      await vm.vm.rollback();
+      await check();
+      expect((await events(vm.vm, 'rolledBack')).length).toBe(4);
 
       // The next checkpoint is of what is there now; what is below its overlay is merged.
       await run(vm, 'echo two >/mnt/two; sync');
@@ -145,13 +165,13 @@ describe.runIf(image)(
 
       // A fault that comes again and again escalates.
       await last(vm, 'echo c >/proc/sysrq-trigger');
-      await rolledBack(vm.vm, 5);
+      await rolledBack(vm.vm, 6);
       vm.run('echo c >/proc/sysrq-trigger', 60).catch(() => {});
       await until(async () => ((await vm.vm.status()).state === 'paused' ? true : undefined));
       await vm.vm.rollback();
       await run(vm, 'echo end >/mnt/end; kill $(cat /run/pid); umount /mnt');
       expect(nyx('checkpoint', 'rm', vm.vm.name)).toMatch(/has no checkpoint any more/);
-      expect(await rollbacks(vm.vm)).toBe(6);
+      expect(await rollbacks(vm.vm)).toBe(7);
       await expect(vm.vm.rollback()).rejects.toMatchObject({ code: 'CHECKPOINT_NONE' });
       await vm.vm.stop(0);
       sound(vm.disks[0]!);
@@ -161,7 +181,7 @@ describe.runIf(image)(
     test('writes while checkpoints are taken and gone back to; the end merges what is left', async ({
       boot,
     }) => {
-      const vm = await boot({ checkpoint: { every: '2s' } });
+      const vm = await boot({ cpus: 2, checkpoint: { every: '2s', verify: true } });
       await run(vm, 'mke2fs -q /dev/vda && mkdir -p /mnt && mount /dev/vda /mnt && dmesg -c >/dev/null');
       await run(
         vm,
@@ -201,15 +221,25 @@ const counter = (): string => {
 };
 
 describe('a guest that counts', () => {
-  test.for(['soft', 'kvm'] as const)(
-    'goes on at the number of the checkpoint (%s)',
+  test.for([
+    ['soft', 'onWrite'],
+    ['soft', 'copy'],
+    ['kvm', 'copy'],
+  ] as const)(
+    'goes on at the number of the checkpoint (%s, %s)',
     { timeout: 120_000 },
-    async (accel, { skip }) => {
+    async ([accel, memory], { skip }) => {
       if (accel === 'kvm' && !existsSync('/dev/kvm')) {
         console.warn('left out: there is no /dev/kvm');
         skip();
       }
-      const vm = await Vm.start({ name: `count-${accel}`, bios: counter(), memory: '16M', accel });
+      const vm = await Vm.start({
+        name: `count-${accel}-${memory}`,
+        bios: counter(),
+        memory: '16M',
+        accel,
+        checkpoint: { memory, verify: true },
+      });
       const numbers = (): number[] => [...readFileSync(join(vm.dir, 'debugcon.log'))];
       const more = async (n: number): Promise<void> => {
         const had = numbers().length;
@@ -219,10 +249,16 @@ describe('a guest that counts', () => {
         await until(async () => (existsSync(join(vm.dir, 'debugcon.log')) ? true : undefined));
         await expect(vm.rollback()).rejects.toMatchObject({ code: 'CHECKPOINT_NONE' });
         await more(20);
-        await vm.checkpoint();
+        const { bytes } = await vm.checkpoint();
+        expect(bytes > 0).toBe(memory === 'copy');
         for (let i = 0; i < 3; i++) {
           await more(20);
-          await vm.rollback();
+          // The page with the number, and what firmware tables have been written.
+          expect((await vm.checkpoints()).checkpoints[0]).toMatchObject({
+            bytes: memory === 'copy' ? bytes : 4096,
+            lost: false,
+          });
+          expect((await vm.rollback()).bytes).toBe(memory === 'copy' ? bytes : 4096);
         }
         await more(5);
         const all = numbers();
@@ -241,6 +277,29 @@ describe('a guest that counts', () => {
       }
     },
   );
+
+  test('a checkpoint that lost a page is none any more', { timeout: 60_000 }, async () => {
+    const vm = await Vm.start({ name: 'lost', bios: counter(), memory: '16M', accel: 'soft' });
+    try {
+      await until(async () => (existsSync(join(vm.dir, 'debugcon.log')) ? true : undefined));
+      await vm.checkpoint();
+      // As one whose page could not be saved: wire.PageStore.
+      const { pid } = await vm.status();
+      const fds = `/proc/${pid}/fd`;
+      const fd = readdirSync(fds).find((f) => readlinkSync(join(fds, f)).startsWith('/memfd:nyx-pages '))!;
+      const map = openSync(join(fds, fd), 'r+');
+      writeSync(map, Buffer.from([0, 0, 0, 0, 1, 0, 0, 0]), 0, 8, PageMap.offsetOf('store'));
+      closeSync(map);
+      expect((await vm.checkpoints()).checkpoints[0]).toMatchObject({ lost: true });
+      await expect(vm.rollback()).rejects.toMatchObject({ code: 'CHECKPOINT_NONE' });
+      expect((await vm.status()).state).toBe('running');
+      await vm.checkpoint();
+      await vm.rollback();
+    } finally {
+      await vm.stop(0);
+      vm.close();
+    }
+  });
 
   test('a machine that cannot go back says why, and goes on', async () => {
     const cases: [Partial<VmSpecInput>, RegExp][] = [

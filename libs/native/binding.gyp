@@ -18,6 +18,7 @@
         "src/cc/loop.cc",
         "src/cc/mapped_file.cc",
         "src/cc/memory.cc",
+        "src/cc/page_saver.cc",
         "src/cc/process.cc",
         "src/cc/rights.cc",
         "src/cc/ring_driver.cc",

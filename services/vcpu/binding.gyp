@@ -1,7 +1,7 @@
 {
   "target_defaults": {
     "defines": ["_GNU_SOURCE"],
-    "include_dirs": ["src", "../../libs/native/src/cc"],
+    "include_dirs": ["src", "../../libs/native/src/cc", "src/gen"],
     "cflags": ["-Wall", "-Wextra", "-Werror", "-g1", "-fno-strict-aliasing", "-pthread"],
     # -O3 comes from node-gyp's Release; frame pointers only cost there.
     "cflags!": ["-fno-omit-frame-pointer"],

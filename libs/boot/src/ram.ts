@@ -12,6 +12,8 @@ const zeros = Buffer.alloc(CHUNK_BYTES);
 export class GuestRam {
   /** Nobody has written to it but the loader: it need not be cleared. */
   isFresh = false;
+  /** Hears of every piece that the loader is about to write to, or may be. */
+  changing: ((address: number, length: number) => void) | undefined;
 
   /**
    * @param buffer the whole RAM memfd, mapped
@@ -40,10 +42,12 @@ export class GuestRam {
 
   /** Low memory at an address; the caller has checked that it is there. */
   bytes(address: number, length: number): Uint8Array {
+    this.changing?.(address, length);
     return new Uint8Array(this.buffer, address, length);
   }
 
   view(address: number, length: number): DataView {
+    this.changing?.(address, length);
     return new DataView(this.buffer, address, length);
   }
 
@@ -57,6 +61,7 @@ export class GuestRam {
       file.read(at, this.bytes(address, length));
       return;
     }
+    this.changing?.(address, length);
     const chunk = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, length));
     for (let done = 0; done < length; done += chunk.length) {
       const part = chunk.subarray(0, Math.min(chunk.length, length - done));

@@ -28,6 +28,8 @@ import {
   IrqPage,
   mapRings,
   openPageMap,
+  pageMapBytes,
+  SavedPages,
   StateBlock,
   Status,
 } from '@nyx/ring';
@@ -115,13 +117,10 @@ export class DeviceHost {
     const map = (index: number): ArrayBuffer => mmap(fd(index), fileSize(fd(index)));
     this.clock = new GuestClock(mmap(fd(role.vmPage), fileSize(fd(role.vmPage)), { write: false }));
     const ram = role.ram === undefined ? new ArrayBuffer(0) : map(role.ram);
-    const pages =
-      role.pageMap === undefined
-        ? undefined
-        : openPageMap(map(role.pageMap), this.clock.page.cpus, role.ramBytes / 4096);
+    const attachPages = role.pageMap === undefined ? undefined : this.#pages(fd(role.pageMap), role, ram);
     const memory = (): GuestMemory => {
       const m = new GuestMemory(ram, Math.min(role.ramLowBytes, ram.byteLength));
-      if (pages) m.attachPageMap(pages.code, pages.dirty, pages.attend);
+      attachPages?.(m);
       return m;
     };
     this.#irqPage = map(role.irqPage);
@@ -190,6 +189,15 @@ export class DeviceHost {
       },
     });
     this.injector.setRules(rules, this.devices);
+  }
+
+  #pages(fd: number, role: Role, ram: ArrayBuffer): (m: GuestMemory) => void {
+    const count = role.ramBytes / 4096;
+    // What is behind is the page store, which the addon maps.
+    const buffer = mmap(fd, pageMapBytes(count));
+    const { code, dirty, attend } = openPageMap(buffer, this.clock.page.cpus, count);
+    const store = new SavedPages(fd, buffer, ram);
+    return (m) => m.attachPageMap(code, dirty, attend, store);
   }
 
   #add(

@@ -6,12 +6,20 @@ import { Memory } from '@nyx/layout';
 
 const FOUR_GIB = 0x1_0000_0000;
 
+/** A checkpoint's store of pages. */
+export interface PageKeeper {
+  /** There is a checkpoint. */
+  readonly saving: boolean;
+  save(at: number, length: number): void;
+}
+
 export class GuestMemory {
   readonly view: DataView;
   /** Pages (4 KiB) the vCPU process decoded instructions from; see wire.PageMap. Empty without a soft CPU. */
   #code: Uint8Array = new Uint8Array(0);
   #dirty: Uint8Array = new Uint8Array(0);
   #attend: () => void = () => {};
+  #store: PageKeeper | undefined;
   /** Faults on purpose: may put another place, or -1, for the one that was found. */
   inject: ((address: number, length: number, at: number) => number) | undefined;
   /** Hears of every address that was asked for and is not memory. */
@@ -28,8 +36,12 @@ export class GuestMemory {
     this.view = new DataView(buffer);
   }
 
-  /** Connects the page map; `attend` makes all vCPUs look at the dirty bitmap. */
-  attachPageMap(code: Uint8Array, dirty: Uint8Array, attend: () => void): void {
+  /**
+   * Connects the page map; `attend` makes all vCPUs look at the dirty bitmap. What `store` has is asked to save pages before they
+   * are written.
+   */
+  attachPageMap(code: Uint8Array, dirty: Uint8Array, attend: () => void, store?: PageKeeper): void {
+    this.#store = store;
     this.#code = code;
     this.#dirty = dirty;
     this.#attend = attend;
@@ -57,6 +69,7 @@ export class GuestMemory {
   dirty(at: number, length: number): void {
     const dirty = this.#dirty;
     if (dirty.length === 0 || length === 0) return;
+    if (this.#store?.saving) this.#store.save(at, length);
     const last = Math.floor((at + length - 1) / 4096);
     let hit = 0;
     for (let page = Math.floor(at / 4096); page <= last; page++) {

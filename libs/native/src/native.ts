@@ -59,6 +59,7 @@ export const {
   watch,
   createTimer,
   createDeathWatch,
+  createPageSaver,
   monotonicNs,
   futexWait,
   futexWake,

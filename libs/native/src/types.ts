@@ -378,10 +378,18 @@ export interface StallBudget {
   spent(beganNs: number, endedNs: number, bytes: number): void;
 }
 
+/** Saves pages of guest RAM before this process writes to them, while there is a checkpoint (page_store.h). */
+export interface PageSaver {
+  /** `length` bytes of RAM at `at` may be written when it returns. EINVAL when they are not all RAM. */
+  save(at: number, length: number): void;
+}
+
 export interface Native {
   memfdCreate(name: string, size: number, options?: MemfdOptions): number;
   /** Maps MAP_SHARED, until `munmap`. EINVAL when offset + length is beyond the end of the file. Any size that the host can map. */
   mmap(fd: number, length: number, options?: MmapOptions): ArrayBuffer;
+  /** @param pageMap its memfd, page store included; EINVAL when it is too small for `ram`, which is all of guest RAM, mapped */
+  createPageSaver(pageMap: number, ram: ArrayBuffer): PageSaver;
   /** Detaches the buffer (its views become empty) and unmaps it as soon as no native object uses it. */
   munmap(buffer: ArrayBuffer): void;
   /**

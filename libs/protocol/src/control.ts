@@ -298,7 +298,10 @@ export const requests = {
       ns: count,
     }),
   },
-  /** Takes a checkpoint, which replaces the last. `pauseNs`: the guest stood still, `copyNs` of it for RAM; `bytes`: copied. */
+  /**
+   * Takes a checkpoint, which replaces the last. `pauseNs`: the guest stood still, `copyNs` of it for vCPUs and RAM; `bytes`: of RAM that
+   * were copied, 0 where pages are saved when they are written.
+   */
   checkpoint: {
     args: Nothing,
     result: z.object({ guestNs: count, pauseNs: count, copyNs: count, bytes: count }),
@@ -308,13 +311,14 @@ export const requests = {
     result: z.object({
       /** So far. */
       rollbacks: count,
-      checkpoints: z.array(z.object({ at: count, guestNs: count, bytes: count })),
+      /** `bytes`: of RAM that it holds now. `lost`: some could not be saved, and there is no way back to it. */
+      checkpoints: z.array(z.object({ at: count, guestNs: count, bytes: count, lost: z.boolean() })),
     }),
   },
   /** Lets it go; what the guest wrote since stays. */
   checkpointRemove: { args: Nothing, result: Nothing },
-  /** Everything goes back. `ns`: until the vCPUs went on; `lostNs`: since the checkpoint. */
-  rollback: { args: Nothing, result: z.object({ guestNs: count, ns: count, lostNs: count }) },
+  /** Everything goes back. `ns`: until the vCPUs went on; `lostNs`: since the checkpoint; `bytes`: of RAM that were put back. */
+  rollback: { args: Nothing, result: z.object({ guestNs: count, ns: count, lostNs: count, bytes: count }) },
   /** Brings an isolated or abandoned device process back; false: it serves. */
   heal: {
     args: z.object({ target: z.string().check(z.maxLength(64)) }),

@@ -156,10 +156,16 @@ export const ControlOp = {
    * `resume`. a = 1: at once, and what is under way is given up, because `load` follows. Answered by `quiet`.
    */
   quieten: 20,
-  /** After `quieten`, two memfds: state (machine-state.ts) and a copy of guest RAM, which is brought up to date. */
+  /**
+   * After `quieten`, one or two memfds: state (machine-state.ts) and a copy of guest RAM, which is brought up to date. Without the
+   * second, pages are saved from now on before they are written (wire.PageStore); software CPU only. a = 1: `load` is to see whether
+   * guest RAM has become what it was.
+   */
   save: 21,
-  /** After `quieten`, the same two: everything is as it was then. No device process may live. */
+  /** After `quieten`, the same: everything is as it was then. No device process may live. */
   load: 22,
+  /** Nothing is saved any more, for there is no checkpoint. Not answered. */
+  release: 23,
 } as const;
 
 /** vCPU process to supervisor. */
@@ -189,7 +195,7 @@ export const ControlEvent = {
   registers: 13,
   /** Of `quieten`. Text: why not; the vCPUs stand still all the same. */
   quiet: 20,
-  /** a = bytes of state, b = bytes of RAM that were copied, c = ns. Text: why not. */
+  /** a = bytes of state, b = bytes of RAM that were copied, c = ns without those for the sum. Text: why not. */
   saved: 21,
   /** b = bytes of RAM that were copied, c = ns. Text: why not; nothing was changed then. */
   loaded: 22,

@@ -67,7 +67,7 @@ const VhostUser = z.strictObject({
 /** Ports of the AHCI controller. */
 export const sataPorts = 6;
 
-/** Checkpoints that are taken by themselves. */
+/** Checkpoints in memory. */
 const Checkpoint = z.strictObject({
   /** Seconds (`10`, `10s`, `5m`) from one to the next; 0: none. */
   every: z._default(
@@ -85,6 +85,10 @@ const Checkpoint = z.strictObject({
     ),
     0,
   ),
+  /** What is kept of guest memory: pages that are written later, or a copy at once. KVM: always a copy. */
+  memory: z._default(z.enum(['onWrite', 'copy']), 'onWrite'),
+  /** Each roll-back is proved by a checksum over all of guest memory. */
+  verify: z._default(z.boolean(), false),
 });
 
 /** What happens to a device process that dies, hangs or breaks the protocol. */
@@ -162,7 +166,7 @@ export const VmSpec = z.strictObject({
   faults: z.optional(FaultPlan),
   /** What is done about faults (docs/recovery.md). */
   policy: z.prefault(Policy, {}),
-  /** In memory, by itself every so many seconds (docs/checkpoints.md). */
+  /** In memory; by itself every so many seconds (docs/checkpoints.md). */
   checkpoint: z.prefault(Checkpoint, {}),
   /** A TPM 2.0 (docs/tpm.md). */
   tpm: z.optional(TpmOrNot),

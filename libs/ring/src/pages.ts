@@ -1,6 +1,6 @@
 /** The small shared pages: interrupts, VM (guest clock, counters) and page map. Formatted by the supervisor. */
 import { Memory, type View, view } from '@nyx/layout';
-import { eventfdWrite, monotonicNs } from '@nyx/native';
+import { createPageSaver, eventfdWrite, monotonicNs, type PageSaver } from '@nyx/native';
 import { RingError } from './error.ts';
 import { Attention, IrqEntry, IrqHeader, PageMap, VmPage, wire } from './wire.ts';
 
@@ -146,8 +146,14 @@ export class GuestClock implements Clock {
 
 const bitmapBytes = (pages: number): number => Math.ceil(pages / 4096 / 8) * 4096;
 
-/** `pages`: 4 KiB pages of guest RAM. */
+/** Header and bitmaps. `pages`: 4 KiB pages of guest RAM. */
 export const pageMapBytes = (pages: number): number => pageUp(PageMap.bytes) + 2 * bitmapBytes(pages);
+
+/** Of the memfd, with the page store behind them: as PageStore::Bytes in libs/native/src/cc/page_store.h. Sparse. */
+export const pageMapFileBytes = (pages: number): number => {
+  const slots = 2 * (pages + wire.spareSlots);
+  return pageMapBytes(pages) + pageUp(8 * pages) + pageUp(4 * slots) + 4096 * slots;
+};
 
 const codeAt = pageUp(PageMap.bytes);
 
@@ -158,7 +164,49 @@ export function formatPageMap(buffer: ArrayBuffer, cpus: number, pages: number):
   map.pages = pages;
   map.codeAt = codeAt;
   map.dirtyAt = codeAt + bitmapBytes(pages);
+  map.storeAt = pageMapBytes(pages);
+  map.store.at(0).base = 1;
+  map.store.at(0).next = 1;
   map.magic = wire.pageMapMagic;
+}
+
+/** What the header of a page store says. */
+export class PageStoreWords {
+  readonly #at = PageMap.offsetOf('store') >> 2;
+
+  /** @param words of the header of a page map */
+  constructor(private readonly words: Uint32Array) {}
+
+  /** Pages are to be saved before they are written. */
+  get saving(): boolean {
+    return this.words[this.#at] !== 0;
+  }
+  /** The checkpoint is not whole. */
+  get lost(): boolean {
+    return this.words[this.#at + 1] !== 0;
+  }
+  /** Pages that were saved since the checkpoint. */
+  get saved(): number {
+    const at = this.#at;
+    const number = (i: number): number => this.words[at + i + 1]! * 2 ** 32 + this.words[at + i]!;
+    return this.saving ? Math.max(0, number(16) - number(2)) : 0;
+  }
+}
+
+/** Saves pages for the checkpoint, if there is one, before this process writes to them. */
+export class SavedPages extends PageStoreWords {
+  readonly #saver: PageSaver;
+
+  /** @param pageMap memfd, and its mapping; `ram`: all of guest RAM, mapped. @throws errno of mmap, EINVAL: it is too small */
+  constructor(pageMap: number, buffer: ArrayBuffer, ram: ArrayBuffer) {
+    super(new Uint32Array(buffer, 0, PageMap.bytes >> 2));
+    this.#saver = createPageSaver(pageMap, ram);
+  }
+
+  /** `length` bytes at offset `at` of RAM are about to be written. */
+  save(at: number, length: number): void {
+    this.#saver.save(at, length);
+  }
 }
 
 /**

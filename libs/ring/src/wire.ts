@@ -26,6 +26,8 @@ export const wire = {
   maxClasses: 64,
   maxRanges: 8,
   irqEntriesAt: 0x1000,
+  /** Slots of a page store beyond one for every page: what is left of processes that died while they saved. */
+  spareSlots: 1024,
   /** Processor time of a vCPU that one count of VcpuStats.in* stands for. */
   sampleNs: 1_000_000,
 } as const;
@@ -326,11 +328,37 @@ const attentionLine = struct(
 );
 
 /**
+ * What every page of guest RAM was like at the last checkpoint, as far as somebody has written to it since. While `saving` is set,
+ * whoever is about to write to a page has its content saved first (libs/native/src/cc/page_store.h):
+ *
+ *     entries[pages]    u64, the number of the slot that has the page
+ *     owners[slots]     u32, the page of a slot
+ *     slots             4 KiB each; one that is a hole had nothing but zeros
+ *
+ * Slots are numbered from 1 on and never again; number n lies at n modulo the count of slots, which is twice what one
+ * checkpoint can need. A page is saved when its entry is one of the numbers from `base` on: a checkpoint is begun, and all that the
+ * last one saved is void, by one store to `base`. The entry is changed by one compare-and-swap after the copy is whole: two who save the same
+ * page do not wait for each other, and one who is killed in the midst has lost a slot.
+ */
+const pageStore = struct(
+  'PageStore',
+  {
+    saving: u32('1: there is a checkpoint'),
+    lost: u32('1: there was one, and a page could not be saved'),
+    base: u64('first slot of the checkpoint'),
+    pad0: pad(48),
+    next: u64('slot that nobody has taken'),
+    pad1: pad(56),
+  },
+  { bytes: 128 },
+);
+
+/**
  * Start of the page-map memfd, for the soft CPU and for dirty tracking. Two bitmaps follow, one bit a page of
  * guest RAM in the order of its memfd: `code` (written by the vCPU process: decoded instructions stem from
  * this page) and `dirty` (set by device processes for every page that they write by DMA, before they write).
  * A device that dirties a page whose code bit is set also ORs `Attention.dma` into every attention word, and
- * the vCPU drops what it decoded before it runs another block.
+ * the vCPU drops what it decoded before it runs another block. Behind the bitmaps is the page store.
  */
 export const PageMap = struct(
   'PageMap',
@@ -340,10 +368,12 @@ export const PageMap = struct(
     pages: u32(),
     codeAt: u32('byte offset of the code bitmap'),
     dirtyAt: u32('byte offset of the dirty bitmap'),
-    pad0: pad(44),
+    storeAt: u32('byte offset of the entries of the page store'),
+    pad0: pad(40),
     attention: structs(attentionLine, 64),
+    store: structs(pageStore, 1),
   },
-  { bytes: 64 + 64 * 64 },
+  { bytes: 64 + 64 * 64 + 128 },
 );
 
 /** Why a vCPU must leave guest code at the next block border. Bits below 0x100 are for devices to set. */
@@ -371,6 +401,7 @@ export const wireStructs = [
   VcpuStats,
   VmPage,
   attentionLine,
+  pageStore,
   PageMap,
 ] as const;
 

@@ -20,6 +20,7 @@ import { parseSpec } from '@nyx/protocol/spec';
 import { describe, expect, test } from 'vitest';
 import { BootLoader } from './boot.ts';
 import { checkMemory, openFile } from './preflight.ts';
+import { Resources } from './resources.ts';
 
 const nyx = fileURLToPath(new URL('../../../bin/nyx', import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'nyx-bad-'));
@@ -160,16 +161,17 @@ describe('preflight', () => {
   test('a gzip initrd that was cut', async () => {
     const whole = gzipSync(Buffer.alloc(100_000, 'nyx'));
     const path = file('cut.gz', whole);
+    const resources = new Resources(1, 1 << 20, { wallClock: 0, virtual: false });
     const loader = (): BootLoader =>
       new BootLoader(
         parseSpec({ kernel, initrd: path }),
         { disks: [], standbys: new Map(), cds: [], initrd: openSync(path, 'r') },
-        { fd: -1, buffer: new ArrayBuffer(1 << 20) },
-        1 << 20,
+        resources,
       );
     expect(await code(() => loader().verify())).toBe('none');
     truncateSync(path, whole.length - 20);
     expect(await code(() => loader().verify())).toBe('INITRD_INVALID');
+    resources.close();
   });
 
   test('memory within total and free', async () => {

@@ -20,6 +20,7 @@ import { execWire } from '@nyx/protocol';
 import { type ErrorCode, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
 import { type OpenedFiles, readWhole } from './preflight.ts';
+import type { Resources } from './resources.ts';
 import type { TpmHost } from './tpm.ts';
 
 export interface Payload {
@@ -57,11 +58,13 @@ export class BootLoader {
   constructor(
     readonly spec: VmSpec,
     readonly files: OpenedFiles,
-    ram: { fd: number; buffer: ArrayBuffer },
-    lowBytes: number,
+    { ram, lowBytes, savedPages }: Pick<Resources, 'ram' | 'lowBytes' | 'savedPages'>,
     readonly tpm?: TpmHost,
   ) {
     this.#ram = new GuestRam(ram.buffer, lowBytes, ram.fd);
+    this.#ram.changing = (at, length) => {
+      if (savedPages.saving) savedPages.save(at, length);
+    };
     this.#ram.isFresh = true;
   }
 

@@ -2,7 +2,8 @@
  * The checkpoint of a machine, in memory, and the way back to it (docs/checkpoints.md).
  *
  *     take       vCPUs stand still, rings are empty -> device processes are stopped; those of disks are ended
- *                -> state of vCPUs, guest RAM, state blocks are copied; overlays go over the disks -> all go on
+ *                -> state of vCPUs, state blocks are copied; overlays go over the disks -> all go on
+ *     then       whoever is the first to write to a page of guest RAM saves it (wire.PageStore); or all was copied before
  *     roll back  vCPUs stand still, what they wait for is given up -> all device processes are ended
  *                -> the copies are put back, overlays are emptied -> successors continue, as after any crash
  *
@@ -14,6 +15,7 @@ import { machineState } from '@nyx/protocol';
 import type { Result, VmEvent, VmState } from '@nyx/protocol/control';
 import { asNyxError, NyxError } from '@nyx/protocol/errors';
 import type { VmSpec } from '@nyx/protocol/spec';
+import type { PageStoreWords } from '@nyx/ring';
 import type { DeviceProcess } from './device-process.ts';
 import type { Disks } from './disks.ts';
 import type { ExecMark } from './exec.ts';
@@ -30,6 +32,10 @@ export interface CheckpointOwner {
   readonly state: VmState;
   /** Of guest RAM. */
   readonly ramBytes: number;
+  /** 'kvm', 'soft' */
+  readonly accel: string;
+  /** Of the page map. */
+  readonly store: PageStoreWords;
   vcpu(): Vcpu | undefined;
   processes(): readonly DeviceProcess[];
   guestNs(): number;
@@ -56,6 +62,8 @@ interface Checkpoint {
   shifts: (number[] | undefined)[][];
   exec: ExecMark;
   told: ReadonlyMap<string, number>;
+  /** The memory where it is: state, and the copy of RAM if there is one. */
+  memory: readonly [state: number, ram?: number];
   /** Bytes of RAM that were copied, and how long that took. */
   bytes: number;
   copyNs: number;
@@ -80,7 +88,7 @@ class Gate {
 
 export class Checkpoints {
   #last: Checkpoint | undefined;
-  /** memfds: state of the vCPUs, copy of RAM. Made once: the next checkpoint overwrites them. */
+  /** memfds: state of the vCPUs, copy of RAM if it is copied. Made once: the next checkpoint overwrites them. */
   #state = -1;
   #ram = -1;
   #rollbacks = 0;
@@ -92,16 +100,21 @@ export class Checkpoints {
     if (every > 0) this.#timer = setInterval(() => this.#periodic(), every * 1000);
   }
 
+  /** There is one to go back to. */
   get exists(): boolean {
-    return this.#last !== undefined;
+    return this.#last !== undefined && !this.#isLost(this.#last);
+  }
+
+  #isLost(c: Checkpoint): boolean {
+    return c.memory.length === 1 && this.owner.store.lost;
   }
 
   list(): Result<'checkpointList'> {
-    const last = this.#last;
-    return {
-      rollbacks: this.#rollbacks,
-      checkpoints: last ? [{ at: last.at, guestNs: last.guestNs, bytes: last.bytes }] : [],
-    };
+    const { rollbacks, last } = { rollbacks: this.#rollbacks, last: this.#last };
+    if (!last) return { rollbacks, checkpoints: [] };
+    const { at, guestNs, memory } = last;
+    const bytes = memory.length === 1 ? this.owner.store.saved * 4096 : last.bytes;
+    return { rollbacks, checkpoints: [{ at, guestNs, bytes, lost: this.#isLost(last) }] };
   }
 
   /** Takes one; it replaces the last. @throws NyxError CHECKPOINT_REFUSED, VM_STATE, DISK_INVALID: the guest goes on */
@@ -133,6 +146,7 @@ export class Checkpoints {
 
   #forget(): void {
     this.#last = undefined;
+    this.owner.vcpu()?.release();
     if (this.#state >= 0) close(this.#state);
     if (this.#ram >= 0) close(this.#ram);
     this.#state = this.#ram = -1;
@@ -217,6 +231,7 @@ export class Checkpoints {
       gate.open(whole);
       for (const place of frozen.keys()) place.thaw();
       if (!whole) disks.checkpoints.discard(overlays);
+      if (!this.#last) vcpu.release();
       if (before === 'running' && owner.state === 'running') await vcpu.resume().catch(() => {});
       this.#busy = false;
     }
@@ -250,7 +265,11 @@ export class Checkpoints {
   async #copy(vcpu: Vcpu): Promise<Checkpoint> {
     const { owner } = this;
     if (this.#state < 0) this.#state = memfdCreate('nyx-checkpoint', machineState.maxBytes);
-    if (this.#ram < 0) this.#ram = memfdCreate('nyx-checkpoint-ram', owner.ramBytes);
+    const { checkpoint } = owner.spec;
+    // What a guest writes under KVM nobody sees.
+    const copied = checkpoint.memory === 'copy' || owner.accel !== 'soft';
+    if (copied && this.#ram < 0) this.#ram = memfdCreate('nyx-checkpoint-ram', owner.ramBytes);
+    const memory = copied ? ([this.#state, this.#ram] as const) : ([this.#state] as const);
     const exec = owner.channels.mark();
     const kept = this.#memories().map((fd): Kept => {
       const memory = mmap(fd, fileSize(fd));
@@ -261,7 +280,7 @@ export class Checkpoints {
     const shifts = owner.processes().map((p) => p.plan.role.devices.map((d) => d.irqShift?.slice()));
     // From here on the last checkpoint is not whole.
     this.#last = undefined;
-    const saved = await vcpu.saveState(this.#state, this.#ram);
+    const saved = await vcpu.saveState(memory, checkpoint.verify);
     const told = owner.desk.mark();
     return {
       at: Date.now(),
@@ -270,6 +289,7 @@ export class Checkpoints {
       shifts,
       exec,
       told,
+      memory,
       bytes: saved.b,
       copyNs: saved.c,
     };
@@ -293,6 +313,8 @@ export class Checkpoints {
     const { owner } = this;
     const last = this.#last;
     if (!last) throw new NyxError('CHECKPOINT_NONE', {});
+    if (this.#isLost(last))
+      throw new NyxError('CHECKPOINT_NONE', { got: 'one that is lost: a page of memory could not be saved' });
     owner.goBack();
     const start = monotonicNs();
     const gate = new Gate();
@@ -309,7 +331,7 @@ export class Checkpoints {
         ),
       );
       owner.channels.mark();
-      const loaded = await vcpu.loadState(this.#state, this.#ram);
+      const loaded = await vcpu.loadState(last.memory);
       for (const { fd, bytes } of last.kept) {
         const memory = mmap(fd, bytes.length);
         new Uint8Array(memory).set(bytes);
@@ -333,7 +355,7 @@ export class Checkpoints {
       await Promise.all(successors);
       const lostNs = Math.max(0, (Date.now() - last.at) * 1e6);
       owner.emit({ type: 'checkpoint', at: Date.now(), action: 'rolledBack', pauseNs: ns, bytes: loaded.b });
-      return { guestNs: last.guestNs, ns, lostNs };
+      return { guestNs: last.guestNs, ns, lostNs, bytes: loaded.b };
     } catch (e) {
       gate.open(false);
       // There is no way forward either: part of it may be old, part of it new.

@@ -179,7 +179,7 @@ export class Machine {
       },
       spec.command,
     );
-    this.#loader = new BootLoader(spec, files, r.ram, r.lowBytes, tpm);
+    this.#loader = new BootLoader(spec, files, r, tpm);
     this.#status = new StatusReader(r.vmPage.buffer);
     this.#spares = o.spares;
     const lines = heritage?.what.lines ?? [
@@ -298,6 +298,8 @@ export class Machine {
       // What nyx-vcpu had told is told again; what it has told nobody comes with the barrier.
       for (const e of events) this.#vcpuEvent(e);
       await vcpu.barrier();
+      // The checkpoint, if there was one, was our predecessor's.
+      vcpu.release();
       for (const p of this.#processes) if (p.state === 'serving') vcpu.replaced(p.plan.index);
       await Promise.all(swaps);
       await this.#goOn();
@@ -620,6 +622,10 @@ export class Machine {
       disks,
       channels: this.#channels,
       ramBytes: this.#resources.ramBytes,
+      store: this.#resources.savedPages,
+      get accel() {
+        return machine.#status.accel;
+      },
       get state() {
         return machine.state;
       },

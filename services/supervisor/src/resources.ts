@@ -15,7 +15,9 @@ import {
   formatVmPage,
   irqPageBytes,
   pageMapBytes,
+  pageMapFileBytes,
   ringsBytes,
+  SavedPages,
   vmPageBytes,
 } from '@nyx/ring';
 import type { Estate } from './estate.ts';
@@ -50,6 +52,8 @@ export class Resources {
   /** The same for device processes, which may only read it. */
   readonly vmPageReader: number;
   readonly pageMap: Shared;
+  /** For a checkpoint: asked before this process writes to RAM. */
+  readonly savedPages: SavedPages;
   /** By the names that wiring uses. */
   readonly named = new Map<string, number>();
   readonly #all: number[] = [];
@@ -80,7 +84,9 @@ export class Resources {
     this.vmPage = this.#shared('nyx-vm', vmPageBytes, (b) => formatVmPage(b, { cpus, ...clock }));
     this.vmPageReader = this.#own(openSync(`/proc/self/fd/${this.vmPage.fd}`, 'r'));
     const pages = ramBytes / 4096;
-    this.pageMap = this.#shared('nyx-pages', pageMapBytes(pages), (b) => formatPageMap(b, cpus, pages));
+    const map = { bytes: pageMapBytes(pages), all: pageMapFileBytes(pages) };
+    this.pageMap = this.#shared('nyx-pages', map.bytes, (b) => formatPageMap(b, cpus, pages), map.all);
+    this.savedPages = new SavedPages(this.pageMap.fd, this.pageMap.buffer, this.ram.buffer);
   }
 
   /** Ring, interrupt page and eventfds of a device process with that many interrupt entries. */
@@ -161,10 +167,11 @@ export class Resources {
     for (const fd of this.#all.splice(0)) close(fd);
   }
 
-  #shared(name: string, bytes: number, format?: (buffer: ArrayBuffer) => void): Shared {
-    const given = this.estate?.fd(prefix + name, bytes);
+  /** @param all bytes of the memfd, if only its beginning is mapped here */
+  #shared(name: string, bytes: number, format?: (buffer: ArrayBuffer) => void, all = bytes): Shared {
+    const given = this.estate?.fd(prefix + name, all);
     if (given !== undefined) return { fd: this.#own(given), buffer: mmap(given, bytes) };
-    const fd = this.#own(memfdCreate(name, bytes));
+    const fd = this.#own(memfdCreate(name, all));
     const buffer = mmap(fd, bytes);
     format?.(buffer);
     this.keeper.put(prefix + name, null, [fd]);

@@ -100,8 +100,8 @@ export class DeviceChild {
   }
 
   give(role: Role, fds: readonly number[]): void {
-    // Guest memory counts where it is touched first.
-    if (role.ram !== undefined) this.#group?.limit(deviceDataLimit + role.ramBytes);
+    // Guest memory counts where it is touched first, and so does what is saved of it for a checkpoint.
+    if (role.ram !== undefined) this.#group?.limit(deviceDataLimit + 2 * role.ramBytes);
     if (this.#death === undefined) this.child.send(Buffer.from(JSON.stringify(role)), fds);
   }
 

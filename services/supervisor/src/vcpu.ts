@@ -121,16 +121,24 @@ export class Vcpu {
     if (text)
       throw new NyxError('CHECKPOINT_REFUSED', { expected: 'a machine that can stand still', got: text });
   }
-  /** After `quieten`: state, and what changed of guest RAM. @throws NyxError CHECKPOINT_REFUSED */
-  saveState(state: number, ram: number): Promise<VcpuEvent> {
-    return this.#still(ControlOp.save, ControlEvent.saved, [state, ram]);
+  /**
+   * After `quieten`: state, and what changed of guest RAM; without memory for that, pages are saved from now on before they are written.
+   * @param verify `loadState` sees whether guest RAM has become what it was
+   * @throws NyxError CHECKPOINT_REFUSED
+   */
+  saveState(to: readonly [state: number, ram?: number], verify: boolean): Promise<VcpuEvent> {
+    return this.#still(ControlOp.save, ControlEvent.saved, to as readonly number[], verify ? 1 : 0);
   }
   /** After `quieten`, while no device process lives. @throws NyxError CHECKPOINT_REFUSED */
-  loadState(state: number, ram: number): Promise<VcpuEvent> {
-    return this.#still(ControlOp.load, ControlEvent.loaded, [state, ram]);
+  loadState(from: readonly [state: number, ram?: number]): Promise<VcpuEvent> {
+    return this.#still(ControlOp.load, ControlEvent.loaded, from as readonly number[]);
   }
-  async #still(op: number, answer: number, fds: readonly number[]): Promise<VcpuEvent> {
-    const e = await this.#ask(encode(op), answer, 120, fds);
+  /** There is no checkpoint any more: nothing is saved for it. */
+  release(): void {
+    this.child.send(encode(ControlOp.release));
+  }
+  async #still(op: number, answer: number, fds: readonly number[], a = 0): Promise<VcpuEvent> {
+    const e = await this.#ask(encode(op, a), answer, 120, fds);
     if (e.text)
       throw new NyxError('CHECKPOINT_REFUSED', { expected: 'a state of this machine', got: e.text });
     return e;

@@ -28,6 +28,7 @@ namespace nyx {
 
 class Lapic;
 class ApicBus;
+class SavedRam;
 class StateReader;
 class StateWriter;
 
@@ -182,6 +183,8 @@ class Accel {
   // All vCPUs stopped: guest time is about to stand still or to go on.
   virtual void Pause() {}
   virtual void Resume() {}
+  // All vCPUs stopped: from here on whatever the guest writes is to be saved first (AccelConfig::saved).
+  virtual void ProtectRam() {}
   // What the engine has beside its vCPUs; as there.
   virtual void Save(StateWriter*) const {}
   virtual std::string Check(const StateReader&) const { return {}; }
@@ -196,6 +199,7 @@ struct AccelConfig {
   Clock* clock;
   ApicBus* apics;  // null for kvm
   uint32_t soft_mode = machine::SoftMode::kTranslate;
+  SavedRam* saved = nullptr;  // the last checkpoint; null: there will be none
 };
 
 // Null when the engine cannot work here; `error` then says why.

@@ -68,6 +68,7 @@ bool Machine::MapMemory(std::string* error) {
     }
     memory_.Add({m.gpa, m.size, mapping->data(), read_only,
                  m.fd == ram && !read_only ? m.fd_offset / 4096 : MemoryMap::kNoPage});
+    if (m.fd == ram && !read_only) ram_fd_ = fds_[ram];
     if (m.fd == ram && !read_only) pages_ = std::max(pages_, (m.fd_offset + m.size) / 4096);
     mappings_.push_back(std::move(mapping));
   }
@@ -110,6 +111,10 @@ bool Machine::MapPages(std::string* error) {
   }
   code_bitmap_ = map->data() + code;
   dirty_bitmap_ = map->data() + dirty;
+  if (const uint32_t store = Load(page->store_at); store % 4096 == 0 && !outside(store) && Load(page->pages) == pages_) {
+    saved_ = std::make_unique<SavedRam>();
+    if (!saved_->Open(&page->store[0], map->data() + store, map->size() - store, fds_[h.page_map_fd], store, pages_)) saved_.reset();
+  }
   mappings_.push_back(std::move(map));
   return true;
 }
@@ -187,7 +192,7 @@ bool Machine::BuildEngine(std::string* error) {
                          deterministic() ? cpu->bus.get() : nullptr});
     cpus_.push_back(std::move(cpu));
   }
-  const AccelConfig config{h.cpus, contexts_.data(), &memory_, clock_.get(), kvm ? nullptr : &apics_, h.soft_mode};
+  const AccelConfig config{h.cpus, contexts_.data(), &memory_, clock_.get(), kvm ? nullptr : &apics_, h.soft_mode, saved_.get()};
   std::string text;
   accel_ = kvm ? make_kvm(config, &text) : make_soft(config, &text);
   if (!accel_) {

@@ -166,6 +166,7 @@ void Machine::Resume(bool first) {
     clock_->Resume();
     accel_->Resume();
     changed_.notify_all();
+    if (saved_) saved_->Sweep();
   }
   if (!first) control_->Send(ControlEvent::kResumed);
 }

@@ -20,6 +20,7 @@
 #include "lapic.h"
 #include "map.h"
 #include "ring.h"
+#include "saved_ram.h"
 
 namespace nyx {
 
@@ -45,8 +46,10 @@ class Machine : public HostEvents {
   void Registers(uint64_t cpu);
   // For a checkpoint and the way back (machine_state.cc). Descriptors stay the caller's.
   void Quieten(bool abandon);
-  void SaveState(const std::vector<int>& fds);
+  void SaveState(const std::vector<int>& fds, bool sum);
   void LoadState(const std::vector<int>& fds);
+  // The checkpoint is not wanted any more.
+  void Release();
   // Service is to be called soon, whether or not event_fd is readable.
   bool Impatient() const { return quiet_ == Quiet::kWanted; }
   // Stops all threads. False: a vCPU did not come back within 2 s; the caller ends the process.
@@ -106,7 +109,10 @@ class Machine : public HostEvents {
   void AwaitQuiet(std::unique_lock<std::mutex>& lock);
   std::string CheckStill(const std::vector<int>& fds);
   std::string CheckState(const StateReader& reader);
+  std::string SaveRamTo(int copy_fd, uint64_t* bytes);
+  std::string LoadRamFrom(int copy_fd, uint64_t* bytes);
   uint64_t RamBytes() const;
+  uint64_t RamSum() const;
   void Signal();
 
   const Description description_;
@@ -129,6 +135,11 @@ class Machine : public HostEvents {
   uint8_t* code_bitmap_ = nullptr;
   uint8_t* dirty_bitmap_ = nullptr;
   uint64_t pages_ = 0;
+  // Null without a page store.
+  std::unique_ptr<SavedRam> saved_;
+  // Of guest RAM at the checkpoint; 0: nobody wanted it.
+  uint64_t ram_sum_ = 0;
+  int ram_fd_ = -1;
   int event_fd_ = -1;
 
   std::mutex mutex_;

@@ -1,5 +1,5 @@
 // A machine standing still: all vCPUs where no instruction is half done, rings empty, interrupts of devices not taken. Its state out
-// and in (libs/protocol/src/machine-state.ts), with a copy of guest memory.
+// and in (libs/protocol/src/machine-state.ts), and guest memory: as a copy, or page by page before somebody writes to it (saved_ram.h).
 #include <unistd.h>
 
 #include <cerrno>
@@ -70,16 +70,56 @@ uint64_t Machine::RamBytes() const {
 std::string Machine::CheckStill(const std::vector<int>& fds) {
   if (quiet_ != Quiet::kQuiet) return "the machine does not stand still";
   if (deterministic()) return "a deterministic machine has no checkpoints";
-  if (fds.size() != 2) return "two descriptors are needed";
+  if (fds.empty() || fds.size() > 2) return "one or two descriptors are needed";
   std::string error;
-  const int64_t state = SealedSize(fds[0], &error), ram = SealedSize(fds[1], &error);
-  if (state < 0 || ram < 0) return error;
+  const int64_t state = SealedSize(fds[0], &error);
+  if (state < 0) return error;
   if (static_cast<uint64_t>(state) < state::kMaxBytes) return "the memory for the state is too small";
+  if (fds.size() == 1) {
+    const bool can = saved_ && accel_->kind() == machine::Accel::kSoft && RamBytes() == pages_ * PageStore::kPage;
+    return can ? "" : "this machine's memory can only be copied: a second descriptor is needed";
+  }
+  const int64_t ram = SealedSize(fds[1], &error);
+  if (ram < 0) return error;
   if (static_cast<uint64_t>(ram) < RamBytes()) return "the memory for the copy is smaller than guest memory";
   return {};
 }
 
-void Machine::SaveState(const std::vector<int>& fds) {
+uint64_t Machine::RamSum() const {
+  uint64_t sum = 0;
+  for (const auto& m : description_.memories) {
+    if (!(m.flags & 1)) sum += SumRam(fds_[m.fd], memory_.Host(m.gpa, m.size, true), m.fd_offset, m.size);
+  }
+  // 0 stands for none.
+  return sum | 1;
+}
+
+std::string Machine::SaveRamTo(int copy_fd, uint64_t* bytes) {
+  for (const auto& m : description_.memories) {
+    if (m.flags & 1) continue;
+    const RamCopied done = SaveRam(fds_[m.fd], memory_.Host(m.gpa, m.size, true), m.fd_offset, m.size, copy_fd);
+    if (!done.error.empty()) return done.error;
+    *bytes += done.bytes;
+  }
+  return {};
+}
+
+std::string Machine::LoadRamFrom(int copy_fd, uint64_t* bytes) {
+  for (const auto& m : description_.memories) {
+    if (m.flags & 1) continue;
+    const RamCopied done = LoadRam(fds_[m.fd], memory_.Host(m.gpa, m.size, true), m.fd_offset, m.size, copy_fd);
+    if (!done.error.empty()) return done.error;
+    *bytes += done.bytes;
+  }
+  return {};
+}
+
+void Machine::Release() {
+  std::lock_guard lock(mutex_);
+  if (saved_) saved_->End();
+}
+
+void Machine::SaveState(const std::vector<int>& fds, bool sum) {
   const uint64_t start = MonotonicNs();
   std::lock_guard lock(mutex_);
   const auto fail = [&](const std::string& text) { control_->Send(ControlEvent::kSaved, 0, 0, 0, text); };
@@ -100,14 +140,16 @@ void Machine::SaveState(const std::vector<int>& fds) {
     return fail(std::string("the state cannot be written: ") + strerror(errno));
   }
   uint64_t copied = 0;
-  for (size_t i = 0; i < description_.memories.size(); i++) {
-    const auto& m = description_.memories[i];
-    if (m.flags & 1) continue;
-    const RamCopied done = SaveRam(fds_[m.fd], memory_.Host(m.gpa, m.size, true), m.fd_offset, m.size, fds[1]);
-    if (!done.error.empty()) return fail(done.error);
-    copied += done.bytes;
+  if (fds.size() == 2) {
+    if (saved_) saved_->End();
+    if (auto text = SaveRamTo(fds[1], &copied); !text.empty()) return fail(text);
+  } else {
+    if (!saved_->Begin()) return fail(std::string("memory of the last checkpoint cannot be given back: ") + strerror(errno));
+    accel_->ProtectRam();
   }
-  control_->Send(ControlEvent::kSaved, bytes.size(), copied, MonotonicNs() - start);
+  const uint64_t took = MonotonicNs() - start;
+  ram_sum_ = sum ? RamSum() : 0;
+  control_->Send(ControlEvent::kSaved, bytes.size(), copied, took);
 }
 
 std::string Machine::CheckState(const StateReader& reader) {
@@ -138,16 +180,21 @@ void Machine::LoadState(const std::vector<int>& fds) {
   std::string error;
   if (!reader.Parse(std::move(bytes), &error)) return fail(error);
   if (error = CheckState(reader); !error.empty()) return fail(error);
+  if (fds.size() == 1 && !saved_->whole()) return fail("the checkpoint is not whole: a page could not be saved");
 
   for (auto& c : cpus_) c->bus->Discard();
   fabric_->Discard();
   uint64_t copied = 0;
-  for (const auto& m : description_.memories) {
-    if (m.flags & 1) continue;
-    const RamCopied done = LoadRam(fds_[m.fd], memory_.Host(m.gpa, m.size, true), m.fd_offset, m.size, fds[1]);
+  if (fds.size() == 2) {
+    if (error = LoadRamFrom(fds[1], &copied); !error.empty()) return fail(error);
+  } else {
+    const RamCopied done = saved_->Restore(memory_, ram_fd_);
     if (!done.error.empty()) return fail(done.error);
-    copied += done.bytes;
+    copied = done.bytes;
+    // What was saved is not needed any more: memory is what it was. If it cannot be given back, it is kept.
+    saved_->Begin();
   }
+  if (ram_sum_ != 0 && ram_sum_ != RamSum()) return fail("guest memory is not what it was at the checkpoint");
   clock_->Load(reader.header().guest_ns, reader.header().guest_tsc);
   accel_->Load(reader);
   for (auto& c : cpus_) {

@@ -59,7 +59,7 @@ std::unique_ptr<Machine> AwaitMachine(Control& control, Description* description
 
 // True: quit.
 bool Handle(Machine& machine, const ControlInput& input) {
-  if (input.message.op == ControlOp::kSave) machine.SaveState(input.fds);
+  if (input.message.op == ControlOp::kSave) machine.SaveState(input.fds, input.message.a & 1);
   if (input.message.op == ControlOp::kLoad) machine.LoadState(input.fds);
   for (const int fd : input.fds) close(fd);
   switch (input.message.op) {
@@ -73,6 +73,7 @@ bool Handle(Machine& machine, const ControlInput& input) {
     case ControlOp::kLook: machine.Look(); return false;
     case ControlOp::kRegisters: machine.Registers(input.message.a); return false;
     case ControlOp::kQuieten: machine.Quieten(input.message.a & 1); return false;
+    case ControlOp::kRelease: machine.Release(); return false;
     case ControlOp::kQuit: return true;
     default: return false;
   }

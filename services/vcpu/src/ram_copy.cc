@@ -1,39 +1,41 @@
+#pragma GCC target("sse4.2")
 #include "ram_copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <functional>
-#include <mutex>
-#include <thread>
 #include <vector>
+
+#include "crc32c.h"
+#include "in_parallel.h"
 
 namespace nyx {
 namespace {
 
-// What one thread copies at a time, and threads at most: memory is not faster than a few of them.
+constexpr uint64_t kPage = 4096;
+// What one thread copies at a time.
 constexpr uint64_t kPiece = 4 << 20;
-constexpr unsigned kThreads = 4;
 
 struct Piece {
   uint64_t at;
   uint64_t bytes;
 };
 
-// Data of `from_fd` in the range; the rest becomes holes in `to_fd`.
+// Data of `from_fd` in the range; the rest becomes holes in `to_fd`, if that is one.
 bool Pieces(int from_fd, int to_fd, uint64_t offset, uint64_t size, std::vector<Piece>* out) {
   const uint64_t end = offset + size;
   for (uint64_t at = offset; at < end;) {
     off_t data = lseek(from_fd, static_cast<off_t>(at), SEEK_DATA);
     if (data < 0 && errno != ENXIO) return false;
     const uint64_t begin = data < 0 ? end : std::min(static_cast<uint64_t>(data), end);
-    if (begin > at && fallocate(to_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at), static_cast<off_t>(begin - at)) != 0) {
+    if (to_fd >= 0 && begin > at &&
+        fallocate(to_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at), static_cast<off_t>(begin - at)) != 0) {
       return false;
     }
     if (begin == end) return true;
@@ -46,11 +48,6 @@ bool Pieces(int from_fd, int to_fd, uint64_t offset, uint64_t size, std::vector<
   return true;
 }
 
-unsigned Cpus() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<unsigned>(CPU_COUNT(&set)) : 1;
-}
-
 RamCopied Copy(int from_fd, int to_fd, uint64_t offset, uint64_t size, const std::function<ssize_t(const Piece&)>& move) {
   RamCopied result;
   std::vector<Piece> pieces;
@@ -58,33 +55,49 @@ RamCopied Copy(int from_fd, int to_fd, uint64_t offset, uint64_t size, const std
     result.error = std::string("guest memory cannot be looked through: ") + strerror(errno);
     return result;
   }
-  std::atomic<size_t> next{0};
   std::atomic<int> failed{0};
-  const auto work = [&] {
-    for (size_t i; !failed.load() && (i = next.fetch_add(1)) < pieces.size();) {
-      for (Piece p = pieces[i]; p.bytes > 0;) {
-        const ssize_t n = move(p);
-        if (n <= 0) {
-          if (n < 0 && errno == EINTR) continue;
-          failed.store(n < 0 ? errno : EIO);
-          return;
-        }
-        p.at += static_cast<uint64_t>(n);
-        p.bytes -= static_cast<uint64_t>(n);
+  InParallel(pieces.size(), [&](size_t i) {
+    for (Piece p = pieces[i]; p.bytes > 0 && !failed.load();) {
+      const ssize_t n = move(p);
+      if (n <= 0) {
+        if (n == 0 || errno != EINTR) failed.store(n < 0 ? errno : EIO);
+        continue;
       }
+      p.at += static_cast<uint64_t>(n);
+      p.bytes -= static_cast<uint64_t>(n);
     }
-  };
-  std::vector<std::thread> helpers;
-  const unsigned count = std::min({kThreads, Cpus(), static_cast<unsigned>(pieces.size())});
-  for (unsigned i = 1; i < count; i++) helpers.emplace_back(work);
-  work();
-  for (std::thread& t : helpers) t.join();
+  });
   for (const Piece& p : pieces) result.bytes += p.bytes;
   if (const int error = failed.load()) result.error = std::string("guest memory cannot be copied: ") + strerror(error);
   return result;
 }
 
+// The bits of both, well mixed (the finalizer of SplitMix64).
+uint64_t Mix(uint64_t page, uint32_t crc) {
+  uint64_t x = page << 32 | crc;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+  x = (x ^ x >> 27) * 0x94d049bb133111eb;
+  return x ^ x >> 31;
+}
+
 }  // namespace
+
+uint64_t SumRam(int ram_fd, const uint8_t* ram, uint64_t offset, uint64_t size) {
+  std::vector<Piece> pieces;
+  Pieces(ram_fd, -1, offset, size, &pieces);
+  const Crc32cOf crc(kPage);
+  static constexpr uint8_t kZeros[kPage] = {};
+  std::atomic<uint64_t> sum{0};
+  InParallel(pieces.size(), [&](size_t i) {
+    uint64_t part = 0;
+    for (uint64_t at = pieces[i].at; at < pieces[i].at + pieces[i].bytes; at += kPage) {
+      const uint8_t* page = ram + (at - offset);
+      if (memcmp(page, kZeros, kPage) != 0) part += Mix(at / kPage, crc(page));
+    }
+    sum += part;
+  });
+  return sum;
+}
 
 RamCopied SaveRam(int ram_fd, const uint8_t* ram, uint64_t offset, uint64_t size, int copy_fd) {
   return Copy(ram_fd, copy_fd, offset, size,

@@ -8,6 +8,7 @@
 #include "io_queue.h"
 #include "jail.h"
 #include "memory.h"
+#include "page_saver.h"
 #include "process.h"
 #include "rights.h"
 #include "ring_driver.h"
@@ -19,6 +20,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   nyx::ExportFiles(env, exports);
   nyx::ExportEvents(env, exports);
   nyx::ExportDeath(env, exports);
+  nyx::ExportPageSaver(env, exports);
   nyx::ExportSeqSocket(env, exports);
   nyx::ExportRights(env, exports);
   nyx::ExportProcess(env, exports);

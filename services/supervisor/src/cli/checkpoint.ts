@@ -20,7 +20,7 @@ const ls = (): Command =>
       print(
         columns([
           ['TAKEN', 'GUEST TIME', 'MEMORY'].map(dim),
-          ...all.checkpoints.map((c) => [new Date(c.at).toISOString(), duration(c.guestNs), bytes(c.bytes)]),
+          ...all.checkpoints.map((c) => [new Date(c.at).toISOString(), duration(c.guestNs), c.lost ? 'lost' : bytes(c.bytes)]),
         ]),
       );
     });
@@ -52,7 +52,11 @@ export const make = (): Command =>
     .action(async (machine?: string) => {
       const vm = Vm.connect(machine);
       const t = await vm.checkpoint();
-      print(`'${vm.name}' stood still for ${duration(t.pauseNs)}; ${bytes(t.bytes)} of memory were copied.`);
+      const memory =
+        t.bytes > 0
+          ? `${bytes(t.bytes)} of memory were copied`
+          : 'memory is saved page by page, when the guest writes to it';
+      print(`'${vm.name}' stood still for ${duration(t.pauseNs)}; ${memory}.`);
       vm.close();
     })
     .addCommand(ls())

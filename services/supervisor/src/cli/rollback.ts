@@ -1,6 +1,6 @@
 import { Vm } from '@nyx/nyx';
 import { Command } from 'commander';
-import { duration, print } from './text.ts';
+import { bytes, duration, print } from './text.ts';
 
 export const make = (): Command =>
   new Command('rollback')
@@ -12,6 +12,6 @@ export const make = (): Command =>
     .action(async (machine?: string) => {
       const vm = Vm.connect(machine);
       const r = await vm.rollback();
-      print(`'${vm.name}' is ${duration(r.lostNs)} younger, after ${duration(r.ns)}.`);
+      print(`'${vm.name}' is ${duration(r.lostNs)} younger, after ${duration(r.ns)}; ${bytes(r.bytes)} of memory were put back.`);
       vm.close();
     });

@@ -62,6 +62,7 @@ struct ControlOp {
     kQuieten = 20,
     kSave = 21,
     kLoad = 22,
+    kRelease = 23,
   };
 };
 

@@ -21,6 +21,7 @@ inline constexpr uint32_t kHalvesAt = 0x1000u;
 inline constexpr uint32_t kMaxClasses = 0x40u;
 inline constexpr uint32_t kMaxRanges = 0x8u;
 inline constexpr uint32_t kIrqEntriesAt = 0x1000u;
+inline constexpr uint32_t kSpareSlots = 0x400u;
 inline constexpr uint32_t kSampleNs = 0xf4240u;
 inline constexpr uint32_t kSlotPosted = 0x1u;
 
@@ -399,22 +400,41 @@ static_assert(sizeof(AttentionLine) == 64);
 static_assert(offsetof(AttentionLine, word) == 0);
 inline constexpr uint32_t AttentionLineHash = 0x94667b7cu;
 
+struct PageStore {
+  uint32_t saving;  // 1: there is a checkpoint
+  uint32_t lost;  // 1: there was one, and a page could not be saved
+  uint64_t base;  // first slot of the checkpoint
+  uint8_t pad0_[48];
+  uint64_t next;  // slot that nobody has taken
+  uint8_t pad1_[56];
+};
+static_assert(sizeof(PageStore) == 128);
+static_assert(offsetof(PageStore, saving) == 0);
+static_assert(offsetof(PageStore, lost) == 4);
+static_assert(offsetof(PageStore, base) == 8);
+static_assert(offsetof(PageStore, next) == 64);
+inline constexpr uint32_t PageStoreHash = 0x8ea930f1u;
+
 struct PageMap {
   uint32_t magic;  // pageMapMagic
   uint32_t cpus;
   uint32_t pages;
   uint32_t code_at;  // byte offset of the code bitmap
   uint32_t dirty_at;  // byte offset of the dirty bitmap
-  uint8_t pad0_[44];
+  uint32_t store_at;  // byte offset of the entries of the page store
+  uint8_t pad0_[40];
   AttentionLine attention[64];
+  PageStore store[1];
 };
-static_assert(sizeof(PageMap) == 4160);
+static_assert(sizeof(PageMap) == 4288);
 static_assert(offsetof(PageMap, magic) == 0);
 static_assert(offsetof(PageMap, cpus) == 4);
 static_assert(offsetof(PageMap, pages) == 8);
 static_assert(offsetof(PageMap, code_at) == 12);
 static_assert(offsetof(PageMap, dirty_at) == 16);
+static_assert(offsetof(PageMap, store_at) == 20);
 static_assert(offsetof(PageMap, attention) == 64);
-inline constexpr uint32_t PageMapHash = 0x641d092du;
+static_assert(offsetof(PageMap, store) == 4160);
+inline constexpr uint32_t PageMapHash = 0x42cce816u;
 
 }  // namespace nyx::wire

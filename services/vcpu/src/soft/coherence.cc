@@ -115,8 +115,8 @@ void unmark(Cpu& c, uint64_t phys, const uint8_t* host, uint64_t page) {
 
 }  // namespace
 
-Engine::Engine(const MemoryMap& memory, const VcpuContext& first, unsigned count)
-    : cpus(count), code_bitmap(first.code_bitmap), dirty_bitmap(first.dirty_bitmap), pages(first.pages) {
+Engine::Engine(const MemoryMap& memory, const VcpuContext& first, unsigned count, SavedRam* checkpoint)
+    : cpus(count), code_bitmap(first.code_bitmap), dirty_bitmap(first.dirty_bitmap), pages(first.pages), saved(checkpoint) {
   if (code_bitmap) return;
   dirty_bitmap = nullptr;
   pages = 0;

@@ -23,7 +23,7 @@ namespace nyx::soft {
 
 class Engine {
  public:
-  Engine(const MemoryMap& memory, const VcpuContext& first, unsigned cpus);
+  Engine(const MemoryMap& memory, const VcpuContext& first, unsigned cpus, SavedRam* saved);
 
   struct alignas(64) Peer {
     Cpu* cpu = nullptr;
@@ -37,6 +37,7 @@ class Engine {
     unsigned drops = 0;
     bool drop_all = false;
     uint64_t drop[kMaxDrops];
+    uint64_t spare = 0;  // PageStore::Spare
   };
 
   const unsigned cpus;
@@ -46,6 +47,7 @@ class Engine {
   uint8_t* code_bitmap;
   uint8_t* dirty_bitmap;
   uint64_t pages;
+  SavedRam* const saved;  // null: there are no checkpoints
 
  private:
   std::unique_ptr<uint8_t[]> own_bitmap_;

@@ -44,6 +44,7 @@ const TlbEntry& lookup(Cpu& c, const Insn* i, uint64_t linear, Access a, Rights 
   if (r == Rights::kSupervisor && ac_open(c) && allows(c.tlbs[1].entries[slot], linear, a)) return c.tlbs[1].entries[slot];
   const uint64_t page = linear & ~0xfffull;
   Walk w = need_walk(c, i, linear, a, r);
+  if (a == Access::kWrite) save_page(c, w.phys);
   if (a == Access::kWrite && !w.write) {
     // Allowed, but by no right that an entry could say: CR0.WP = 0 and RFLAGS.AC = 1 with SMAP.
     w.write = true;

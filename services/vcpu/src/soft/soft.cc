@@ -11,6 +11,7 @@
 #include "soft/simd.h"
 #include "soft/system.h"
 #include "soft/tables.h"
+#include "soft/walk.h"
 
 namespace nyx::soft {
 namespace {
@@ -92,10 +93,14 @@ std::string SoftVcpu::Registers() {
 }
 
 SoftAccel::SoftAccel(const AccelConfig& config)
-    : apics_(config.apics), engine_(*config.memory, config.vcpus[0], config.cpus) {
+    : apics_(config.apics), engine_(*config.memory, config.vcpus[0], config.cpus, config.saved) {
   for (unsigned k = 0; k < config.cpus; k++) {
     vcpus_.push_back(std::make_unique<SoftVcpu>(config, config.vcpus[k], engine_));
   }
+}
+
+void SoftAccel::ProtectRam() {
+  for (auto& v : vcpus_) tlb_protect(v->cpu());
 }
 
 InterruptSink& SoftAccel::interrupts() { return *apics_; }

@@ -40,6 +40,7 @@ class SoftAccel : public Accel {
   uint32_t kind() const override { return machine::Accel::kSoft; }
   Vcpu& vcpu(unsigned index) override { return *vcpus_[index]; }
   InterruptSink& interrupts() override;
+  void ProtectRam() override;
 
  private:
   ApicBus* apics_;

@@ -2,6 +2,7 @@
 #include "soft/walk.h"
 
 #include "accel.h"
+#include "saved_ram.h"
 #include "soft/coherence.h"
 
 namespace nyx::soft {
@@ -15,6 +16,7 @@ constexpr uint64_t kAddress = kPhysMask & ~0xfffull;
 struct Entry {
   uint8_t* host;
   uint64_t value;
+  uint64_t phys;
 };
 
 template <class T>
@@ -31,8 +33,9 @@ uint64_t read_entry(Cpu& c, uint64_t at, uint8_t** host) {
 
 // Sets accessed/dirty bits; false when the entry has changed since it was read.
 template <class T>
-bool set_bits(const Entry& e, uint64_t bits) {
+bool set_bits(Cpu& c, const Entry& e, uint64_t bits) {
   if (!e.host || (e.value & bits) == bits) return true;
+  save_page(c, e.phys);
   T expected = T(e.value);
   return std::atomic_ref<T>(*reinterpret_cast<T*>(e.host)).compare_exchange_strong(expected, T(e.value | bits));
 }
@@ -54,6 +57,13 @@ void forget(TlbEntry& e) { e = {kTlbInvalid, kTlbInvalid, 0}; }
 void forget(CodeEntry& e) { e = {kTlbInvalid, 0}; }
 uint64_t tag(const TlbEntry& e) { return e.read; }
 uint64_t tag(const CodeEntry& e) { return e.page; }
+
+// There is a checkpoint, and the page of RAM at `phys` has not been saved for it.
+bool unsaved(const Cpu& c, const MemoryMap::Region& r, uint64_t phys) {
+  const SavedRam* s = c.engine->saved;
+  if (!s || !s->armed()) return false;
+  return r.first_page != MemoryMap::kNoPage && !s->Saved(r.first_page + ((phys - r.gpa) >> 12));
+}
 
 // The following work on either kind of entries.
 template <class E, unsigned N>
@@ -144,7 +154,8 @@ bool walk_tables(Cpu& c, uint64_t linear, Access a, Rights rights, Walk* out) {
     for (;; level--) {
       shift = 12 + (unsigned(level) - 1) * index_bits;
       Entry& at = path[depth++];
-      e = at.value = read_entry<T>(c, table + (linear >> shift & ((1u << index_bits) - 1)) * sizeof(T), &at.host);
+      at.phys = table + (linear >> shift & ((1u << index_bits) - 1)) * sizeof(T);
+      e = at.value = read_entry<T>(c, at.phys, &at.host);
       if (!(e & kPresent)) return out->error = code, false;
       large = level > 1 && (e & kLarge) && (wide ? level <= 3 : (c.cr4 & kCr4PSE) != 0);
       uint64_t bad = e & reserved;
@@ -171,7 +182,7 @@ bool walk_tables(Cpu& c, uint64_t linear, Access a, Rights rights, Walk* out) {
     bool same = true;
     for (int k = 0; k < depth && same; k++) {
       const bool leaf = k == depth - 1;
-      same = set_bits<T>(path[k], kAccessed | (leaf && a == Access::kWrite ? kDirty : 0));
+      same = set_bits<T>(c, path[k], kAccessed | (leaf && a == Access::kWrite ? kDirty : 0));
     }
     if (!same) continue;  // another CPU changed an entry under the walk
 
@@ -205,7 +216,7 @@ TlbEntry make_entry(Cpu& c, uint64_t page, const Walk& w) {
   if (!r) return {page | kTagIo, w.write ? page | kTagIo : kTlbInvalid, intptr_t(w.phys - page)};
   uint8_t* host = r->host + (w.phys - r->gpa);
   const uint64_t slow = r->read_only ? kTagRom : is_code(c, *r, w.phys) ? kTagCode : 0;
-  return {page, w.write ? page | slow : kTlbInvalid, intptr_t(uint64_t(host) - page)};
+  return {page, w.write && !unsaved(c, *r, w.phys) ? page | slow : kTlbInvalid, intptr_t(uint64_t(host) - page)};
 }
 
 void tlb_fill(Cpu& c, uint64_t page, const Walk& w) {
@@ -297,6 +308,25 @@ void tlb_mark_code(Cpu& c, const uint8_t* host, bool code) {
       e.write = page | (code ? kTagCode : 0);
     });
   }
+}
+
+void tlb_protect(Cpu& c) {
+  for (unsigned k = 0; k < 2; k++) {
+    Tlb& t = c.tlbs[k];
+    each_used(t, [&](unsigned n) {
+      uint64_t& tag = t.entries[n].write;
+      if ((tag & 0xfff & ~kTagCode) == 0) tag = kTlbInvalid;
+    });
+  }
+}
+
+void save_page(Cpu& c, uint64_t phys) {
+  SavedRam* const s = c.engine->saved;
+  if (!s || !s->armed()) [[likely]] return;
+  const MemoryMap::Region* r = c.memory->Find(phys);
+  if (!r || r->read_only || r->first_page == MemoryMap::kNoPage) return;
+  const uint64_t inside = (phys - r->gpa) >> 12;
+  s->Save(r->first_page + inside, r->host + (inside << 12), &c.engine->peers[c.index].spare);
 }
 
 void tlb_drop_writes(Cpu& c) {

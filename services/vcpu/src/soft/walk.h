@@ -46,8 +46,14 @@ uint64_t phys_of_host(const Cpu& c, const uint8_t* host);
 
 // Write tags of the page at `host` in this CPU's TLBs: with decoded code (slow path) or without.
 void tlb_mark_code(Cpu& c, const uint8_t* host, bool code);
-// No write tag stays.
+// No write tag stays of a page without decoded code.
 void tlb_drop_writes(Cpu& c);
+
+// Checkpoints (saved_ram.h). While there is one, no TLB has a write tag, of pages with decoded code either, for a page that
+// has not been saved: make_entry gives none, and each write that misses saves the page.
+void tlb_protect(Cpu& c);
+// The guest is about to write to the page at `phys`.
+void save_page(Cpu& c, uint64_t phys);
 
 // Access with given rights, whatever the CPL. Size up to 64 bytes.
 void load_as(Cpu& c, const Insn* i, uint64_t linear, void* out, unsigned size, Rights r);
