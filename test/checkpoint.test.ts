@@ -107,7 +107,9 @@ describe.runIf(image)(
         vm,
         '(n=0; while :; do n=$((n+1)); echo $n >/run/n; sleep 0.01; done) >/dev/null 2>&1 & echo $! >/run/pid',
       );
-      expect(nyx('checkpoint', vm.vm.name)).toMatch(/stood still for [\d.]+ m?s; memory is saved page by page/);
+      expect(nyx('checkpoint', vm.vm.name)).toMatch(
+        /stood still for [\d.]+ m?s; memory is saved page by page/,
+      );
       const uptime = Number.parseFloat(await run(vm, 'cat /proc/uptime'));
       const before = Number(await run(vm, 'cat /run/n'));
 

@@ -120,7 +120,7 @@ export class ProductionVMBuilder {
   }
   /** A checkpoint in memory every so many seconds (`10`, `'10s'`, `'5m'`): what the strategy `rollback` goes back to (docs/checkpoints.md). */
   withCheckpoints(every: number | string): this {
-    this.#spec.checkpoint = { every };
+    this.#spec.checkpoint = { ...this.#spec.checkpoint, every };
     return this;
   }
   /** Counters are always kept (`vm.metrics()`); this is here for programs that ask for them. */

@@ -20,7 +20,11 @@ const ls = (): Command =>
       print(
         columns([
           ['TAKEN', 'GUEST TIME', 'MEMORY'].map(dim),
-          ...all.checkpoints.map((c) => [new Date(c.at).toISOString(), duration(c.guestNs), c.lost ? 'lost' : bytes(c.bytes)]),
+          ...all.checkpoints.map((c) => [
+            new Date(c.at).toISOString(),
+            duration(c.guestNs),
+            c.lost ? 'lost' : bytes(c.bytes),
+          ]),
         ]),
       );
     });

@@ -12,6 +12,8 @@ export const make = (): Command =>
     .action(async (machine?: string) => {
       const vm = Vm.connect(machine);
       const r = await vm.rollback();
-      print(`'${vm.name}' is ${duration(r.lostNs)} younger, after ${duration(r.ns)}; ${bytes(r.bytes)} of memory were put back.`);
+      print(
+        `'${vm.name}' is ${duration(r.lostNs)} younger, after ${duration(r.ns)}; ${bytes(r.bytes)} of memory were put back.`,
+      );
       vm.close();
     });
