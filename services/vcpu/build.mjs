@@ -17,7 +17,11 @@ const inputs = () =>
     .filter((folder) => existsSync(join(here, folder)))
     .flatMap((folder) => readdirSync(join(here, folder)).map((name) => join(here, folder, name)))
     .filter((path) => /\.(cc|h|inc)$/.test(path))
-    .concat(join(here, 'binding.gyp'), join(here, 'list-sources.mjs'));
+    .concat(join(here, 'binding.gyp'), join(here, 'list-sources.mjs'))
+    // What both sides of shared memory are compiled from.
+    .concat(
+      ['crc32c.h', 'page_store.h', 'shared.h'].map((name) => join(here, '../../libs/native/src/cc', name)),
+    );
 
 /** What the makefiles were made from: they are made anew when files come or go. */
 const sourceList = () => [...ccFiles(here, ...folders), `soft ${hasSoft(here)}`].join('\n');

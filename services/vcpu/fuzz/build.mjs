@@ -42,7 +42,7 @@ const flags = [
   '-fno-exceptions',
   `-fsanitize=fuzzer-no-link,${sanitizers}`,
   '-fno-sanitize-recover=all',
-  ...['src', 'test/differ', '../../libs/native/src/cc'].map((folder) => `-I${join(here, folder)}`),
+  ...['src', 'test/differ', '../../libs/native/src/cc', 'src/gen'].map((folder) => `-I${join(here, folder)}`),
 ];
 
 /** Why targets cannot be built here; undefined when they can. */
