@@ -17,6 +17,7 @@ Machine::~Machine() {
   if (reset_thread_.joinable()) reset_thread_.join();
   fabric_.reset();
   accel_.reset();
+  saved_.reset();
   for (const int fd : fds_) close(fd);
   if (event_fd_ >= 0) close(event_fd_);
 }
