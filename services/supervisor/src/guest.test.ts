@@ -139,8 +139,8 @@ describe.runIf(image)(
       });
       expect(r.stderr).toContain('kill -9 disk0');
       expect(r.stdout).toMatch(/SHA-256 +same: [0-9a-f]{16}/);
-      expect(r.stdout).toMatch(/kill -9 disk0 +successor serves after [\d.]+ ms/);
-      expect(r.stdout).toMatch(/kill -9 platform +successor serves after [\d.]+ ms/);
+      expect(r.stdout).toMatch(/kill -9 disk0 +successor serves after [\d.]+ [mu]s/);
+      expect(r.stdout).toMatch(/kill -9 platform +successor serves after [\d.]+ [mu]s/);
       expect(r.stdout).toMatch(/kernel log +no complaint/);
       expect(r.status).toBe(0);
       expect(list()).toEqual([]);

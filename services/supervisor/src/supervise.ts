@@ -77,7 +77,14 @@ export const supervise = async (dir: string, spares: Spares, adoption?: Adoption
       // Kept, with its logs, until somebody has looked.
       writeJson(join(dir, files.result), result);
       writeJson(join(dir, files.pids), []);
-    } else rmSync(dir, { recursive: true, force: true });
+    } else {
+      try {
+        // A keeper that has just been started may be making its socket there.
+        rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 10 });
+      } catch {
+        // Nothing is left that runs: the next who lists machines removes it.
+      }
+    }
     report({ ...result, ...(fingerprint ? { fingerprint } : {}) });
   };
 

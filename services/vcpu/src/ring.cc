@@ -262,6 +262,7 @@ bool Producer::Spin(uint64_t seq) {
 CallResult Producer::Sleep(uint64_t seq) {
   uint32_t& word = header()->producer_waiting;
   const uint64_t start = MonotonicNs();
+  uint64_t looked = start;
   bool reported = false;
   unsigned again = 0;
   const timespec look{0, look_ns};
@@ -290,17 +291,19 @@ CallResult Producer::Sleep(uint64_t seq) {
       break;
     }
     if (replacements_ != channel_->replacements()) Republish();
-    if (why != ETIMEDOUT) continue;
+    // By the clock: signals end waits, too.
+    const uint64_t now = MonotonicNs();
+    if (now - looked < static_cast<uint64_t>(look_ns)) continue;
+    looked = now;
     const uint64_t tail = Load(header()->tail);
     if (tail > seq_) {
       channel_->Violation(machine::VcpuError::kBadTail);
       result = CallResult::kIsolated;
       break;
     }
-    const uint64_t waited = MonotonicNs() - start;
-    if (!reported && waited > kLongWaitNs) {
+    if (!reported && now - start > kLongWaitNs) {
       reported = true;
-      channel_->events()->OnWaiting(channel_->index(), waited);
+      channel_->events()->OnWaiting(channel_->index(), now - start);
     }
     channel_->KickIfAsleep();
   }

@@ -4,6 +4,7 @@
 
 #include <sched.h>
 
+#include "soft/sampler.h"
 #include "soft/simd.h"
 #include "soft/walk.h"
 
@@ -223,6 +224,7 @@ Outside::Outside(Cpu& c) : c_(c) {
 }
 Outside::~Outside() {
   c_.where = kInGuestCode;
+  if (c_.sampler) c_.sampler->Wake();
   if (c_.engine->cpus > 1) unpark(c_);
   if (c_.pacer) [[unlikely]] find_deadline(c_);
 }

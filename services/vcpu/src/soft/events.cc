@@ -3,7 +3,6 @@
 #include "soft/coherence.h"
 #include "soft/pace.h"
 #include "soft/run.h"
-#include "soft/sampler.h"
 #include "soft/system.h"
 
 namespace nyx::soft {
@@ -100,7 +99,6 @@ void sleep(Cpu& c) {
     if (!c.pacer || (!pass_time(c) && c.attention->load() == 0)) c.lapic->Wait();
     s.halted_ns += MonotonicNs() - since;
   }
-  c.sampler->Wake();
   s.state = 1;
 }
 

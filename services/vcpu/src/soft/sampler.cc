@@ -34,7 +34,7 @@ void Sampler::OnSample(int, siginfo_t* info, void* context) {
 void Sampler::Sample(uint64_t rip) {
   const Cpu& c = *cpu_;
   const Where where = Where(c.where);
-  if (where == kAsleep) {
+  if (where == kAsleep || (where == kInExit && stats_->state == 3)) {
     armed_ = false;
     return;
   }

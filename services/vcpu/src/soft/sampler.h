@@ -35,7 +35,7 @@ class Sampler {
   ~Sampler();
   // Before each run; `c` and `stats` outlive it.
   void Start(Cpu& c, wire::VcpuStats& stats);
-  // After Cpu::where was kAsleep: samples stop when they find a thread that sleeps.
+  // After each time that the thread may have slept, halted or waiting for a device: samples stop when they find that.
   void Wake() {
     if (!armed_) Arm();
   }
