@@ -278,9 +278,12 @@ export class Disks {
       let size = 0;
       const r = await p.replace('resize', async () => {
         const image = { path: top!.path ?? d.spec.path, fd: at(0), format: top!.format };
-        const journal = d.journal === undefined ? {} : { journalFd: at(1) };
-        const fds = [top!.fd, ...(d.journal === undefined ? [] : [d.journal])];
-        ({ size } = await runTool<{ size: number }>({ command: 'resize', ...image, ...journal, ...o }, fds));
+        const below = d.files.slice(1);
+        const under = below.map((f, i) => ({ fd: at(1 + i), format: f.format }));
+        const journal = d.journal === undefined ? {} : { journalFd: at(d.files.length) };
+        const fds = [...d.files.map((f) => f.fd), ...(d.journal === undefined ? [] : [d.journal])];
+        const request = { command: 'resize', ...image, under, ...journal, ...o };
+        ({ size } = await runTool<{ size: number }>(request, fds));
         if (top!.format === 'raw') top!.bytes = size;
         this.table.rewire(d, d.files, d.journal);
       });

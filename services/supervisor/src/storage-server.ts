@@ -240,11 +240,12 @@ export class StorageServer {
       clearTimeout(this.#timer);
       await this.#end(child);
       const [top] = this.#files as [DiskFile, ...DiskFile[]];
-      const journal = this.#journal === undefined ? {} : { journalFd: at(1) };
-      const fds = [top.fd, ...(this.#journal === undefined ? [] : [this.#journal])];
+      const under = this.#files.slice(1).map((f, i) => ({ fd: at(1 + i), format: f.format }));
+      const journal = this.#journal === undefined ? {} : { journalFd: at(this.#files.length) };
+      const fds = [...this.#files.map((f) => f.fd), ...(this.#journal === undefined ? [] : [this.#journal])];
       const image = { path: this.#o.path, fd: at(0), format: top.format };
       const r = await runTool<{ size: number }>(
-        { command: 'resize', ...image, ...journal, size, relative },
+        { command: 'resize', ...image, under, ...journal, size, relative },
         fds,
       );
       if (top.format === 'raw') this.#role.disk.size = r.size;

@@ -21,7 +21,17 @@ import { readerOf, readFileHeader } from '../block/vhdx/header.ts';
 import { VhdxImage } from '../block/vhdx/image.ts';
 import { Journal as VhdxJournal } from '../block/vhdx/journal.ts';
 import { Tables as VhdxTables } from '../block/vhdx/tables.ts';
-import { chainOf, type Format, Opened, openLocked, probe, type Server } from './open.ts';
+import {
+  chainOf,
+  type Format,
+  type Layer,
+  layersOf,
+  Opened,
+  openLocked,
+  probe,
+  type Server,
+  withLayers,
+} from './open.ts';
 
 export type Progress = (fraction: number) => void;
 
@@ -215,22 +225,31 @@ export function snapshot(
   });
 }
 
-/** @param o.size bytes, or with `relative` how many more */
-export function resize(o: Target & { format: Format; size: number; relative: boolean }): {
-  size: number;
-} {
+/**
+ * @param o.size bytes, or with `relative` how many more; whole sectors are made of it
+ * @param o.format by default what the image says
+ * @param o.under with `fd`: what lies under the image
+ */
+export function resize(
+  o: Target & { format?: Format; size: number; relative: boolean; under?: readonly Layer[] },
+): { size: number } {
   return withFile(o, true, (fd) => {
+    const format = o.format ?? probe(fd);
     const now =
-      o.format === 'raw'
+      format === 'raw'
         ? fileSize(fd)
-        : o.format === 'vhdx'
+        : format === 'vhdx'
           ? new VhdxImage(hostIo, fd).size
           : readHeader(hostIo, fd).size;
-    const size = o.relative ? now + o.size : o.size;
+    const size = Math.ceil((o.relative ? now + o.size : o.size) / 512) * 512;
     if (size < now) throw blockError('QCOW2_OPTION', `from ${now} to ${size} bytes: a disk can only grow`);
-    if (o.format === 'raw') ftruncateSync(fd, size);
-    else if (o.format === 'vhdx') growVhdx(hostIo, fd, size);
-    else growImage(hostIo, fd, size);
+    if (format === 'raw') ftruncateSync(fd, size);
+    else if (format === 'vhdx') growVhdx(hostIo, fd, size);
+    else if (o.fd !== undefined) growImage(hostIo, fd, size, layersOf(o.under ?? []));
+    else
+      withLayers(chainOf(o.path, 'qcow2').slice(1), o.forceShare ?? false, (under) =>
+        growImage(hostIo, fd, size, layersOf(under)),
+      );
     return { size };
   });
 }

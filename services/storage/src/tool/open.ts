@@ -83,6 +83,32 @@ export interface Layer {
   format: Format;
 }
 
+/** Opens files to read them, locked, as long as `use` takes. @throws NyxError FILE_IN_USE, or the host's error */
+export function withLayers<T>(
+  files: readonly { path: string; format: Format }[],
+  forceShare: boolean,
+  use: (layers: readonly Layer[]) => T,
+): T {
+  const layers: Layer[] = [];
+  try {
+    for (const { path, format } of files) layers.push({ fd: openLocked(path, false, forceShare), format });
+    return use(layers);
+  } finally {
+    for (const { fd } of layers) {
+      unlockImage(fd);
+      closeSync(fd);
+    }
+  }
+}
+
+/** What lies under a qcow2 image, as its driver wants it. */
+export const layersOf = (layers: readonly Layer[]): { fd: number; qcow2: boolean; layer?: VhdxImage }[] =>
+  layers.map(({ fd, format }) => ({
+    fd,
+    qcow2: format === 'qcow2',
+    ...(format === 'vhdx' ? { layer: new VhdxImage(hostIo, fd) } : {}),
+  }));
+
 /** An export of an NBD server, connected. */
 export interface Server {
   fd: number;

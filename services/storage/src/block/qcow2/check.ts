@@ -3,7 +3,8 @@
  * of its file, and every table is visited once.
  */
 import { blockError, type HostIo, readPadded, writeAll } from '../host.ts';
-import { Incompatible, type Qcow2Header } from './header.ts';
+import { readBitmaps } from './bitmaps.ts';
+import { Incompatible, type Qcow2Header, readHeader } from './header.ts';
 import { compressedFlag, copied, Qcow2Image, readTable } from './image.ts';
 import { Refcounts } from './refcounts.ts';
 import { readSnapshots } from './snapshots.ts';
@@ -157,24 +158,27 @@ class Checker {
 
   bitmaps(): void {
     const b = this.header.bitmaps;
-    if (!b) return;
-    const size = this.io.size(this.fd);
-    if (b.directoryBytes > size || !this.use(b.directoryOffset, b.directoryBytes, 'the bitmap directory'))
+    const list = readBitmaps(this.io, this.fd, this.header);
+    if (list === undefined) {
+      this.problem('the bitmap directory makes no sense');
       return;
-    const dir = new DataView(new ArrayBuffer(b.directoryBytes));
-    readPadded(this.io, this.fd, dir.buffer as ArrayBuffer, 0, b.directoryBytes, b.directoryOffset);
-    for (let at = 0, i = 0; i < b.count && at + 24 <= b.directoryBytes; i++) {
-      const offset = dir.getUint32(at) * 4294967296 + dir.getUint32(at + 4);
-      const entries = dir.getUint32(at + 8);
-      if (this.use(offset, entries * 8, 'a bitmap table') && entries * 8 <= size) {
-        const table = new DataView(readTable(this.io, this.fd, offset, entries));
-        for (let k = 0; k < entries; k++) {
-          const data =
-            (table.getUint32(8 * k) & 0xff_ffff) * 4294967296 + ((table.getUint32(8 * k + 4) & ~0x1ff) >>> 0);
-          if (data !== 0) this.use(data, this.cluster, 'a bitmap');
-        }
+    }
+    // Without the autoclear bit they are nobody's any more: leaks.
+    if (!b || list.length === 0) return;
+    this.use(b.directoryOffset, b.directoryBytes, 'the bitmap directory');
+    const size = this.io.size(this.fd);
+    for (const { tableOffset, tableEntries, name } of list) {
+      if (
+        tableEntries * 8 > size ||
+        !this.use(tableOffset, tableEntries * 8, `the table of bitmap '${name}'`)
+      )
+        continue;
+      const table = new DataView(readTable(this.io, this.fd, tableOffset, tableEntries));
+      for (let k = 0; k < tableEntries; k++) {
+        const data =
+          (table.getUint32(8 * k) & 0xff_ffff) * 4294967296 + ((table.getUint32(8 * k + 4) & ~0x1ff) >>> 0);
+        if (data !== 0) this.use(data, this.cluster, `bitmap '${name}'`);
       }
-      at += Math.ceil((24 + dir.getUint16(at + 18) + dir.getUint32(at + 20)) / 8) * 8;
     }
   }
 
@@ -272,8 +276,18 @@ function clearMarks(io: HostIo, fd: number, h: Qcow2Header): void {
   io.fdatasync(fd);
 }
 
-/** Refcounts anew, for an image with the dirty mark. @throws QCOW2_CORRUPT when its tables contradict each other */
-export function rebuild(io: HostIo, fd: number): void {
+/**
+ * Before an image is written: one that says of itself that its refcounts may be wrong (lazy refcounts) gets them anew.
+ * @throws QCOW2_CORRUPT when it is marked so, or its tables contradict each other
+ */
+export function prepare(io: HostIo, fd: number): void {
+  const { incompatible } = readHeader(io, fd);
+  if (incompatible & Incompatible.corrupt)
+    throw blockError(
+      'QCOW2_CORRUPT',
+      'qcow2: the image is marked as corrupt: check and repair it, or open it read-only',
+    );
+  if (!(incompatible & Incompatible.dirty)) return;
   const r = check(io, fd, 'all');
   if (r.corruptions > r.corruptionsFixed)
     throw blockError(

@@ -16,9 +16,8 @@ import { blockError, type HostIo } from '../host.ts';
 import { ImageDisk } from '../image-disk.ts';
 import type { Op } from '../ops.ts';
 import { Reader } from '../read.ts';
-import { rebuild } from './check.ts';
+import { prepare } from './check.ts';
 import { Commits } from './commit.ts';
-import { Incompatible } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { Journal, journalBytes } from './journal.ts';
 import { Tables } from './tables.ts';
@@ -32,6 +31,8 @@ export interface Qcow2Options {
   files: readonly { fd: number; qcow2: boolean; size?: number; layer?: Layer }[];
   readOnly?: boolean;
   discard?: boolean;
+  /** Bytes of the disk, when its header does not say so yet (resize.ts). */
+  size?: number;
   depth?: number;
   /** Memory that outlives this process (journal.ts); default: of this process alone. */
   journal?: ArrayBuffer;
@@ -60,10 +61,12 @@ export class Qcow2Disk extends ImageDisk {
     if (this.readOnly) this.image = new Qcow2Image(io, top.fd, o.cacheBytes);
     else {
       const journal = new Journal(o.journal ?? new ArrayBuffer(journalBytes));
-      this.#tables = openTables(io, top.fd, journal, o.cacheBytes);
+      prepare(io, top.fd);
+      this.#tables = new Tables(io, top.fd, journal, o.cacheBytes);
       this.#tables.punch = o.discard ?? true;
       this.image = this.#tables.image;
     }
+    if (o.size !== undefined) this.image.header.size = o.size;
     const lower = rest.map(
       (f): Layer =>
         f.layer ?? (f.qcow2 ? new Qcow2Image(io, f.fd) : { fd: f.fd, size: f.size ?? io.size(f.fd) }),
@@ -144,16 +147,4 @@ export class Qcow2Disk extends ImageDisk {
     this.#commits.close();
     super.close();
   }
-}
-
-/** For writing: an image that says of itself that its refcounts may be wrong gets them anew. */
-function openTables(io: HostIo, fd: number, journal: Journal, cacheBytes?: number): Tables {
-  const { incompatible } = new Qcow2Image(io, fd, 4096 * 8).header;
-  if (incompatible & Incompatible.corrupt)
-    throw blockError(
-      'QCOW2_CORRUPT',
-      'qcow2: the image is marked as corrupt: check and repair it, or open it read-only',
-    );
-  if (incompatible & Incompatible.dirty) rebuild(io, fd);
-  return new Tables(io, fd, journal, cacheBytes);
 }

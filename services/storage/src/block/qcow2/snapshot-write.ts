@@ -3,7 +3,8 @@
  * is counted too often is a leak, what is counted too seldom an error; so counts go up first and down last.
  */
 import { blockError, type HostIo, readPadded, writeAll } from '../host.ts';
-import { check } from './check.ts';
+import { outdateBitmaps } from './bitmaps.ts';
+import { check, prepare } from './check.ts';
 import { compressedFlag, copied, Qcow2Image, readTable } from './image.ts';
 import { put64, Refcounts } from './refcounts.ts';
 import { readSnapshots, type Snapshot } from './snapshots.ts';
@@ -101,6 +102,27 @@ const find = (list: Snapshot[], name: string): Snapshot => {
 
 /** @param seconds when, since the epoch. @throws coded errors */
 export function createSnapshot(io: HostIo, fd: number, name: string, seconds: number): void {
+  undone(io, fd, () => create(io, fd, name, seconds));
+}
+
+/** What fails in the middle - refcounts that are too narrow, no room - leaves no trace. */
+function undone(io: HostIo, fd: number, work: () => void): void {
+  prepare(io, fd);
+  try {
+    work();
+  } catch (e) {
+    // What is wrong with the order itself is found before anything is changed.
+    if ((e as { code?: string }).code !== 'QCOW2_SNAPSHOT')
+      try {
+        check(io, fd, 'all');
+      } catch {
+        // The first error says why.
+      }
+    throw e;
+  }
+}
+
+function create(io: HostIo, fd: number, name: string, seconds: number): void {
   const e = new Editor(io, fd);
   const { header } = e.image;
   const { list, bytes } = e.list;
@@ -155,6 +177,7 @@ function clearFlags(e: Editor, l1: DataView): void {
 
 /** @param name id or name. @throws QCOW2_SNAPSHOT */
 export function deleteSnapshot(io: HostIo, fd: number, name: string): void {
+  prepare(io, fd);
   const e = new Editor(io, fd);
   const { list, bytes } = e.list;
   const s = find(list, name);
@@ -170,6 +193,10 @@ export function deleteSnapshot(io: HostIo, fd: number, name: string): void {
 
 /** The disk becomes as it was then. @throws QCOW2_SNAPSHOT */
 export function applySnapshot(io: HostIo, fd: number, name: string): void {
+  undone(io, fd, () => apply(io, fd, name));
+}
+
+function apply(io: HostIo, fd: number, name: string): void {
   const e = new Editor(io, fd);
   const { header } = e.image;
   const s = find(e.list.list, name);
@@ -184,6 +211,7 @@ export function applySnapshot(io: HostIo, fd: number, name: string): void {
   const l1 = new DataView(new ArrayBuffer(header.l1Entries * 8));
   const theirs = readTable(io, fd, s.l1Offset, s.l1Entries);
   new Uint8Array(l1.buffer).set(new Uint8Array(theirs));
+  outdateBitmaps(io, fd, header);
   e.countTree(l1, 1);
   io.fdatasync(fd);
   e.write(l1, header.l1Offset);

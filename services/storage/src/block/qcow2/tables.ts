@@ -3,7 +3,8 @@
  * the order that stands every death (journal.ts).
  */
 import { type HostIo, writeAll } from '../host.ts';
-import { Autoclear, Incompatible } from './header.ts';
+import { outdateBitmaps } from './bitmaps.ts';
+import { Incompatible } from './header.ts';
 import { copied, Qcow2Image } from './image.ts';
 import type { Journal } from './journal.ts';
 import { put64, Refcounts } from './refcounts.ts';
@@ -27,17 +28,8 @@ export class Tables {
     this.image = new Qcow2Image(io, fd, cacheBytes, (position, at) => this.#overlay(position, at));
     this.refcounts = new Refcounts(io, fd, this.image.header);
     this.refcounts.reserved = (c) => this.#isMetadata(c);
-    this.#clearAutoclear();
-  }
-
-  /** A writer that does not maintain what the bits tell of clears them ("autoclear_features"). */
-  #clearAutoclear(): void {
-    const h = this.image.header;
-    if (h.version < 3 || (h.autoclear === 0 && !h.autoclearUnknown)) return;
-    const none = new ArrayBuffer(8);
-    writeAll(this.io, this.fd, none, 0, 8, 88);
-    h.autoclear &= ~(Autoclear.bitmaps | Autoclear.rawData);
-    h.autoclearUnknown = false;
+    // A writer that does not maintain what the bits tell of clears them ("autoclear_features").
+    outdateBitmaps(io, fd, this.image.header);
   }
 
   /** Header, L1, refcount table and blocks are never given away, even when a refcount lies. */
