@@ -2,7 +2,7 @@
  * Disks over vhost-user: `nyx storage serve` beside qemu-storage-daemon, on the same file, one after the other, again and
  * again in the same run. The client is a native driver of one virtqueue, once polling, once waiting for calls. CPU is
  * that of the whole server process per request. Ratios are of neighbours in time: of each round, to the better of
- * qemu-storage-daemon's io_uring modes. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1, LOADS=text
+ * qemu-storage-daemon's io_uring modes. Each load runs until its rate is steady before it is measured. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1, LOADS=text
  * (only loads with this text in their names) and PIECE=bytes by the environment: the pieces in which the image is written before
  * (4096, as by a guest that writes at random). The page cache keeps a file in folios as large as those, and ext4 looks at every
  * block of a folio for each write into it: of 1 MiB pieces, a write of 4 KiB takes ten times as long, whoever does it.
@@ -157,6 +157,16 @@ const rowOf = (server: string, load: string, polling: boolean): Row => {
 const others = { busy: 0, all: 0 };
 const ticks = 1e7;
 
+/** What runs for the first time is compiled meanwhile, by ours: until it has gone at the same rate three times in a row, or long enough. */
+function warmUp(client: Client, load: Omit<Load, 'count'>, count: number): void {
+  const end = Date.now() + 1000 * Math.max(2 * seconds, 0.5);
+  for (let last = 0, same = 0; same < 3 && Date.now() < end; ) {
+    const { rate } = client.run({ ...load, count });
+    same = Math.abs(rate - last) < 0.1 * last ? same + 1 : 0;
+    last = rate;
+  }
+}
+
 async function measure(server: Server, format: string): Promise<void> {
   rmSync(socket, { force: true });
   const child = server.start(format);
@@ -170,7 +180,7 @@ async function measure(server: Server, format: string): Promise<void> {
     for (const { name, load, rate } of loads)
       for (const polling of [true, false]) {
         const count = Math.ceil(rate * seconds);
-        client.run({ ...load, span, polling, count: Math.ceil(count / 5) });
+        warmUp(client, { ...load, span, polling }, Math.ceil(count / 5));
         const [before, mine, machine] = [cpu(pid), process.cpuUsage(), busy()];
         const r = client.run({ ...load, span, polling, count });
         const used = cpu(pid) - before;

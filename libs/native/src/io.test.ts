@@ -333,6 +333,48 @@ describe('inline', () => {
     });
   });
 
+  // The process is on one CPU with three that never rest: it is stopped in the middle of calls all the time, and never waits.
+  test('who is preempted does not wait', () => {
+    const script = join(folder, 'preempted.ts');
+    writeFileSync(
+      script,
+      `import { createIoQueue, ioOp, memfdCreate, mmap } from '${join(import.meta.dirname, 'index.ts')}';
+      const queue = createIoQueue({ entries: 8, inline: 'all', onReady() {} });
+      queue.segments.set([queue.addMemory(mmap(memfdCreate('ram', 65536), 65536)), 0, 65536]);
+      const fd = memfdCreate('file', 65536);
+      let [all, early] = [0, 0];
+      const share = () => {
+        all = early = 0;
+        for (const end = Date.now() + 2000; Date.now() < end; all++) {
+          queue.queue(ioOp.write, 0, fd, 0, 1);
+          const n = queue.harvest();
+          early += n;
+          queue.submit();
+          if (n === 0) while (queue.harvest() === 0);
+        }
+        return early / all;
+      };
+      for (let i = 0; i < 20 && share() < 0.9; i++);
+      console.log(early / all);
+      process.exit();`,
+    );
+    const busy = 'for i in 1 2 3; do while :; do :; done & done; "$@"; r=$?; kill $(jobs -p); exit $r';
+    const cpu = /Cpus_allowed_list:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]!;
+    const r = spawnSync(
+      'taskset',
+      ['-c', cpu, 'bash', '-c', busy, 'busy', 'node', '--import', 'tsx', script],
+      {
+        encoding: 'utf8',
+        cwd: import.meta.dirname,
+        timeout: 110_000,
+      },
+    );
+    if ((r.error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT')
+      return console.log('skipped: no taskset (util-linux)');
+    expect([r.status, r.stderr]).toEqual([0, '']);
+    expect(Number(r.stdout)).toBeGreaterThan(0.9);
+  }, 120_000);
+
   test('direct I/O is not', async () => {
     let fd: number;
     try {

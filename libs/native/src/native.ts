@@ -5,7 +5,15 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { CtlIndex, FaultVerbIndex, IoOps, Native, PlaceIndex } from './types.ts';
+import type {
+  CtlIndex,
+  FaultVerbIndex,
+  IoOps,
+  IoQueue,
+  IoQueueOptions,
+  Native,
+  PlaceIndex,
+} from './types.ts';
 
 /** The folder of this file as a module, or of the CommonJS bundle that it became part of. */
 const here = (): string =>
@@ -82,7 +90,6 @@ export const {
   getcpu,
   pinThread,
   cpuCount,
-  createIoQueue,
   createExitCore,
   createTestProducer,
   createSpinPolicy,
@@ -101,6 +108,38 @@ export const {
   chroot,
   dropUser,
 } = native;
+
+/** See IoQueue. What the addon makes has slow properties; this is an object as V8 likes them. */
+export function createIoQueue(options: IoQueueOptions): IoQueue {
+  const made = native.createIoQueue(options);
+  const { engine, request, segments, completions, queueRequest, addMemory, submit, harvest } = made;
+  const { close, ref, unref } = made;
+  return {
+    engine,
+    segments,
+    completions,
+    addMemory,
+    queue(op, id, fd, fileOffset, segmentCount) {
+      request[0] = op;
+      request[1] = id;
+      request[2] = fd;
+      request[3] = fileOffset;
+      request[4] = segmentCount;
+      return queueRequest();
+    },
+    submit,
+    harvest,
+    get inFlight() {
+      return made.inFlight;
+    },
+    get mapped() {
+      return made.mapped;
+    },
+    close,
+    ref,
+    unref,
+  };
+}
 
 export const ioOp: IoOps = { read: 0, write: 1, fsync: 2, fdatasync: 3, punchHole: 4, zeroRange: 5 };
 

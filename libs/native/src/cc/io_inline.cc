@@ -1,6 +1,7 @@
 #include "io_inline.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -12,6 +13,19 @@ namespace {
 
 constexpr uint32_t kMostMisses = 10;
 constexpr int kMostFds = 4096;
+// A second or two.
+constexpr uint64_t kAlertTicks = uint64_t{1} << 32;
+
+long WaitsOfThread() {
+  rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
+
+uint64_t BytesOf(const IoRequest& r) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < r.segments; i++) bytes += r.iov[i].iov_len;
+  return bytes;
+}
 
 }  // namespace
 
@@ -35,7 +49,17 @@ bool IoInline::Try(const IoRequest& r, int32_t* result) {
   if (r.op > kIoWrite || mode_ == Mode::kNone || (r.op == kIoWrite && mode_ != Mode::kAll)) return false;
   File& file = FileOf(r.fd);
   if (file.kind == Kind::kQueued) return false;
-  if (r.op == kIoRead && file.mapped != nullptr && Mapped(*file.mapped, r, result)) return true;
+  if (r.op == kIoRead && file.mapped != nullptr && Patient()) {
+    const uint64_t bytes = BytesOf(r);
+    const uint64_t began = Ticks();
+    if (file.mapped->Read(r, bytes)) {
+      mapped_++;
+      *result = static_cast<int32_t>(bytes);
+      Account(began, bytes);
+      if (stalled_) file.mapped->Forget(r.offset, bytes);
+      return true;
+    }
+  }
   if (r.op == kIoWrite || file.kind == Kind::kBlocking) return Blocking(file, r, result);
   if (skip_ > 0) {
     skip_--;
@@ -61,34 +85,46 @@ bool IoInline::Try(const IoRequest& r, int32_t* result) {
   return false;
 }
 
-bool IoInline::Mapped(MappedFile& file, const IoRequest& r, int32_t* result) {
+// Who waited too much must not, until it is earned again.
+bool IoInline::Patient() {
   if (stalled_ && !budget_.Allows(MonotonicNs())) return false;
   stalled_ = false;
-  uint64_t stall = 0;
-  const auto done = file.Try(r, &stall);
-  if (done == MappedFile::Read::kNot) return false;
-  mapped_++;
-  uint64_t bytes = 0;
-  for (uint32_t i = 0; i < r.segments; i++) bytes += r.iov[i].iov_len;
-  *result = static_cast<int32_t>(bytes);
-  if (done == MappedFile::Read::kSlow) {
-    const uint64_t now = MonotonicNs();
-    budget_.Spent(now - stall, now, bytes);
-    stalled_ = true;
+  if (!counted_ && Ticks() < alert_until_) {
+    waits_ = WaitsOfThread();
+    counted_ = true;
   }
   return true;
 }
 
+void IoInline::Account(uint64_t began, uint64_t bytes) {
+  const uint64_t ended = Ticks();
+  if (!LooksStalled(began, ended, bytes)) return;
+  alert_until_ = ended + kAlertTicks;
+  const long before = waits_;
+  const bool known = counted_;
+  waits_ = WaitsOfThread();
+  counted_ = true;
+  if (known && waits_ == before) return;
+  const uint64_t now = MonotonicNs();
+  budget_.Spent(now - clock_.ToNs(ended - began), now, bytes);
+  stalled_ = true;
+}
+
 bool IoInline::Blocking(File& file, const IoRequest& r, int32_t* result) {
-  if (mode_ != Mode::kAll) return false;
-  const uint64_t began = MonotonicNs();
-  if (!budget_.Allows(began)) return false;
+  if (mode_ != Mode::kAll || !Patient()) return false;
+  const uint64_t began = Ticks();
   const auto count = static_cast<int>(r.segments);
   const auto offset = static_cast<off_t>(r.offset);
-  const ssize_t n = r.op == kIoRead ? preadv(r.fd, r.iov, count, offset) : pwritev(r.fd, r.iov, count, offset);
+  const iovec& one = r.iov[0];
+  ssize_t n;
+  // The kernel takes longer to read a list, if it is a list of one.
+  if (r.op == kIoRead)
+    n = count == 1 ? pread(r.fd, one.iov_base, one.iov_len, offset) : preadv(r.fd, r.iov, count, offset);
+  else
+    n = count == 1 ? pwrite(r.fd, one.iov_base, one.iov_len, offset) : pwritev(r.fd, r.iov, count, offset);
   *result = static_cast<int32_t>(n < 0 ? -errno : n);
   if (r.op == kIoRead && n > 0 && file.mapped != nullptr) file.mapped->Cached(r.offset, static_cast<uint64_t>(n));
-  budget_.Spent(began, MonotonicNs(), n < 0 ? 0 : static_cast<uint64_t>(n));
+  Account(began, n < 0 ? 0 : static_cast<uint64_t>(n));
   return true;
 }
 

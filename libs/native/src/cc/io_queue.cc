@@ -14,6 +14,9 @@
 namespace nyx {
 namespace {
 
+// op, id, fd, fileOffset, segmentCount.
+constexpr uint32_t kRequestFields = 5;
+
 class IoQueue : public LoopObject {
  public:
   static napi_value Create(napi_env env, napi_callback_info info);
@@ -21,12 +24,12 @@ class IoQueue : public LoopObject {
  private:
   explicit IoQueue(napi_env env) : LoopObject(env) {}
   napi_value AddMemory(Call& call);
-  napi_value Queue(Call& call);
+  napi_value Queue(napi_env env);
   napi_value Submit(napi_env env);
   napi_value Harvest(napi_env env);
   napi_value InFlight(Call& call) { return FromInt(call.env(), static_cast<int32_t>(in_flight_)); }
   napi_value Mapped(Call& call) { return FromNumber(call.env(), static_cast<double>(inline_.mapped())); }
-  bool Segments(const Call& call, uint32_t count, iovec* iov);
+  bool Segments(napi_env env, uint32_t count, iovec* iov);
   void OnEvent() {
     uint64_t count;
     if (read(engine_->event_fd(), &count, 8) == 8) on_ready_.Invoke();
@@ -77,6 +80,8 @@ class IoQueue : public LoopObject {
   std::vector<Memory> memories_;
   uint32_t entries_ = 0;
   uint32_t in_flight_ = 0;
+  // Of the request being queued: its numbers, then where its bytes are.
+  double* request_ = nullptr;
   double* segments_ = nullptr;
   int32_t* completions_ = nullptr;
   napi_ref segments_ref_ = nullptr, completions_ref_ = nullptr;
@@ -135,10 +140,14 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   void* data;
   napi_create_object(env, &object);
   napi_set_named_property(env, object, "engine", FromText(env, self->engine_->name()));
-  napi_create_arraybuffer(env, 3 * kMaxSegments * sizeof(double), &data, &buffer);
-  self->segments_ = static_cast<double*>(data);
+  constexpr size_t kRequestBytes = kRequestFields * sizeof(double);
+  napi_create_arraybuffer(env, kRequestBytes + 3 * kMaxSegments * sizeof(double), &data, &buffer);
+  self->request_ = static_cast<double*>(data);
+  self->segments_ = self->request_ + kRequestFields;
   napi_create_reference(env, buffer, 1, &self->segments_ref_);
-  napi_create_typedarray(env, napi_float64_array, 3 * kMaxSegments, buffer, 0, &array);
+  napi_create_typedarray(env, napi_float64_array, kRequestFields, buffer, 0, &array);
+  napi_set_named_property(env, object, "request", array);
+  napi_create_typedarray(env, napi_float64_array, 3 * kMaxSegments, buffer, kRequestBytes, &array);
   napi_set_named_property(env, object, "segments", array);
   napi_create_arraybuffer(env, 2 * count * sizeof(int32_t), &data, &buffer);
   self->completions_ = static_cast<int32_t*>(data);
@@ -147,7 +156,7 @@ napi_value IoQueue::Create(napi_env env, napi_callback_info info) {
   napi_set_named_property(env, object, "completions", array);
   self->SetLifecycle(object);
   SetMethod(env, object, "addMemory", self, Member<IoQueue, &IoQueue::AddMemory>);
-  SetMethod(env, object, "queue", self, Member<IoQueue, &IoQueue::Queue>);
+  SetMethod(env, object, "queueRequest", self, Member0<IoQueue, &IoQueue::Queue>);
   SetMethod(env, object, "submit", self, Member0<IoQueue, &IoQueue::Submit>);
   SetMethod(env, object, "harvest", self, Member0<IoQueue, &IoQueue::Harvest>);
   SetGetter(env, object, "inFlight", self, Member<IoQueue, &IoQueue::InFlight>);
@@ -162,12 +171,12 @@ napi_value IoQueue::AddMemory(Call& call) {
   return FromInt(call.env(), static_cast<int32_t>(memories_.size() - 1));
 }
 
-bool IoQueue::Segments(const Call& call, uint32_t count, iovec* iov) {
+bool IoQueue::Segments(napi_env env, uint32_t count, iovec* iov) {
   for (uint32_t i = 0; i < count; i++) {
     const double memory = segments_[3 * i], offset = segments_[3 * i + 1], length = segments_[3 * i + 2];
     if (!(memory >= 0 && memory < static_cast<double>(memories_.size())) ||
         !memories_[static_cast<size_t>(memory)].span.Holds(offset, length) || length > 0x7ffff000) {
-      Throw(call.env(), "EINVAL", "segment " + std::to_string(i) + " lies outside its memory");
+      Throw(env, "EINVAL", "segment " + std::to_string(i) + " lies outside its memory");
       return false;
     }
     iov[i] = {memories_[static_cast<size_t>(memory)].span.data + static_cast<size_t>(offset),
@@ -176,27 +185,32 @@ bool IoQueue::Segments(const Call& call, uint32_t count, iovec* iov) {
   return true;
 }
 
-napi_value IoQueue::Queue(Call& call) {
-  double op, id, fd, offset, count;
-  if (closed()) return ThrowErrno(call.env(), "queue", EBADF);
-  if (!call.Number(0, "op", 0, kIoOps - 1, &op) || !call.Number(1, "id", 0, INT32_MAX, &id) ||
-      !call.Number(2, "fd", 0, INT32_MAX, &fd) || !call.Number(3, "fileOffset", 0, 0x1p53, &offset) ||
-      !call.Number(4, "segmentCount", 0, kMaxSegments, &count))
-    return nullptr;
-  if (in_flight_ >= entries_) return FromBool(call.env(), false);
+napi_value IoQueue::Queue(napi_env env) {
+  if (closed()) return ThrowErrno(env, "queue", EBADF);
+  // op, id, fd, fileOffset, segmentCount: numbers of JavaScript, so each may be anything.
+  constexpr struct {
+    const char* name;
+    double high;
+  } kFields[kRequestFields] = {
+      {"op", kIoOps - 1}, {"id", INT32_MAX}, {"fd", INT32_MAX}, {"fileOffset", 0x1p53}, {"segmentCount", kMaxSegments}};
+  for (uint32_t i = 0; i < kRequestFields; i++)
+    if (!(request_[i] >= 0 && request_[i] <= kFields[i].high))
+      return Throw(env, "EINVAL", std::string(kFields[i].name) + " is " + std::to_string(request_[i]));
+  const double op = request_[0], id = request_[1], fd = request_[2], offset = request_[3], count = request_[4];
+  if (in_flight_ >= entries_) return FromBool(env, false);
   const auto segments = static_cast<uint32_t>(count);
   IoRequest request = {static_cast<uint32_t>(op),      static_cast<uint32_t>(id), static_cast<int>(fd),
                        static_cast<uint64_t>(offset), 0,                         nullptr,
                        segments};
   iovec iov[kMaxSegments];
   if (request.op <= kIoWrite) {
-    if (segments == 0) return Throw(call.env(), "EINVAL", "segmentCount is 0: nothing to read or write");
-    if (!Segments(call, segments, iov)) return nullptr;
+    if (segments == 0) return Throw(env, "EINVAL", "segmentCount is 0: nothing to read or write");
+    if (!Segments(env, segments, iov)) return nullptr;
     request.iov = iov;
   } else {
     const double length = segments_[2];
     if (request.op >= kIoPunchHole && !(length > 0 && length <= 0x1p53))
-      return Throw(call.env(), "EINVAL", "length must be in segments[2]");
+      return Throw(env, "EINVAL", "length must be in segments[2]");
     request.length = request.op >= kIoPunchHole ? static_cast<uint64_t>(length) : 0;
     request.segments = 0;
     request.iov = iov;
@@ -212,7 +226,7 @@ napi_value IoQueue::Queue(Call& call) {
     engine_->Queue(request);
   }
   in_flight_++;
-  return FromBool(call.env(), true);
+  return FromBool(env, true);
 }
 
 napi_value IoQueue::Submit(napi_env env) {
@@ -225,6 +239,7 @@ napi_value IoQueue::Submit(napi_env env) {
 
 napi_value IoQueue::Harvest(napi_env env) {
   if (closed()) return FromInt(env, 0);
+  inline_.Turn();
   uint32_t n = done_count_;
   if (n > 0) memcpy(completions_, done_.data(), 2 * n * sizeof(int32_t));
   done_count_ = 0;

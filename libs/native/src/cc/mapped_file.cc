@@ -7,11 +7,10 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
 #include <mutex>
 
-#include "futex.h"
+#include "ticks.h"
 
 // bool nyx_copy(to, from, bytes): false when a page of either cannot be had. The handler below knows the one instruction.
 asm(R"(
@@ -41,9 +40,6 @@ namespace {
 
 // Two seconds or less: 2^32 ticks.
 constexpr uint64_t kValidTicks = uint64_t{1} << 32;
-// Half a millisecond or less; nobody copies that long, and a byte takes less than eight ticks.
-constexpr uint64_t kStallTicks = uint64_t{1} << 20;
-constexpr uint64_t kTicksPerByte = 8;
 // Reads of a window that the kernel answered at once, before it is asked for all of it.
 constexpr uint32_t kHits = 4;
 // Address space, and with it 40 bytes of what is known for each MiB.
@@ -101,8 +97,6 @@ std::unique_ptr<MappedFile> MappedFile::Make(int fd) {
   self->base_ = static_cast<const uint8_t*>(at);
   self->length_ = length;
   self->windows_ = std::move(windows);
-  self->first_ticks_ = __rdtsc();
-  self->first_ns_ = MonotonicNs();
   return self;
 }
 
@@ -117,26 +111,17 @@ bool MappedFile::Resident(uint64_t offset, uint64_t bytes, uint64_t now) const {
   return true;
 }
 
-MappedFile::Read MappedFile::Try(const IoRequest& r, uint64_t* stall_ns) {
-  uint64_t bytes = 0;
-  for (uint32_t i = 0; i < r.segments; i++) bytes += r.iov[i].iov_len;
-  const uint64_t began = __rdtsc();
-  if (bytes == 0 || r.offset >= length_ || bytes > length_ - r.offset || !Resident(r.offset, bytes, began)) return Read::kNot;
+bool MappedFile::Read(const IoRequest& r, uint64_t bytes) {
+  if (bytes == 0 || r.offset >= length_ || bytes > length_ - r.offset || !Resident(r.offset, bytes, Ticks())) return false;
   const uint8_t* from = base_ + r.offset;
   for (uint32_t i = 0; i < r.segments; i++) {
     if (!nyx_copy(r.iov[i].iov_base, from, r.iov[i].iov_len)) {
       Forget(r.offset, bytes);
-      return Read::kNot;
+      return false;
     }
     from += r.iov[i].iov_len;
   }
-  const uint64_t ended = __rdtsc();
-  const uint64_t ticks = ended - began;
-  if (ticks <= kStallTicks + kTicksPerByte * bytes || ended < began) return Read::kDone;
-  Forget(r.offset, bytes);
-  const double ns = static_cast<double>(MonotonicNs() - first_ns_);
-  *stall_ns = static_cast<uint64_t>(static_cast<double>(ticks) * ns / static_cast<double>(ended - first_ticks_));
-  return Read::kSlow;
+  return true;
 }
 
 void MappedFile::Cached(uint64_t offset, uint64_t bytes) {
@@ -158,7 +143,7 @@ void MappedFile::Look(uint64_t index) {
   if (pages == 0 || mincore(const_cast<uint8_t*>(base_) + at, pages * kPage, there) != 0) return;
   for (uint64_t& word : w.resident) word = 0;
   for (uint64_t i = 0; i < pages; i++) w.resident[i / 64] |= uint64_t{there[i] & 1u} << (i % 64);
-  w.until = __rdtsc() + kValidTicks;
+  w.until = Ticks() + kValidTicks;
 }
 
 void MappedFile::Forget(uint64_t offset, uint64_t bytes) {

@@ -16,17 +16,16 @@ namespace nyx {
 
 class MappedFile {
  public:
-  enum class Read { kDone, kSlow, kNot };
-
   // nullptr: a file that cannot be mapped, or one of which this process is not told what is cached (mincore(2), "permission").
   static std::unique_ptr<MappedFile> Make(int fd);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  // kDone and kSlow: the bytes are there, kSlow: and it took so long that it must have waited, `*stall_ns` ns.
-  // kNot: somebody else has to read.
-  Read Try(const IoRequest& request, uint64_t* stall_ns);
+  // Reads the `bytes` of a request. False: somebody else has to.
+  bool Read(const IoRequest& request, uint64_t bytes);
+  // What was known of these bytes does not hold: reading them took long.
+  void Forget(uint64_t offset, uint64_t bytes);
   // The kernel had these bytes: where that is so often, it is asked for all that it has.
   void Cached(uint64_t offset, uint64_t bytes);
 
@@ -45,15 +44,12 @@ class MappedFile {
   MappedFile() = default;
   void Look(uint64_t index);
   bool Resident(uint64_t offset, uint64_t bytes, uint64_t now) const;
-  void Forget(uint64_t offset, uint64_t bytes);
 
   int fd_ = -1;
   const uint8_t* base_ = nullptr;
   // Of the mapping; the file may end before, or grow into it.
   uint64_t length_ = 0;
   std::unique_ptr<Window[], Free> windows_;
-  // When it was made, to turn one clock into the other.
-  uint64_t first_ticks_ = 0, first_ns_ = 0;
 };
 
 }  // namespace nyx
