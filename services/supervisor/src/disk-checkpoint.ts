@@ -115,6 +115,7 @@ export class DiskCheckpoints {
           size: await this.disks.size(disk.files),
           backing: top!.path,
           backingFormat: top!.format,
+          unchecked: true,
         });
         const opened = openFile(path, `overlay of ${disk.name}`, true);
         lockImage(opened.fd, path, { write: true });

@@ -201,6 +201,7 @@ export class Disks {
       size,
       backing: top.path,
       backingFormat: top.format,
+      unchecked: true,
     });
     let file: DiskFile;
     try {

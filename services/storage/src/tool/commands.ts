@@ -1,5 +1,5 @@
 /** What `nyx disk` does to images. Names and options follow qemu-img. */
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, statSync, unlinkSync } from 'node:fs';
 import { dirname, resolve as resolvePath } from 'node:path';
 import { close, fileSize, mmap } from '@nyx/native';
 import { unlockImage } from '@nyx/protocol/image-lock';
@@ -8,7 +8,7 @@ import { BlockOp } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
 import { handshake, Transmission } from '../block/nbd/protocol.ts';
 import { check } from '../block/qcow2/check.ts';
-import { type CreateOptions, createImage } from '../block/qcow2/create.ts';
+import { type CreateOptions, createImage, preallocate } from '../block/qcow2/create.ts';
 import { Compatible, Incompatible, readHeader } from '../block/qcow2/header.ts';
 import { Journal as Qcow2Journal } from '../block/qcow2/journal.ts';
 import { growImage } from '../block/qcow2/resize.ts';
@@ -77,6 +77,8 @@ export interface CreateRequest
   size?: number;
   backing?: string;
   backingFormat?: Format;
+  /** The backing file need not be there, or is the caller's own. */
+  unchecked?: boolean;
   /** The backing file may be in use. */
   forceShare?: boolean;
 }
@@ -90,7 +92,7 @@ export function create(o: CreateRequest): { path: string; size: number } {
       throw blockError('QCOW2_OPTION', 'say the format of the backing file (-F raw, qcow2 or vhdx)');
     if (o.format === 'vhdx' && o.backingFormat !== 'vhdx')
       throw blockError('QCOW2_OPTION', 'under a VHDX image there is another one');
-    if (size === undefined || o.format === 'vhdx') {
+    if (size === undefined || o.format === 'vhdx' || !o.unchecked) {
       // As it will be found: from the directory of the image.
       const path = resolvePath(dirname(o.path), o.backing);
       const under = new Opened({ path, format: o.backingFormat, forceShare: o.forceShare }, false, 512);
@@ -105,16 +107,39 @@ export function create(o: CreateRequest): { path: string; size: number } {
   }
   if (size === undefined) throw blockError('QCOW2_OPTION', 'say the size of the disk');
   const bytes = Math.ceil(size / 512) * 512;
-  // Emptied only when it is ours.
-  closeSync(openSync(o.path, 'a', 0o644));
-  withFile({ path: o.path }, true, (fd) => {
-    ftruncateSync(fd, 0);
-    if (o.format === 'raw') ftruncateSync(fd, bytes);
-    else if (o.format === 'vhdx')
-      createVhdx(hostIo, fd, { ...o, size: bytes, ...(parent ? { parent } : {}) });
-    else createImage(hostIo, fd, { ...(o as CreateOptions), size: bytes });
-  });
+  // Emptied only when it is ours, and when nothing is wrong with the options.
+  const made = !existsSync(o.path);
+  if (made) closeSync(openSync(o.path, 'a', 0o644));
+  try {
+    withFile({ path: o.path }, true, (fd) => {
+      if (o.format === 'raw') createRaw(fd, o.path, bytes, o.preallocation);
+      else if (o.format === 'vhdx')
+        createVhdx(hostIo, fd, { ...o, size: bytes, ...(parent ? { parent } : {}) });
+      else createImage(hostIo, fd, { ...(o as CreateOptions), size: bytes });
+    });
+  } catch (e) {
+    if (made) unlinkSync(o.path);
+    throw e;
+  }
   return { path: o.path, size: bytes };
+}
+
+function createRaw(
+  fd: number,
+  path: string,
+  bytes: number,
+  preallocation: CreateRequest['preallocation'],
+): void {
+  if (preallocation === 'metadata') throw blockError('QCOW2_OPTION', 'a raw file has no metadata');
+  // A block device is as large as it is.
+  if (fstatSync(fd).isBlockDevice()) {
+    if (fileSize(fd) < bytes)
+      throw blockError('QCOW2_OPTION', `${path} has ${fileSize(fd)} bytes, ${bytes} are needed`);
+    return;
+  }
+  ftruncateSync(fd, 0);
+  ftruncateSync(fd, bytes);
+  preallocate(hostIo, fd, 0, bytes, preallocation);
 }
 
 /** What an NBD server says of an export. */
@@ -184,6 +209,7 @@ export function info(
       })),
       'format-specific': {
         compat: h.version === 2 ? '0.10' : '1.1',
+        'compression-type': h.compression === 0 ? 'zlib' : 'zstd',
         'refcount-bits': 2 ** h.refcountOrder,
         'lazy-refcounts': (h.compatible & Compatible.lazyRefcounts) !== 0,
         'extended-l2': (h.incompatible & Incompatible.extendedL2) !== 0,
@@ -195,11 +221,11 @@ export function info(
 }
 
 export const checkImage = (
-  o: Target & { repair: 'none' | 'leaks' | 'all' },
+  o: Target & { format?: Format; repair: 'none' | 'leaks' | 'all' },
   progress: Progress = () => {},
 ): unknown =>
   withFile(o, o.repair !== 'none', (fd) => {
-    const format = probe(fd);
+    const format = o.format ?? probe(fd);
     if (format === 'raw') throw blockError('QCOW2_OPTION', 'a raw file has nothing to be checked');
     if (format === 'qcow2') return check(hostIo, fd, o.repair, progress);
     // Opened for writing its log is replayed, which is all that can be repaired.
@@ -270,9 +296,18 @@ type Convert = { from: string; format?: Format; forceShare?: boolean; to: Create
 export function convert(o: Convert, progress: Progress): { size: number } | Promise<{ size: number }> {
   if (isNbdUri(o.from) || isNbdUri(o.to.path)) return convertOnServer(o, progress);
   const source = new Opened({ path: o.from, format: o.format, forceShare: o.forceShare }, false, CHUNK);
-  create({ ...o.to, size: source.disk.size });
-  const target = new Opened({ path: o.to.path, format: o.to.format }, true, CHUNK);
-  return copyAll(source, target, true, progress);
+  try {
+    create({ ...o.to, size: source.disk.size });
+    const target = new Opened({ path: o.to.path, format: o.to.format }, true, CHUNK);
+    try {
+      // What a block device had before is still there.
+      return copyAll(source, target, !isDevice(o.to), progress);
+    } finally {
+      target.close();
+    }
+  } finally {
+    source.close();
+  }
 }
 
 async function convertOnServer(o: Convert, progress: Progress): Promise<{ size: number }> {
@@ -288,13 +323,24 @@ async function convertOnServer(o: Convert, progress: Progress): Promise<{ size: 
     false,
     CHUNK,
   );
-  const { size } = source.disk;
-  if (to && to.size < size)
-    throw blockError('NBD_URI', `${o.to.path}: ${to.size} bytes, ${size} are to be written`);
-  if (!to) create({ ...o.to, size });
-  const target = new Opened(to ? { server: to } : { path: o.to.path, format: o.to.format }, true, CHUNK);
-  return copyAll(source, target, !to, progress);
+  try {
+    const { size } = source.disk;
+    if (to && to.size < size)
+      throw blockError('NBD_URI', `${o.to.path}: ${to.size} bytes, ${size} are to be written`);
+    if (!to) create({ ...o.to, size });
+    const target = new Opened(to ? { server: to } : { path: o.to.path, format: o.to.format }, true, CHUNK);
+    try {
+      return copyAll(source, target, !to && !isDevice(o.to), progress);
+    } finally {
+      target.close();
+    }
+  } finally {
+    source.close();
+  }
 }
+
+/** Raw bytes on a device, which cannot be emptied as a file is. */
+const isDevice = (to: CreateRequest): boolean => to.format === 'raw' && statSync(to.path).isBlockDevice();
 
 /** @param fresh the target is all zeroes */
 function copyAll(source: Opened, target: Opened, fresh: boolean, progress: Progress): { size: number } {
@@ -322,8 +368,6 @@ function copyAll(source: Opened, target: Opened, fresh: boolean, progress: Progr
   }
   // A server may hold it in memory.
   if (!fresh) target.do(BlockOp.flush, 0, 0);
-  source.close();
-  target.close();
   return { size };
 }
 

@@ -5,7 +5,10 @@
 import { chain, checkImage, convert, create, info, resize, settled, snapshot } from './commands.ts';
 import { copy } from './copy.ts';
 
-const say = (line: unknown): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
+const say = (line: unknown, then?: () => void): void =>
+  void process.stdout.write(`${JSON.stringify(line)}\n`, then);
+/** The last word. Whatever is still open - a disk, a connection - must not keep us, nor an image locked. */
+const end = (line: unknown): void => say(line, () => process.exit());
 
 let told = 0;
 const progress = (fraction: number): void => {
@@ -30,11 +33,11 @@ const main = async (): Promise<void> => {
     };
     const run = commands[command as string];
     if (!run) throw Object.assign(new Error(`no command '${command}'`), { code: 'DISK_COMMAND' });
-    say({ result: await run(options as never, progress) });
+    end({ result: await run(options as never, progress) });
   } catch (e) {
     const { code = 'INTERNAL', message } = e as { code?: string; message: string };
-    say({ error: { code, message } });
     process.exitCode = 1;
+    end({ error: { code, message } });
   }
 };
 

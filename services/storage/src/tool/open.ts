@@ -1,5 +1,5 @@
 /** Opens disks by their paths, for tools; whoever runs them chose the files. */
-import { closeSync, existsSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fileSize } from '@nyx/native';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
@@ -23,9 +23,30 @@ export function probe(fd: number): Format {
 
 const MOST_LAYERS = 64;
 
+/** Opens a regular file or a block device; never waits for the other end of a FIFO. @throws FILE_KIND, or the host's error */
+export function openFile(path: string, flags: number): number {
+  const wrongKind = (is: string): Error =>
+    blockError('FILE_KIND', `${path} is ${is}, expected a file or a block device`);
+  let fd: number;
+  try {
+    fd = openSync(path, flags | constants.O_NONBLOCK, 0o644);
+  } catch (e) {
+    const { code } = e as { code?: string };
+    throw code === 'EISDIR'
+      ? wrongKind('a directory')
+      : code === 'ENXIO'
+        ? wrongKind('a FIFO or a socket')
+        : (e as Error);
+  }
+  const s = fstatSync(fd);
+  if (s.isFile() || s.isBlockDevice()) return fd;
+  closeSync(fd);
+  throw wrongKind(s.isDirectory() ? 'a directory' : s.isFIFO() ? 'a FIFO' : 'a character device');
+}
+
 /** Opens a file of an image, locked as what is to be done with it needs. @throws NyxError FILE_IN_USE, or the host's error */
-export function openLocked(path: string, write: boolean, forceShare = false, flags?: string): number {
-  const fd = openSync(path, flags ?? (write ? 'r+' : 'r'), 0o644);
+export function openLocked(path: string, write: boolean, forceShare = false): number {
+  const fd = openFile(path, write ? constants.O_RDWR : constants.O_RDONLY);
   try {
     lockImage(fd, path, { write, forceShare });
     return fd;
@@ -40,7 +61,7 @@ export function chainOf(path: string, format?: Format): { path: string; format: 
   const list: { path: string; format: Format }[] = [];
   const seen = new Set<string>();
   for (let next: string | undefined = path, known = format; next !== undefined; ) {
-    const fd = openSync(next, 'r');
+    const fd = openFile(next, constants.O_RDONLY);
     try {
       const { dev, ino } = fstatSync(fd);
       if (seen.has(`${dev}:${ino}`) || list.length === MOST_LAYERS)
@@ -57,6 +78,11 @@ export function chainOf(path: string, format?: Format): { path: string; format: 
       const { backing, backingFormat } = readHeader(hostIo, fd);
       if (backingFormat !== undefined && !isDiskFormat(backingFormat))
         throw blockError('QCOW2_UNSUPPORTED', `${next}: a backing file of format '${backingFormat}'`);
+      if (backing !== undefined && /^(?!file:)[a-z][a-z0-9+-]*:/i.test(backing))
+        throw blockError(
+          'QCOW2_UNSUPPORTED',
+          `${next}: its backing file is '${backing}', expected a file of this host`,
+        );
       known = backingFormat as Format | undefined;
       next = backing === undefined ? undefined : resolve(dirname(next), backing.replace(/^file:/, ''));
     } finally {

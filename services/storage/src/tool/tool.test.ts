@@ -1,10 +1,11 @@
 /** The tool of `nyx disk`, and qemu-img on what it made. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+import { type CreateRequest, checkImage, convert, create, info, resize, snapshot } from './commands.ts';
 import { Opened } from './open.ts';
 
 const qemu = spawnSync('qemu-img', ['--version']).status === 0;
@@ -116,6 +117,86 @@ describe('nyx disk', () => {
     expect(() => create({ path: at('x'), format: 'qcow2', backing: 'p' })).toThrow(
       /format of the backing file/,
     );
+  });
+});
+
+describe('what goes wrong', () => {
+  it('an image is not touched by options that are wrong, and a file that was not there is not left', () => {
+    create({ path: at('w'), format: 'qcow2', size: 1 << 20 });
+    const before = readFileSync(at('w'));
+    const name = 'n'.repeat(600);
+    const bad: CreateRequest[] = [
+      { path: '', format: 'qcow2', size: 1 << 20, clusterBits: 8 },
+      { path: '', format: 'qcow2', size: 1 << 20, refcountOrder: Math.log2(3) },
+      { path: '', format: 'qcow2', size: 1 << 20, version: 2, compression: 1 },
+      { path: '', format: 'qcow2', clusterBits: 9, size: 2 ** 45 },
+      {
+        path: '',
+        format: 'qcow2',
+        clusterBits: 9,
+        size: 1024,
+        backing: name,
+        backingFormat: 'raw',
+        unchecked: true,
+      },
+      { path: '', format: 'vhdx', size: 1 << 20, blockBytes: 3 << 20 },
+      { path: '', format: 'raw', size: 1 << 20, preallocation: 'metadata' },
+    ];
+    for (const o of bad)
+      for (const path of [at('w'), at('new')]) expect(() => create({ ...o, path })).toThrow(/qcow2|vhdx|raw/);
+    const missing = { format: 'qcow2', size: 512, backing: 'nowhere', backingFormat: 'raw' } as const;
+    expect(() => create({ ...missing, path: at('w') })).toThrow(/ENOENT/);
+    expect(readFileSync(at('w')).equals(before)).toBe(true);
+    expect(existsSync(at('new'))).toBe(false);
+    create({ ...missing, path: at('new'), unchecked: true });
+    rmSync(at('new'));
+  });
+  it('what is no file is told apart, without waiting for it', () => {
+    execFileSync('mkfifo', [at('fifo')]);
+    const wrongKind = expect.objectContaining({ code: 'FILE_KIND' });
+    for (const path of [at('fifo'), folder, '/dev/null']) {
+      expect(() => info({ path })).toThrow(wrongKind);
+      expect(() => checkImage({ path, repair: 'all' })).toThrow(wrongKind);
+      expect(() => create({ path, format: 'raw', size: 512 })).toThrow(wrongKind);
+      expect(() => convert({ from: path, to: { path: at('new'), format: 'raw' } }, () => {})).toThrow(
+        wrongKind,
+      );
+    }
+    create({
+      path: at('far'),
+      format: 'qcow2',
+      size: 512,
+      backing: 'nbd://h/x',
+      backingFormat: 'raw',
+      unchecked: true,
+    });
+    expect(() => content('far')).toThrow(/nbd:\/\/h\/x.*a file of this host/);
+  });
+  it('the tool ends after an error, and lets go of the image', () => {
+    create({ path: at('e'), format: 'qcow2', size: 1 << 20 });
+    linkSync(at('e'), at('same'));
+    // Onto itself: found when the source is open.
+    const request = { command: 'convert', from: at('e'), to: { path: at('same'), format: 'qcow2' } };
+    const tool = fileURLToPath(new URL('../../dist/disk.cjs', import.meta.url));
+    const r = spawnSync(process.execPath, [tool, JSON.stringify(request)], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
+    expect(r.signal).toBe(null);
+    expect(r.status).toBe(1);
+    expect(JSON.parse(r.stdout).error.code).toBe('FILE_IN_USE');
+    expect(() => convert({ ...request, to: { path: at('same'), format: 'qcow2' } }, () => {})).toThrow();
+    fill('e', 1, 0, 512);
+  });
+  it.each(['falloc', 'full'] as const)('preallocation %s: there is room for all of it', (preallocation) => {
+    for (const format of ['raw', 'qcow2'] as const) {
+      create({ path: at('room'), format, size: 3 << 20, preallocation });
+      const { size, blocks } = statSync(at('room'));
+      expect(blocks * 512).toBeGreaterThanOrEqual(3 << 20);
+      expect(size).toBeGreaterThanOrEqual(3 << 20);
+      expect(content('room').every((x) => x === 0)).toBe(true);
+      if (qemu && format === 'qcow2') img('check', '-q', 'room');
+    }
   });
 });
 

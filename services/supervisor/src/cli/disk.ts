@@ -22,6 +22,7 @@ interface Check {
   allocated: number;
   compressed: number;
   total: number;
+  end: number;
   problems: string[];
 }
 
@@ -77,6 +78,8 @@ const errorOf = (e: { code: string; message: string }, path: string): NyxError =
         got: user === undefined ? got : `${got} (used by '${user}')`,
       });
     }
+    case 'FILE_KIND':
+      return new NyxError('FILE_KIND', { got });
     case 'QCOW2_OPTION':
     case 'VHDX_OPTION':
     case 'QCOW2_SNAPSHOT':
@@ -104,10 +107,18 @@ const onOff = (text: string, key: string): boolean => {
   return text === 'on';
 };
 
+const jsonOf = (output: string): boolean => {
+  if (output !== 'human' && output !== 'json') throw wrong('--output human or --output json', output);
+  return output === 'json';
+};
+
 /** `-o key=value,...` as of qemu-img. */
 const optionsOf = (list: readonly string[]): Record<string, unknown> => {
   const o: Record<string, unknown> = {};
-  for (const [key = '', value = ''] of list.flatMap((l) => l.split(',')).map((p) => p.split('=')))
+  // As in QEMU: two commas are one that belongs to a value.
+  const pairs = list.flatMap((l) => l.replaceAll(',,', '\0').split(',')).map((p) => p.replaceAll('\0', ','));
+  for (const pair of pairs) {
+    const [, key, value] = /^([^=]*)=?(.*)$/s.exec(pair)! as unknown as [string, string, string];
     switch (key) {
       case 'compat':
         if (!/^(0\.10|v2|1\.1|v3)$/.test(value)) throw wrong('compat=0.10 or compat=1.1', value);
@@ -126,9 +137,14 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
         o.extendedL2 = onOff(value, key);
         break;
       case 'preallocation':
-        if (value !== 'off' && value !== 'metadata')
-          throw wrong('preallocation=off or preallocation=metadata', value);
+        if (!/^(off|metadata|falloc|full)$/.test(value))
+          throw wrong('preallocation=off, metadata, falloc or full', value);
         o.preallocation = value;
+        break;
+      case 'compression_type':
+        if (value !== 'zlib' && value !== 'zstd')
+          throw wrong('compression_type=zlib or compression_type=zstd', value);
+        o.compression = value === 'zlib' ? 0 : 1;
         break;
       case 'subformat':
         if (value !== 'dynamic' && value !== 'fixed')
@@ -149,10 +165,11 @@ const optionsOf = (list: readonly string[]): Record<string, unknown> => {
         break;
       default:
         throw wrong(
-          'compat, cluster_size, refcount_bits, lazy_refcounts, extended_l2, preallocation, subformat, block_size, log_size, backing_file or backing_fmt',
+          'compat, cluster_size, refcount_bits, lazy_refcounts, extended_l2, compression_type, preallocation, subformat, block_size, log_size, backing_file or backing_fmt',
           key,
         );
     }
+  }
   return o;
 };
 
@@ -162,7 +179,7 @@ const place = (text: string): string => (isNbdUri(text) ? text : resolve(text));
 const collect = (v: string, all: string[]): string[] => [...all, v];
 const OPTIONS = [
   '-o <key=value,...>',
-  'qcow2: cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, preallocation; vhdx: subformat, block_size, log_size',
+  'qcow2: cluster_size, compat, compression_type, extended_l2, lazy_refcounts, refcount_bits; qcow2 and raw: preallocation; vhdx: subformat, block_size, log_size; both: backing_file, backing_fmt',
 ] as const;
 
 const VM = ['--vm <name>', 'running machine; not needed when only one runs'] as const;
@@ -186,12 +203,13 @@ export const make = (): Command => {
     .option('-f <format>', 'raw, qcow2 or vhdx', 'raw')
     .option('-b <file>', 'backing file: what the image does not have is read from there')
     .option('-F <format>', 'format of the backing file')
+    .option('-u', 'the backing file need not be there')
     .option(...OPTIONS, collect, [])
     .action(
       async (
         file: string,
         size: string | undefined,
-        o: { f: string; b?: string; F?: string; o: string[] },
+        o: { f: string; b?: string; F?: string; u?: boolean; o: string[] },
       ) => {
         const r = await tool<{ size: number }>({
           command: 'create',
@@ -199,6 +217,7 @@ export const make = (): Command => {
           format: formatOf(o.f),
           ...optionsOf(o.o),
           ...(size === undefined ? {} : { size: sizeOf(size) }),
+          unchecked: o.u,
           ...(o.b === undefined ? {} : { backing: o.b }),
           ...(o.F === undefined ? {} : { backingFormat: formatOf(o.F) }),
         });
@@ -219,7 +238,7 @@ export const make = (): Command => {
         forceShare: o.forceShare,
         ...(o.f ? { format: formatOf(o.f) } : {}),
       });
-      if (o.output === 'json') return print(JSON.stringify(i, null, 2));
+      if (jsonOf(o.output)) return print(JSON.stringify(i, null, 2));
       const rows: string[][] = [];
       const add = (values: Record<string, unknown>): void => {
         for (const [k, v] of Object.entries(values)) {
@@ -247,16 +266,26 @@ export const make = (): Command => {
     .description('checks a qcow2 or vhdx image; exit status 0: good, 2: errors, 3: only leaked space')
     .argument('<file>')
     .option('-r <what>', 'repair: leaks or all')
+    .option('-f <format>', 'instead of looking')
+    .option('--output <kind>', 'human or json', 'human')
     .option(...SHARE)
-    .action(async (file: string, o: { r?: string; forceShare?: boolean }) => {
+    .action(async (file: string, o: CheckFlags) => {
       if (o.r !== undefined && o.r !== 'leaks' && o.r !== 'all') throw wrong('-r leaks or -r all', o.r);
       const c = await tool<Check>(
-        { command: 'check', path: resolve(file), repair: o.r ?? 'none', forceShare: o.forceShare },
+        {
+          command: 'check',
+          path: resolve(file),
+          repair: o.r ?? 'none',
+          forceShare: o.forceShare,
+          ...(o.f ? { format: formatOf(o.f) } : {}),
+        },
         `checking ${file}`,
       );
-      for (const p of c.problems) print(p);
       const left = c.corruptions - c.corruptionsFixed + (o.r === 'all' ? 0 : c.flags);
       const leaks = c.leaks - c.leaksFixed;
+      process.exitCode = left > 0 ? 2 : leaks > 0 ? 3 : 0;
+      if (jsonOf(o.output)) return print(JSON.stringify(checkReport(file, c, left, leaks), null, 2));
+      for (const p of c.problems) print(p);
       if (c.leaksFixed + c.corruptionsFixed > 0)
         print(`Repaired: ${c.leaksFixed} leaks, ${c.corruptionsFixed} errors.`);
       print(
@@ -268,7 +297,6 @@ export const make = (): Command => {
       print(
         `${c.allocated}/${c.total} clusters allocated (${percent.toFixed(1)} %), ${c.compressed} compressed`,
       );
-      process.exitCode = left > 0 ? 2 : leaks > 0 ? 3 : 0;
     });
   disk
     .command('convert')
@@ -352,15 +380,16 @@ export const make = (): Command => {
     .argument('<file>', 'an image, or a disk of a running machine like disk0')
     .option(...VM)
     .argument('<size>', 'such as 30G, or +10G')
-    .option('-f <format>', 'raw, qcow2 or vhdx', 'qcow2')
-    .action(async (file: string, size: string, o: { f: string; vm?: string }) => {
+    .option('-f <format>', 'raw, qcow2 or vhdx, instead of looking')
+    .action(async (file: string, size: string, o: { f?: string; vm?: string }) => {
       const relative = size.startsWith('+');
+      if (size.startsWith('-')) throw wrong('a larger size: a disk can only grow', size);
       if (isRunning(file))
         return hot(o.vm, (vm) => vm.resizeDisk(file, sizeOf(relative ? size.slice(1) : size), relative));
       const r = await tool<{ size: number }>({
         command: 'resize',
         path: resolve(file),
-        format: formatOf(o.f),
+        ...(o.f ? { format: formatOf(o.f) } : {}),
         size: sizeOf(relative ? size.slice(1) : size),
         relative,
       });
@@ -388,6 +417,28 @@ export const make = (): Command => {
     );
   return disk;
 };
+
+interface CheckFlags {
+  r?: string;
+  f?: string;
+  output: string;
+  forceShare?: boolean;
+}
+
+/** As `qemu-img check --output json` says it. */
+const checkReport = (file: string, c: Check, left: number, leaks: number): Record<string, unknown> => ({
+  filename: file,
+  'check-errors': 0,
+  corruptions: left,
+  leaks,
+  ...(c.corruptionsFixed > 0 ? { 'corruptions-fixed': c.corruptionsFixed } : {}),
+  ...(c.leaksFixed > 0 ? { 'leaks-fixed': c.leaksFixed } : {}),
+  'total-clusters': c.total,
+  'allocated-clusters': c.allocated,
+  'compressed-clusters': c.compressed,
+  ...(c.end > 0 ? { 'image-end-offset': c.end } : {}),
+  problems: c.problems,
+});
 
 interface SnapshotFlags {
   c?: string;

@@ -1,4 +1,5 @@
 /** Makes a new, empty image in an empty file. */
+import { fallocate } from '@nyx/native';
 import { blockError, type HostIo, writeAll } from '../host.ts';
 import {
   Compatible,
@@ -25,9 +26,16 @@ export interface CreateOptions {
   extendedL2?: boolean;
   backing?: string;
   backingFormat?: string;
-  /** Every cluster has its place from the beginning (only without a backing file). */
-  preallocation?: 'off' | 'metadata';
+  /** Of new clusters that are compressed: 0 zlib (default), 1 zstd. */
+  compression?: 0 | 1;
+  /**
+   * Every cluster has its place from the beginning (only without a backing file); with falloc the host's file system keeps
+   * room for it, with full it is written.
+   */
+  preallocation?: Preallocation;
 }
+
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 const wrong = (what: string): Error => blockError('QCOW2_OPTION', `qcow2: ${what}`);
 
@@ -38,7 +46,8 @@ function checkOptions(o: CreateOptions): Required<Omit<CreateOptions, 'backing' 
     refcountOrder: 4,
     lazyRefcounts: false,
     extendedL2: false,
-    preallocation: 'off' as const,
+    compression: 0 as const,
+    preallocation: 'off' as Preallocation,
     ...o,
   };
   if (
@@ -47,11 +56,12 @@ function checkOptions(o: CreateOptions): Required<Omit<CreateOptions, 'backing' 
     full.clusterBits > Limit.maxClusterBits
   )
     throw wrong('the cluster size must be a power of two from 512 to 2M');
+  if (full.version === 2 && full.compression !== 0) throw wrong('version 2 (compat=0.10) has only zlib');
   if (full.version === 2 && (full.refcountOrder !== 4 || full.lazyRefcounts || full.extendedL2))
     throw wrong(
       'version 2 (compat=0.10) has neither refcounts of another width nor lazy ones nor extended L2 entries',
     );
-  if (!(full.refcountOrder >= 0 && full.refcountOrder <= 6))
+  if (!Number.isInteger(full.refcountOrder) || full.refcountOrder < 0 || full.refcountOrder > 6)
     throw wrong('refcount_bits must be a power of two up to 64');
   if (full.extendedL2 && full.clusterBits < 14)
     throw wrong('extended L2 entries need clusters of 16k or more');
@@ -61,7 +71,7 @@ function checkOptions(o: CreateOptions): Required<Omit<CreateOptions, 'backing' 
   return full;
 }
 
-/** @throws QCOW2_OPTION, or the host's error */
+/** @param fd is emptied, when nothing is wrong with the options. @throws QCOW2_OPTION, or the host's error */
 export function createImage(io: HostIo, fd: number, options: CreateOptions): void {
   const o = checkOptions(options);
   const cluster = 2 ** o.clusterBits;
@@ -72,7 +82,7 @@ export function createImage(io: HostIo, fd: number, options: CreateOptions): voi
     throw wrong(`clusters of ${cluster} bytes are too small for a disk of ${size} bytes`);
   const perTable = cluster / l2EntryBytes(shape);
   const l1Clusters = Math.max(1, Math.ceil((l1Entries * 8) / cluster));
-  const pre = o.preallocation === 'metadata';
+  const pre = o.preallocation !== 'off';
   const dataClusters = pre ? Math.ceil(size / cluster) : 0;
   const l2Tables = pre ? l1Entries : 0;
 
@@ -95,6 +105,10 @@ export function createImage(io: HostIo, fd: number, options: CreateOptions): voi
   const l2At = l1At + l1Clusters * cluster;
   const dataAt = l2At + l2Tables * cluster;
   const used = dataAt / cluster + dataClusters;
+
+  const places = { l1Entries, l1At, tableAt, tableClusters };
+  const head = header(o, options, size, shape.incompatible, places);
+  io.truncate(fd, 0);
 
   const write = (view: DataView, at: number): void =>
     writeAll(io, fd, view.buffer as ArrayBuffer, view.byteOffset, view.byteLength, at);
@@ -127,10 +141,34 @@ export function createImage(io: HostIo, fd: number, options: CreateOptions): voi
     write(l2, l2At + t * cluster);
   }
   write(l1, l1At);
-  if (dataClusters > 0) writeAll(io, fd, new ArrayBuffer(1), 0, 1, used * cluster - 1);
-  const places = { l1Entries, l1At, tableAt, tableClusters };
-  write(header(o, options, size, shape.incompatible, places), 0);
+  if (dataClusters > 0) {
+    writeAll(io, fd, new ArrayBuffer(1), 0, 1, used * cluster - 1);
+    preallocate(io, fd, dataAt, dataClusters * cluster, o.preallocation);
+  }
+  write(head, 0);
   io.fdatasync(fd);
+}
+
+/** Room for a range of a file that is a hole so far. @throws the host's error */
+export function preallocate(
+  io: HostIo,
+  fd: number,
+  at: number,
+  bytes: number,
+  how: Preallocation = 'off',
+): void {
+  if (how !== 'falloc' && how !== 'full') return;
+  if (how === 'falloc')
+    try {
+      fallocate(fd, 'zeroRange', at, bytes);
+      return;
+    } catch (e) {
+      // Not every file system can: it is written then.
+      if ((e as { code?: string }).code !== 'EOPNOTSUPP') throw e;
+    }
+  const piece = new ArrayBuffer(Math.min(bytes, 1 << 20));
+  for (let done = 0; done < bytes; done += piece.byteLength)
+    writeAll(io, fd, piece, 0, Math.min(piece.byteLength, bytes - done), at + done);
 }
 
 function header(
@@ -152,11 +190,12 @@ function header(
   view.setUint32(56, places.tableClusters);
   let at = 72;
   if (o.version === 3) {
-    view.setUint32(76, incompatible);
+    view.setUint32(76, incompatible | (o.compression ? Incompatible.compression : 0));
     view.setUint32(84, o.lazyRefcounts ? Compatible.lazyRefcounts : 0);
     view.setUint32(96, o.refcountOrder);
-    view.setUint32(100, 104);
-    at = 104;
+    at = 112;
+    view.setUint32(100, at);
+    view.setUint8(104, o.compression);
   }
   const text = new TextEncoder();
   const extension = (type: number, data: Uint8Array): void => {

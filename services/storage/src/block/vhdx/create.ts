@@ -40,7 +40,7 @@ const usualBlock = (size: number): number =>
 const SECTOR_BYTES = 512;
 const ITEMS_AT = 0x1_0000;
 
-/** @param fd of an empty file. @throws VHDX_OPTION, or the host's error */
+/** @param fd is emptied, when nothing is wrong with the options. @throws VHDX_OPTION, or the host's error */
 export function createVhdx(io: HostIo, fd: number, o: VhdxCreateOptions): void {
   const { size, subformat = 'dynamic', logBytes = MiB, parent } = o;
   const blockBytes = o.blockBytes ?? (parent ? 2 * MiB : usualBlock(size));
@@ -61,6 +61,7 @@ export function createVhdx(io: HostIo, fd: number, o: VhdxCreateOptions): void {
   const batAt = metadataAt + MiB;
   const batBytes = Math.ceil((entries * 8) / MiB) * MiB;
   const dataAt = batAt + batBytes;
+  io.truncate(fd, 0);
   io.truncate(fd, subformat === 'fixed' ? dataAt + blocks * blockBytes : dataAt);
 
   const write = (v: DataView, at: number): void =>
