@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import { NyxError } from '@nyx/protocol/errors';
 import { Command } from 'commander';
@@ -198,16 +199,7 @@ Examples:
       let over = false;
       try {
         do {
-          await Promise.race([
-            new Promise<void>((resolve) => {
-              const timer = setTimeout(resolve, o.interval * 1000);
-              abort.signal.addEventListener('abort', () => {
-                clearTimeout(timer);
-                resolve();
-              });
-            }),
-            ended,
-          ]);
+          await Promise.race([sleep(o.interval * 1000, undefined, abort).catch(() => {}), ended]);
           if (abort.signal.aborted) break;
           // A machine that ends does not answer.
           const now = await Promise.race([look(vm), ended]);
