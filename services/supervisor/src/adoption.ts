@@ -65,7 +65,7 @@ export const heritageOf = (estate: Estate): Heritage => {
   if (isObject(begun) && begun.layouts !== layouts)
     throw new NyxError('ADOPTION_FAILED', {
       expected: `a machine whose memory has this build's layouts (${layouts})`,
-      got: `one that another build has started (${String(begun.layouts ?? 'of before they were told').slice(0, 40)})`,
+      got: `one that another build has started (${String(begun.layouts ?? 'with layouts that it does not tell').slice(0, 40)})`,
     });
   const what = estate.take<KeptSpec>(
     'spec',

@@ -59,17 +59,18 @@ bool Machine::MapMemory(std::string* error) {
   }
   for (size_t i = 0; i < description_.memories.size(); i++) {
     const auto& m = description_.memories[i];
-    const bool read_only = m.flags & 1;
+    const bool read_only = m.flags & 1, is_ram = m.fd == ram && !read_only;
     auto mapping = std::make_unique<Mapping>();
     std::string text;
     if (!mapping->Map(fds_[m.fd], m.fd_offset, m.size, !read_only, &text)) {
       *error = "memory " + std::to_string(i) + ": " + text;
       return false;
     }
-    memory_.Add({m.gpa, m.size, mapping->data(), read_only,
-                 m.fd == ram && !read_only ? m.fd_offset / 4096 : MemoryMap::kNoPage});
-    if (m.fd == ram && !read_only) ram_fd_ = fds_[ram];
-    if (m.fd == ram && !read_only) pages_ = std::max(pages_, (m.fd_offset + m.size) / 4096);
+    memory_.Add({m.gpa, m.size, mapping->data(), read_only, is_ram ? m.fd_offset / 4096 : MemoryMap::kNoPage});
+    if (is_ram) {
+      ram_fd_ = fds_[ram];
+      pages_ = std::max(pages_, (m.fd_offset + m.size) / 4096);
+    }
     mappings_.push_back(std::move(mapping));
   }
   return true;

@@ -15,7 +15,6 @@ struct RamCopied {
 RamCopied SaveRam(int ram_fd, const uint8_t* ram, uint64_t offset, uint64_t size, int copy_fd);
 RamCopied LoadRam(int ram_fd, uint8_t* ram, uint64_t offset, uint64_t size, int copy_fd);
 
-
 // A sum over what is in the memory, whatever of it is a hole: of equal contents the same, of others hardly ever. Adds up.
 uint64_t SumRam(int ram_fd, const uint8_t* ram, uint64_t offset, uint64_t size);
 

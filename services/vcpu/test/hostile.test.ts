@@ -1,4 +1,5 @@
 /** Device processes that do not answer, lie, or write garbage; descriptions that are wrong. nyx-vcpu outlives them. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Memory, view } from '@nyx/layout';
 import { MachineHeader, VcpuError } from '@nyx/protocol';
 import { describeMachine } from '@nyx/protocol/describe';
@@ -126,7 +127,7 @@ describe('a device process that breaks the protocol', () => {
         }
       }
       v.send('replaced', 0);
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await sleep(5);
     }
     expect(v.child.exitCode).toBe(null);
     expect(v.signal).toBe(null);

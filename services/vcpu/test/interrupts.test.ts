@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { close, eventfd, memfdCreate, mmap } from '@nyx/native';
 import {
   defaultBlockBytes,
@@ -176,7 +177,7 @@ describe.each(engines)('interrupts under %s', (accel) => {
     m.irq.kick();
     m.irq.mustKick();
     m.irq.kick();
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await sleep(50);
     expect(told).toEqual([20, 20]);
   });
 
@@ -252,7 +253,7 @@ describe('the fabric', () => {
     for (let n = 1; n <= 100; n++) {
       irq.setLine(0, (n << 1) | (n & 1));
       irq.kick();
-      await new Promise((resolve) => setTimeout(resolve, 3));
+      await sleep(3);
     }
     const words: number[] = [];
     m.serve((x) => {

@@ -1,4 +1,5 @@
 /** State of a machine out and in: the contract of libs/protocol/src/machine-state.ts, also with bytes that nobody wrote. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Memory, view } from '@nyx/layout';
 import { close, memfdCreate, mmap } from '@nyx/native';
 import { machine, machineState, SoftState, StateHeader, StatePart, StateSection } from '@nyx/protocol';
@@ -165,7 +166,7 @@ describe.each(enginesHere())('state of a machine under %s', (accel) => {
       if (text !== '') continue;
       // A guest that is nonsense runs for a moment; whatever it does, the machine can be put right.
       v.send('resume');
-      await new Promise((r) => setTimeout(r, 2));
+      await sleep(2);
       expect((await ask(v, 'quieten', 'quiet', [], 1)).text).toBe('');
     }
     expect(count.taken).toBeGreaterThan(0);
