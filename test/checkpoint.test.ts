@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import { Vm, type VmEvent, type VmSpecInput } from '@nyx/nyx';
@@ -51,7 +52,7 @@ const until = async <T>(what: () => Promise<T | undefined>, seconds = 60): Promi
     const found = await what();
     if (found !== undefined) return found;
     if (Date.now() > end) throw new Error(`not within ${seconds} s`);
-    await new Promise((r) => setTimeout(r, 50));
+    await sleep(50);
   }
 };
 
@@ -149,7 +150,7 @@ describe.runIf(image)(
       await check();
       // A reset loads the kernel anew, over what it has become; and is undone.
       await vm.vm.reset();
-      await new Promise((r) => setTimeout(r, 300));
+      await sleep(300);
       await vm.vm.rollback();
       await check();
       expect((await events(vm.vm, 'rolledBack')).length).toBe(4);

@@ -2,6 +2,7 @@
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import { list } from '@nyx/nyx/rundir';
 import { afterAll, expect, test } from 'vitest';
@@ -15,7 +16,7 @@ writeFileSync(spin, rom);
 
 afterAll(async () => {
   const left = (): unknown[] => list().filter((i) => i.kind !== 'ended');
-  for (let i = 0; i < 200 && left().length > 0; i++) await new Promise((r) => setTimeout(r, 100));
+  for (let i = 0; i < 200 && left().length > 0; i++) await sleep(100);
   expect(left()).toEqual([]);
 });
 

@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { openSync, readSync, statSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { list } from '@nyx/nyx/rundir';
 import { type TestVm, vmTest } from '@nyx/testkit';
@@ -194,7 +195,7 @@ describe.runIf(image)(
         while (!stop && (kills < 100 || struck < 3)) {
           await vm.kill('ahci');
           kills++;
-          await new Promise((r) => setTimeout(r, kills < 100 ? 10 + ((kills * 37) % 60) : 300));
+          await sleep(kills < 100 ? 10 + ((kills * 37) % 60) : 300);
         }
       } finally {
         stop = true;

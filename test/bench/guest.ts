@@ -3,6 +3,7 @@
  * times device accesses with RDTSC into its own memory, which the host reads through the supervisor's descriptor.
  */
 import { openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 const base = 0x10_0000;
 /** Guest-physical addresses. */
@@ -195,7 +196,7 @@ export class GuestWindow {
     const end = Date.now() + seconds * 1000;
     while (this.words(layout.flag, 1)[0] !== 1) {
       if (Date.now() > end) throw new Error(`the guest did not finish within ${seconds} s`);
-      await new Promise((r) => setTimeout(r, 20));
+      await sleep(20);
     }
   }
 }

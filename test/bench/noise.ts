@@ -1,6 +1,7 @@
 /** What a figure must be read with: how many CPUs, and how busy others keep them. */
 import { readFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { cpuCount } from '@nyx/native';
 
 /** CPU time of all work of the machine, and of all its CPUs, ticks (10 ms) since it started. */
@@ -9,8 +10,6 @@ export const busy = (): { busy: number; all: number } => {
   const all = n.reduce((a, b) => a + b, 0);
   return { busy: all - n[3]! - n[4]!, all };
 };
-
-export const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 /** Looks at the machine for half a second, in which the bench does nothing. */
 export const noise = async (): Promise<string> => {

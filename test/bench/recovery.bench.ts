@@ -7,10 +7,11 @@
 import { existsSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import type { Recovered } from '@nyx/protocol/control';
 import { access, GuestWindow, layout, watching } from './guest.ts';
-import { noise, quantile, sleep } from './noise.ts';
+import { noise, quantile } from './noise.ts';
 
 const kills = Number(process.env.N ?? 30);
 const wanted = process.env.MODES?.split(',');

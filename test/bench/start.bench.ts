@@ -6,12 +6,13 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { monotonicNs } from '@nyx/native';
 import { Vm } from '@nyx/nyx';
 import { files, find } from '@nyx/nyx/rundir';
 import { first } from './guest.ts';
-import { noise, quantile, sleep, spread } from './noise.ts';
+import { noise, quantile, spread } from './noise.ts';
 
 const repeats = Number(process.env.N ?? 5);
 const nyx = fileURLToPath(new URL('../../bin/nyx', import.meta.url));

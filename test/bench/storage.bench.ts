@@ -21,10 +21,11 @@ import {
 } from 'node:fs';
 import { setPriority, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { memfdCreate, mmap, pread, pwrite } from '@nyx/native';
 import { Client, type Load } from '@nyx/vhost-user/testing';
-import { busy, noise, quantile, sleep, spread } from './noise.ts';
+import { busy, noise, quantile, spread } from './noise.ts';
 
 const rounds = Number(process.env.ROUNDS ?? 3);
 const seconds = Number(process.env.SECONDS ?? 0.4);

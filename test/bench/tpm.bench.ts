@@ -10,6 +10,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   ALG,
   type CommandName,
@@ -22,7 +23,7 @@ import {
   ringTpm,
   templates,
 } from '@nyx/service-tpm/testing';
-import { noise, quantile, sleep } from './noise.ts';
+import { noise, quantile } from './noise.ts';
 
 const seconds = Number(process.env.SECONDS ?? 0.6);
 const rounds = Number(process.env.ROUNDS ?? 5);

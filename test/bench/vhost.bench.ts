@@ -7,10 +7,11 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import { TestVm } from '@nyx/testkit';
-import { noise, sleep, spread } from './noise.ts';
+import { noise, spread } from './noise.ts';
 
 const ROUNDS = 5;
 const READS = 3000;

@@ -1,6 +1,7 @@
 /** Faults of the devices of a real guest, each with the strategy that was chosen. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { FaultKind } from '@nyx/protocol';
 import type { TestVm } from '@nyx/testkit';
 import { describe, expect } from 'vitest';
@@ -108,7 +109,7 @@ describe.runIf(image)(
       await until(async () => ((await vm.run(status)).stdout === '0x0000004f\n' ? true : undefined));
       // A read waits; it is answered when the device is back.
       const waiting = vm.run('echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda', 60);
-      await new Promise((r) => setTimeout(r, 500));
+      await sleep(500);
       expect(nyx('heal', 'disk0', '--vm', vm.vm.name)).toBe("'disk0' gets another process.\n");
       expect((await waiting).stdout).toBe(sum);
       expect((await vm.run(status)).stdout).toBe('0x0000000f\n');

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import { fileSize, mmap, munmap } from '@nyx/native';
@@ -58,7 +59,7 @@ export const until = async <T>(what: () => Promise<T | undefined>, seconds = 30)
     const found = await what();
     if (found !== undefined) return found;
     if (Date.now() > end) throw new Error(`not within ${seconds} s`);
-    await new Promise((r) => setTimeout(r, 50));
+    await sleep(50);
   }
 };
 

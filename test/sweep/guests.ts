@@ -7,6 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import type { Vm, VmSpecInput } from '@nyx/nyx';
@@ -32,7 +33,6 @@ export interface Guest {
 }
 
 const sha = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 const diskOf = (folder: string): string => join(folder, 'disk.img');
 
 /** For both guests: what depends on how much time has passed. */

@@ -6,6 +6,7 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageStore } from '@nyx/image';
 import { Vm } from '@nyx/nyx';
 
@@ -22,8 +23,6 @@ export interface Verified {
   /** Longest wait of a vCPU for an answer, nanoseconds. */
   longestWait: number;
 }
-
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 /** Round n: 256 KiB that only n gives, to place n mod 24; the place written last in the order before is looked at too. */
 const guest = `

@@ -4,6 +4,7 @@
  */
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { vmTest } from '@nyx/testkit';
 import { afterAll, afterEach, beforeAll, describe, expect } from 'vitest';
 import { bios, bootDisk, canBoot } from '../boot-disk.ts';
@@ -15,7 +16,6 @@ import {
   image,
   installed,
   ours,
-  sleep,
   socket,
   start,
   storageDaemon,

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { monotonicNs } from '@nyx/native';
 import { BlockHeader, ExitKind, Status } from '@nyx/ring';
@@ -39,7 +40,6 @@ const read = (s: Served, device: number, offset: number, width = 4): number =>
   sync(s, ExitKind.read, device, offset, width)[0];
 const write = (s: Served, device: number, offset: number, value: number, width = 4): number =>
   sync(s, ExitKind.write, device, offset, width, value)[1];
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 describe('a served process', () => {
   it('answers for several devices, posted and synchronous in order, and raises lines', async () => {

@@ -5,6 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createServer, type Server } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageError } from './errors.ts';
 
 const RETRY_MS = 100;
@@ -43,7 +44,7 @@ export async function withLock<T>(
         'it still runs',
         'Look for another `nyx image build` or `nyx run` and end it.',
       );
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await sleep(RETRY_MS);
     server = await bind(name);
   }
   try {

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { close, createIoQueue, createStallBudget, type IoQueue, ioOp, memfdCreate, mmap } from './index.ts';
 
@@ -224,7 +225,7 @@ describe('inline', () => {
     let n = queue.harvest();
     const early = n === 1;
     queue.submit();
-    for (; n === 0; n = queue.harvest()) await new Promise((r) => setTimeout(r, 1));
+    for (; n === 0; n = queue.harvest()) await sleep(1);
     expect([...queue.completions.subarray(0, 2)]).toEqual([5, 4096]);
     return early;
   };

@@ -1,5 +1,6 @@
 /** nyx-jail as the supervisor uses it: what a program finds when it is started by it. */
 import { spawnSync } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import {
@@ -78,7 +79,7 @@ const jailed = async (
   });
   // What it sent last is still in the socket.
   await expect.poll(() => messages.length, { timeout: 1000 }).toBeGreaterThan(0);
-  await new Promise((r) => setTimeout(r, 20));
+  await sleep(20);
   const status = waitProcess(pidfd)!;
   socket.close();
   close(pidfd);

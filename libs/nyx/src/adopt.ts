@@ -3,6 +3,7 @@
  * machine waits for that one, or starts one itself.
  */
 import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { errorFromWire, NyxError, type WireError } from '@nyx/protocol/errors';
 import { startSupervisor } from './launch.ts';
 import { inspect, type RunInfo } from './rundir.ts';
@@ -12,11 +13,9 @@ const keeperPatience = 5000;
 const patience = 30_000;
 const round = 50;
 
-const nap = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
-
 /** Whether a supervisor is there within so many milliseconds. @throws NyxError VM_UNKNOWN: the machine has ended meanwhile */
 const supervised = async ({ dir, name }: RunInfo, ms: number): Promise<boolean> => {
-  for (const end = Date.now() + ms; ; await nap(round)) {
+  for (const end = Date.now() + ms; ; await sleep(round)) {
     const info = inspect(dir, name);
     if (info === undefined || info.kind === 'ended')
       throw info?.result?.error

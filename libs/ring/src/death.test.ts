@@ -1,6 +1,7 @@
 /** Who serves rings tells its death in them (holder, inFlight), and only the kernel can say that it is dead. */
 import { once } from 'node:events';
 import { closeSync, openSync, rmSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createDeathWatch, createIoQueue, ioOp } from '@nyx/native';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { RingsView } from './rings.ts';
@@ -23,7 +24,6 @@ beforeEach(() => {
 afterEach(() => rings.close());
 
 const control = () => new RingsView(rings.buffer).control;
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 const serving = async (): Promise<void> => {
   while (control().attached === 0) await sleep(5);
 };

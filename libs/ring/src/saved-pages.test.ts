@@ -1,6 +1,7 @@
 /** Pages saved by several processes that write at random and are killed at any instruction: libs/native/src/cc/page_store.h. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Memory, view } from '@nyx/layout';
 import { close, createPageSaver, fallocate, futexWake, memfdCreate, mmap, munmap } from '@nyx/native';
@@ -109,7 +110,6 @@ const kill = async (child: ChildProcess): Promise<void> => {
   child.kill('SIGKILL');
   await gone;
 };
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 test('whatever is killed when, memory can become what it was at each checkpoint', async () => {
   const m = new Machine();

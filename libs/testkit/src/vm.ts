@@ -5,6 +5,7 @@
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type FaultPlanInput,
   type FaultRuleInput,
@@ -112,7 +113,7 @@ export class TestVm {
       const p = (await this.vm.status()).processes.find((x) => x.name === name)!;
       if (p.state === 'serving' && p.restarts > (before.get(name) ?? 0) && p.lastRecovery)
         return p.lastRecovery;
-      await new Promise((r) => setTimeout(r, 20));
+      await sleep(20);
     }
     throw new Error(`no successor of ${name} within 10 s`);
   }
@@ -133,7 +134,7 @@ export class TestVm {
     const ended = this.vm.launched!.ended.catch(() => {});
     // One that has ended already does not answer.
     await Promise.race([this.vm.stop(0).catch(() => {}), ended]);
-    await Promise.race([ended, new Promise((r) => setTimeout(r, 5000).unref())]);
+    await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
     this.vm.close();
     this.destroy();
   }

@@ -1,4 +1,6 @@
 /** The whole program as a process: chips that interrupt chips, on real rings, killed and taken over. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ConsoleHost, consoleWire, formatConsole } from '@nyx/device';
 import { Served } from '@nyx/device/served';
@@ -76,7 +78,7 @@ async function start() {
 const until = async (done: () => boolean): Promise<void> => {
   for (let i = 0; !done(); i++) {
     if (i === 400) throw new Error('waited 2 s in vain');
-    await new Promise((r) => setTimeout(r, 5));
+    await sleep(5);
   }
 };
 

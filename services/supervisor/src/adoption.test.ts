@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ImageStore } from '@nyx/image';
 import { forceStop, Vm } from '@nyx/nyx';
@@ -30,7 +31,6 @@ const random = ((seed: number) => () => {
   seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
   return seed / 2 ** 32;
 })(Number(process.env.NYX_SEED ?? 1));
-const nap = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 /** Waits until `what` gives something. @throws Error after `seconds` */
 const until = async <T>(what: () => Promise<T | undefined>, seconds = 60): Promise<T> => {
@@ -38,7 +38,7 @@ const until = async <T>(what: () => Promise<T | undefined>, seconds = 60): Promi
     const found = await what().catch(() => undefined);
     if (found !== undefined) return found;
     if (Date.now() > end) throw new Error(`not within ${seconds} s`);
-    await nap(50);
+    await sleep(50);
   }
 };
 
@@ -85,7 +85,7 @@ afterEach(() => {
   for (const i of list()) forceStop(i);
 });
 afterAll(async () => {
-  for (let i = 0; i < 200 && list().some((x) => x.kind === 'alive'); i++) await nap(100);
+  for (let i = 0; i < 200 && list().some((x) => x.kind === 'alive'); i++) await sleep(100);
   expect(list().filter((i) => i.kind === 'alive')).toEqual([]);
 });
 
@@ -105,14 +105,14 @@ describe.skipIf(!image)(
       let vm = first;
       const rounds = Number(process.env.NYX_ADOPTIONS ?? 4);
       for (let i = 0; i < rounds; i++) {
-        await nap(random() * 300);
+        await sleep(random() * 300);
         const old = pidOf('a1', 'nyxd');
         // Before it, with it, or while nobody is there.
         const device = pidOf('a1', random() < 0.5 ? 'platform' : 'disk0');
         const order = random();
         if (order < 0.33) kill(device);
         kill(old);
-        if (order > 0.66) await nap(random() * 100);
+        if (order > 0.66) await sleep(random() * 100);
         if (order >= 0.33) kill(device);
         vm.close();
         vm = await next('a1', old);
@@ -163,7 +163,7 @@ describe.skipIf(!image)(
         const sum = await run(vm, `head -c 1048576 /dev/urandom >/data/f${i}; sync; sha256sum </data/f${i}`);
         const old = pidOf('a4', 'nyxd');
         vm.checkpoint().catch(() => {});
-        await nap(ms);
+        await sleep(ms);
         kill(old);
         vm.close();
         vm = await next('a4', old);
@@ -197,7 +197,7 @@ describe.skipIf(!image)(
       await until(async () => ((await vm.status()).state === 'running' ? true : undefined));
       expect(await run(vm, 'echo anew')).toBe('anew\n');
       void vm.stop(60).catch(() => {});
-      await nap(30);
+      await sleep(30);
       kill(pidOf('a2', 'nyxd'));
       await first.launched!.ended;
       expect(list()).toEqual([]);

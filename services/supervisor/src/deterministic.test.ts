@@ -2,6 +2,7 @@
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageStore } from '@nyx/image';
 import { Vm } from '@nyx/nyx';
 import { list } from '@nyx/nyx/rundir';
@@ -37,7 +38,7 @@ const run = async (
   });
   while (kill && !over)
     for (const device of ['com1', 'disk0']) {
-      await new Promise((r) => setTimeout(r, 150));
+      await sleep(150);
       if (over) break;
       // Between two lives there is nobody to kill; at the end, no machine.
       await vm.kill(device).then(

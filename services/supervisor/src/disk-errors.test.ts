@@ -6,6 +6,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageStore } from '@nyx/image';
 import type { VmEvent } from '@nyx/protocol/control';
 import { vmTest } from '@nyx/testkit';
@@ -62,8 +63,7 @@ describe.runIf(image)('errors of the host', () => {
       expect((await vm.vm.status()).state).toBe('running');
       const held = vm.run(write('vdb', 2), 120);
       held.catch(() => {});
-      for (let i = 0; i < 400 && (await vm.vm.status()).state !== 'paused'; i++)
-        await new Promise((r) => setTimeout(r, 50));
+      for (let i = 0; i < 400 && (await vm.vm.status()).state !== 'paused'; i++) await sleep(50);
       expect((await vm.vm.status()).state).toBe('paused');
       expect(events.find((e) => e.type === 'disk')).toMatchObject({ device: 'disk1', reason: 'noSpace' });
       execFileSync('mount', ['-o', 'remount,size=32m', small]);

@@ -1,4 +1,5 @@
 /** What the processes of disks have to say, and what is done about it. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { close } from '@nyx/native';
 import type { DeviceEvent } from '@nyx/protocol';
 import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
@@ -55,7 +56,7 @@ export class DiskEvents {
           close(fd);
           break;
         } catch {
-          await new Promise((r) => setTimeout(r, wait).unref());
+          await sleep(wait, undefined, { ref: false });
         }
       }
     } while (this.#connecting.get(device));

@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Image, ImageStore } from '@nyx/image';
 import type { VmEvent } from '@nyx/protocol/control';
@@ -94,12 +95,12 @@ const struck = (vm: TestVm, disk = 'vda', device = 'disk0') => {
   let writes = 0;
   const during = async (what: string, work: () => Promise<unknown>, deadly = true): Promise<void> => {
     await vm.run(LOAD(disk));
-    await new Promise((r) => setTimeout(r, 300));
+    await sleep(300);
     let over = false;
     let kills = 0;
     const killer = (async () => {
       for (let n = 1; deadly && !over; n++) {
-        await new Promise((r) => setTimeout(r, 40 + ((n * 137) % 300)));
+        await sleep(40 + ((n * 137) % 300));
         // Nobody may be there just now.
         if (!over)
           await vm.vm.kill(device).then(
@@ -111,7 +112,7 @@ const struck = (vm: TestVm, disk = 'vda', device = 'disk0') => {
     try {
       await work();
       // The successor dies as well.
-      await new Promise((r) => setTimeout(r, 400));
+      await sleep(400);
     } finally {
       over = true;
       await killer;
@@ -135,7 +136,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
 
       await during('swap', async () => {
         await vm.vm.swapBackend('disk0', {});
-        await new Promise((r) => setTimeout(r, 500));
+        await sleep(500);
       });
       // Another program: a copy of ours, below the project, where it finds the addon.
       const other = mkdtempSync(join(project, 'libs/native/build/swap-'));
@@ -265,7 +266,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
                 process.kill(child, 'SIGKILL');
               } catch {}
             }
-            await new Promise((r) => setTimeout(r, 5));
+            await sleep(5);
           }
         })();
         const failed = await vm.vm.mirrorDisk('disk0', at(`k${tries}.raw`), 'raw').then(
@@ -299,16 +300,16 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       const serve = () =>
         spawn('qemu-nbd', ['-t', '-f', 'raw', '-x', 'd', '-k', at('nbd'), at('n.raw')], { stdio: 'ignore' });
       let server = serve();
-      for (let i = 0; i < 100 && !existsSync(at('nbd')); i++) await new Promise((r) => setTimeout(r, 20));
+      for (let i = 0; i < 100 && !existsSync(at('nbd')); i++) await sleep(20);
       const vm = await boot([{ path: `nbd+unix:///d?socket=${at('nbd')}` }]);
       try {
         await vm.run(LOAD());
         for (let i = 0; i < 6; i++) {
-          await new Promise((r) => setTimeout(r, 400));
+          await sleep(400);
           if (i % 2) await vm.kill('disk0');
           else {
             server.kill('SIGKILL');
-            await new Promise((r) => setTimeout(r, 300));
+            await sleep(300);
             server = serve();
           }
         }
@@ -366,8 +367,7 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       await vm.inject({ point: 'io', verb: 'error', device: 'disk0', mask: 28, type: 'write', count: 1 });
       const write = vm.run('echo written | dd of=/dev/vda bs=512 conv=sync,fsync && echo good', 60);
       write.catch(() => {});
-      for (let i = 0; i < 100 && (await vm.vm.status()).state !== 'paused'; i++)
-        await new Promise((r) => setTimeout(r, 50));
+      for (let i = 0; i < 100 && (await vm.vm.status()).state !== 'paused'; i++) await sleep(50);
       expect((await vm.vm.status()).state).toBe('paused');
       await vm.vm.resume();
       expect((await write).stdout).toMatch(/good/);

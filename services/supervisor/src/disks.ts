@@ -8,6 +8,7 @@
  *     commit   overlay on the disk | copy the top into what is below | pause: copy what the overlay has, go on without the top
  */
 import { unlinkSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { close } from '@nyx/native';
 import type { Result } from '@nyx/protocol/control';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
@@ -157,9 +158,8 @@ export class Disks {
     const images = this.table.all.filter((d) => d.journal !== undefined && !d.spec.readonly);
     const limit = Date.now() + END_MS;
     // Whoever was told to die writes until it is dead.
-    while (this.owner.processes().some((p) => p.pid !== 0) && Date.now() < limit)
-      await new Promise((r) => setTimeout(r, 5));
-    const late = new Promise<void>((r) => setTimeout(r, Math.max(0, limit - Date.now())).unref());
+    while (this.owner.processes().some((p) => p.pid !== 0) && Date.now() < limit) await sleep(5);
+    const late = sleep(Math.max(0, limit - Date.now()), undefined, { ref: false });
     await Promise.race([late, Promise.all(images.map((d) => this.#settle(d).catch(() => {})))]);
     await this.checkpoints.end();
     // The kernel keeps the files of a process that was killed for a while, and locks with them.

@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Image, ImageStore } from '@nyx/image';
 import { Vm } from '@nyx/nyx';
@@ -51,7 +52,7 @@ describe.runIf(image)(
 
       // Serial output is under way while the UART's process dies: no byte lost, none twice.
       const count = vm.exec('seq 1 20000', patience);
-      await new Promise((r) => setTimeout(r, 300));
+      await sleep(300);
       await vm.kill('com2');
       expect((await count).stdout.toString()).toBe(
         Array.from({ length: 20_000 }, (_, i) => `${i + 1}\n`).join(''),
@@ -61,7 +62,7 @@ describe.runIf(image)(
 
       await vm.pause();
       const before = (await vm.status()).guestNs;
-      await new Promise((r) => setTimeout(r, 200));
+      await sleep(200);
       expect((await vm.status()).guestNs).toBe(before);
       await vm.resume();
 

@@ -2,6 +2,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   close,
   connectSeq,
@@ -57,7 +58,7 @@ const put = (key: string, value: string): Buffer =>
   Buffer.concat([Buffer.from('p'), Buffer.from([key.length]), Buffer.from(key + value)]);
 /** Takes over as soon as it is noticed that the one before has died. */
 const inherit = async (dir: string): Promise<Estate> => {
-  for (const end = Date.now() + 20_000; ; await new Promise((r) => setTimeout(r, 20)))
+  for (const end = Date.now() + 20_000; ; await sleep(20))
     try {
       return await keeper(dir).takeOver();
     } catch (e) {

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ControlClient } from '@nyx/nyx/client';
 import { execIn } from '@nyx/nyx/exec';
 import { identify, writeJson } from '@nyx/nyx/rundir';
@@ -40,7 +41,7 @@ describe('the control plane over its sockets', async () => {
     resume: () => ({}),
     reset: () => new Promise(() => {}),
     stop: async () => {
-      await new Promise((r) => setTimeout(r, 100));
+      await sleep(100);
       return { forced: false };
     },
     kill: ({ target }) => ({ process: target, pid: 7 }),

@@ -20,6 +20,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { decodeLog, hashes, replay } from '@nyx/boot';
 import { type Image, ImageStore } from '@nyx/image';
@@ -151,7 +152,7 @@ async function extendWhileKilled(vm: Vm, times: number): Promise<void> {
     let over = false;
     void extending.finally(() => (over = true)).catch(() => {});
     for (let i = 0; i < 12 && !over; i++) {
-      await new Promise((r) => setTimeout(r, 60 + 25 * (i % 5)));
+      await sleep(60 + 25 * (i % 5));
       await vm.kill('tpm').catch(() => {});
     }
     const responses = (await extending).trim().split('\n');
@@ -213,7 +214,7 @@ describe.runIf(image)('Linux with a TPM', () => {
         expect(presencePage(await vm.status()).subarray(0x109, 0x10d)).toEqual(Buffer.of(5, 0, 0, 0));
 
         const making = run(vm, transact(createPrimary));
-        await new Promise((r) => setTimeout(r, 300));
+        await sleep(300);
         await vm.kill('tpm').catch(() => {});
         expect((await making).slice(12, 20)).toBe('00000000');
 
@@ -327,7 +328,7 @@ test.runIf(image && swtpm)(
       ...['socket', '--tpm2', '--tpmstate', `dir=${state}`, '--ctrl', `type=unixio,path=${socket}`],
     ]);
     try {
-      for (let i = 0; i < 1200 && !existsSync(socket); i++) await new Promise((r) => setTimeout(r, 50));
+      for (let i = 0; i < 1200 && !existsSync(socket); i++) await sleep(50);
       const vm = await Vm.start(guest('tpm-swtpm', { backend: `swtpm:${socket}` }));
       try {
         const log = decodeLog(
@@ -375,8 +376,7 @@ test.skipIf(!existsSync(bios)).each(['tis', 'crb'] as const)(
     };
     try {
       // The separator of PCR 7 is the last that it measures.
-      for (let i = 0; i < 300 && tool('log').pcrs?.sha256?.['7'] === undefined; i++)
-        await new Promise((r) => setTimeout(r, 200));
+      for (let i = 0; i < 300 && tool('log').pcrs?.sha256?.['7'] === undefined; i++) await sleep(200);
       const { pcrs } = tool('log');
       const now = tool('pcrs');
       expect(Object.keys(pcrs!.sha256!)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7']);
@@ -422,7 +422,7 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
     const separated = createHash('sha256').update(zero).update(separator).digest('hex');
     try {
       // Into those PCRs it measures nothing else; the separator comes when it is ready to boot.
-      for (let i = 0; i < 300 && pcrs()[6] !== separated; i++) await new Promise((r) => setTimeout(r, 200));
+      for (let i = 0; i < 300 && pcrs()[6] !== separated; i++) await sleep(200);
       const values = pcrs();
       expect([values[3], values[6]]).toEqual([separated, separated]);
       // Code and configuration, and the state of Secure Boot.
@@ -449,8 +449,7 @@ test.skipIf(!existsSync(ovmf)).each(['tis', 'crb'] as const)(
       });
       await vm.reset();
       const answered = async (): Promise<Buffer> => presencePage(await vm.status()).subarray(0x105, 0x115);
-      for (let i = 0; i < 600 && (await answered()).readUInt32LE(12) !== 5; i++)
-        await new Promise((r) => setTimeout(r, 200));
+      for (let i = 0; i < 600 && (await answered()).readUInt32LE(12) !== 5; i++) await sleep(200);
       // Response (the user aborted), no request and no parameter, last request.
       expect((await answered()).toString('hex')).toBe('f0ffffff000000000000000005000000');
       expect(resets()).toMatchObject({ total: 2, sinceClear: 2 });

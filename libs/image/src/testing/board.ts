@@ -8,6 +8,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { BootPlan, GuestRam } from '@nyx/boot';
 
 /**
@@ -136,7 +137,7 @@ export async function startQemu(machine: readonly string[], directory: string): 
       );
       if (ok) return socket.on('data', hear(name)).on('error', () => {});
       if (tries > 200 || qemu.exitCode !== null) throw new Error(`QEMU did not start: ${heard.console}`);
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await sleep(20);
     }
   };
   const sockets = { com2: await open('com2'), monitor: await open('monitor') };

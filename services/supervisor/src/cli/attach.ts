@@ -1,5 +1,6 @@
 /** Connects this terminal (or pipe) with a console. */
 import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import { inspect } from '@nyx/nyx/rundir';
 import { note } from './text.ts';
@@ -77,7 +78,7 @@ const overlap = 512;
  * console goes on. @throws NyxError ADOPTION_FAILED
  */
 const again = async (vm: Vm): Promise<Socket | undefined> => {
-  for (const end = Date.now() + patience; Date.now() < end; await new Promise((r) => setTimeout(r, 50))) {
+  for (const end = Date.now() + patience; Date.now() < end; await sleep(50)) {
     const info = inspect(vm.dir, vm.name);
     if (info === undefined || info.kind === 'ended') return undefined;
     const other = Vm.connect(vm.name);

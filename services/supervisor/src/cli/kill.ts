@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import type { Recovered } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
@@ -21,7 +22,7 @@ export const killAndWait = async (vm: Vm, target: string): Promise<Killed> => {
       throw new NyxError('DEVICE_CRASH_LOOP', { got: `${name}: ${p.error?.got ?? 'isolated'}` });
     if (p.restarts > restarts && p.lastRecovery && p.state === 'serving')
       return { process: name, pid, recovery: p.lastRecovery };
-    await new Promise((r) => setTimeout(r, 20));
+    await sleep(20);
   }
   throw new NyxError('DEVICE_SILENT', {
     expected: `a successor of ${name} (${pid})`,

@@ -1,5 +1,6 @@
 import { createReadStream, existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { files, find } from '@nyx/nyx/rundir';
 import { Command } from 'commander';
 import { postMortem } from './post-mortem.ts';
@@ -76,6 +77,6 @@ export const make = (): Command =>
       for (;;) {
         for (const r of records.read()) show(r);
         if (!o.follow || !existsSync(dir)) return;
-        await new Promise((r) => setTimeout(r, followMs));
+        await sleep(followMs);
       }
     });

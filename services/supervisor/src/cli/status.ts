@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Vm } from '@nyx/nyx';
 import type { ProcessStatus, Status, VcpuStatus } from '@nyx/protocol/control';
 import { Command } from 'commander';
@@ -135,7 +136,7 @@ export const make = (): Command =>
       let last: Status | undefined;
       do {
         // Rates need two looks.
-        await new Promise((r) => setTimeout(r, o.watch ? 1000 : 150));
+        await sleep(o.watch ? 1000 : 150);
         const s = await vm.status();
         print(
           o.json

@@ -2,6 +2,7 @@
 import { mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Served } from '@nyx/device/served';
 import { close, eventfd, memfdCreate } from '@nyx/native';
 import { ExitKind } from '@nyx/ring';
@@ -221,7 +222,7 @@ test('commands for power on wait until they are there, and the guest waits for t
   open.push(s);
   await s.start();
   const d = new Driver(s, 'tis');
-  await new Promise((r) => setTimeout(r, 100));
+  await sleep(100);
   expect(d.read(0, 1) & 0x80).toBe(0);
   const memory = mmap(bootMemory, 16384);
   const script = packScript([startup, extend]);
@@ -234,7 +235,7 @@ test('commands for power on wait until they are there, and the guest waits for t
   expect(value).not.toEqual(Buffer.alloc(32));
   // Again at the next reset, when it is there again.
   s.cpu.sync(ExitKind.reset, 0, 0, 0, 0, 0, 0, 1, SECOND);
-  await new Promise((r) => setTimeout(r, 50));
+  await sleep(50);
   expect(d.read(0, 1) & 0x80).toBe(0);
   new DataView(memory).setUint32(0, 2, true);
   eventfdWrite(bootEvent);

@@ -12,6 +12,7 @@
  * asks the same, can be mistaken in this.)
  */
 import { readSync, writeSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { DeviceContext } from '@nyx/device';
 import { tpmWire, unpackScript } from '@nyx/protocol';
 import { type Engine, Op, type Request } from './engine.ts';
@@ -143,7 +144,7 @@ export class SwtpmEngine implements Engine {
     if (this.#slot.getUint32(4, true) !== 0) {
       const last = (b: Buffer): boolean => isAnswer(b.subarray(Math.max(0, b.length - answerBytes)));
       await this.#exchange(question, last);
-      await new Promise((r) => setTimeout(r, silence));
+      await sleep(silence);
       this.#partial = Buffer.alloc(0);
     }
     for (let i = 0; i < 2; i++) await this.#exchange(question, isAnswer);

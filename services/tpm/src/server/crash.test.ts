@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
 import { MemoryStore, type Store } from '../core/store.ts';
 import type { CommandName, In, Out } from '../spec/commands.ts';
@@ -44,7 +45,7 @@ class Life {
   async start(): Promise<this> {
     while (!this.said.includes('serving')) {
       if (this.child.exitCode !== null) throw new Error(this.said);
-      await new Promise((r) => setTimeout(r, 10));
+      await sleep(10);
     }
     this.socket = connect(this.path);
     this.socket.on('error', () => {});

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
 import { commandBytes } from '../testing/client.ts';
 import { listenData } from './data.ts';
@@ -45,7 +46,7 @@ test('a command octet by octet; several at once; several connections', async () 
     s.setNoDelay(true);
     for (const octet of random) {
       s.write(Buffer.of(octet));
-      await new Promise((r) => setTimeout(r, 1));
+      await sleep(1);
     }
   }, answerBytes);
   const many = talk(

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageStore } from '@nyx/image';
 import { afterAll, afterEach, expect, test } from 'vitest';
 import { TpmHost } from '../server/host.ts';
@@ -168,15 +169,15 @@ test.skipIf(!can).each(['tpm-tis', 'tpm-crb'])(
     await guest.hmp(`migrate "exec:cat > ${file}"`);
     for (let i = 0; !/completed/.test(await guest.hmp('info migrate')); i++) {
       if (i > 1200) throw new Error(await guest.hmp('info migrate'));
-      await new Promise((r) => setTimeout(r, 100));
+      await sleep(100);
     }
     await guest.hmp('quit');
     const second = tpm(`${model}-2`);
     const moved = new Guest(`${model}-2`, second.path, model, '-incoming', `exec:cat ${file}`);
-    await new Promise((r) => setTimeout(r, 500));
+    await sleep(500);
     for (let i = 0; !/running/.test(await moved.hmp('info status').catch(() => '')); i++) {
       if (i > 1200) throw new Error(moved.text.all);
-      await new Promise((r) => setTimeout(r, 100));
+      await sleep(100);
     }
     expect(await moved.pcr16()).toBe(one);
     ok(await moved.tpm(commandBytes('NV_ReadPublic', { nvIndex })));

@@ -1,5 +1,6 @@
 /** The device process of a TPM with a driver at its exit ring, without a machine. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Served } from '@nyx/device/served';
 import { close, memfdCreate } from '@nyx/native';
 import { ExitKind } from '@nyx/ring';
@@ -28,7 +29,7 @@ export class Driver {
   async until(condition: () => boolean): Promise<void> {
     for (let i = 0; !condition(); i++) {
       if (i > 100_000) throw new Error(`it does not come: ${this.s.stderr}`);
-      await new Promise((r) => setTimeout(r, 1));
+      await sleep(1);
     }
   }
   async open(): Promise<void> {

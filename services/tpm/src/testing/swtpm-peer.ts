@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Peer } from './corpus.ts';
 
 const words = (...values: number[]) => {
@@ -98,7 +99,7 @@ export class SwtpmPeer extends Peer {
         return await open(join(this.dir, name));
       } catch (e) {
         if (i === 3000 || this.child.exitCode !== null) throw e;
-        await new Promise((r) => setTimeout(r, 20));
+        await sleep(20);
       }
     }
   }

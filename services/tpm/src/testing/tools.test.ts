@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
 import { MemoryStore } from '../core/store.ts';
 import { TpmHost } from '../server/host.ts';
@@ -89,7 +90,7 @@ async function swtpmBlocks(): Promise<string[] | undefined> {
       const s = connect(port + 1, '127.0.0.1', () => resolve(true));
       s.on('error', () => resolve(false)).on('connect', () => s.destroy());
     });
-  for (let i = 0; i < 1200 && !(await reachable()); i++) await new Promise((r) => setTimeout(r, 50));
+  for (let i = 0; i < 1200 && !(await reachable()); i++) await sleep(50);
   return run(`swtpm:port=${port}`).finally(() => child.kill());
 }
 

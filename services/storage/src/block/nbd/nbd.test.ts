@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { close } from '@nyx/native';
 import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -26,7 +27,6 @@ afterEach(() => {
   for (const s of servers.splice(0)) s.kill('SIGKILL');
 });
 afterAll(() => rmSync(folder, { recursive: true }));
-const sleep = (ms: number): Promise<void> => new Promise((r) => setTimeout(r, ms));
 
 /** Starts qemu-nbd and waits for it. */
 async function serve(args: string[], uri: string): Promise<ChildProcess> {
