@@ -195,7 +195,7 @@ describe.runIf(image)(
         await vm.vm.rollback();
         await vm.kill('disk0');
       }
-      await until(async () => ((await vm.run('cat /run/done')).stdout === 'all\n' ? true : undefined), 100);
+      await until(async () => ((await vm.run('cat /run/done')).stdout === 'all\n' ? true : undefined), 240);
       expect(
         await run(
           vm,
