@@ -4,6 +4,8 @@
  *
  * Every function validates its arguments first and throws `NativeError`: `code` 'EINVAL' for a wrong argument
  * (TypeError for a wrong type has `code` 'ERR_INVALID_ARG'), else the name of errno, with `syscall` and `errno`.
+ *
+ * Length: nothing but declarations, all that the addon has; who looks for one looks here.
  */
 export interface NativeError extends Error {
   /** 'EINVAL', 'ENOMEM', ... or 'ERR_INVALID_ARG'. */

@@ -1,8 +1,9 @@
 /** A command in the guest, by the machine's exec socket. */
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { controlWire, ExecFrame, FrameReader, sockets } from '@nyx/protocol/control';
+import { controlWire, sockets } from '@nyx/protocol/control';
 import { errorFromWire, NyxError } from '@nyx/protocol/errors';
+import { ExecFrame, FrameReader } from '@nyx/protocol/exec-stream';
 
 export interface ExecOptions {
   /** Seconds, waiting for the guest to listen included (default 60). */

@@ -7,12 +7,11 @@ import {
   decodeRequest,
   decodeResult,
   encodeEvent,
-  encodeFrame,
   encodeReply,
   encodeRequest,
-  FrameReader,
 } from './control.ts';
 import { errorFromWire, errors, NyxError } from './errors.ts';
+import { encodeFrame, FrameReader } from './exec-stream.ts';
 
 const code = (f: () => unknown): string => {
   try {

@@ -11,8 +11,33 @@ import { Packr } from 'msgpackr';
 import * as z from 'zod/mini';
 import { diskFormats } from './disk-formats.ts';
 import { isErrorCode, NyxError, type WireError } from './errors.ts';
-import { type FaultKind, faultNames, type Strategy, severities, strategies } from './fault-kinds.ts';
-import { FaultEntry, FaultPlan } from './fault-plan.ts';
+import { FaultPlan } from './fault-plan.ts';
+import {
+  count,
+  FaultName,
+  FaultRecord,
+  FaultStatus,
+  PolicyRule,
+  Recovered,
+  Status,
+  VmStateName,
+  WireErrorSchema,
+} from './machine-status.ts';
+
+export {
+  FaultRecord,
+  type FaultStatus,
+  type PolicyRule,
+  type ProcessState,
+  type ProcessStatus,
+  processStates,
+  type Recovered,
+  type Status,
+  type VcpuStatus,
+  type VmState,
+  vcpuStates,
+  vmStates,
+} from './machine-status.ts';
 
 export const controlWire = {
   version: 1,
@@ -26,179 +51,9 @@ export const sockets = {
   events: 'events.sock',
   /** Raw bytes of COM1, both ways; any number of clients. */
   console: 'console.sock',
-  /** One command a connection: see ExecFrame. */
+  /** One command a connection: exec-stream.ts. */
   exec: 'exec.sock',
 } as const;
-
-export const vmStates = [
-  'created',
-  'starting',
-  'running',
-  'paused',
-  'resetting',
-  'stopping',
-  'stopped',
-  'failed',
-] as const;
-export type VmState = (typeof vmStates)[number];
-
-export const processStates = ['starting', 'serving', 'dead', 'backoff', 'isolated', 'stopped'] as const;
-export type ProcessState = (typeof processStates)[number];
-
-const count = z.number().check(z.nonnegative());
-const VmStateName = z.enum(vmStates);
-const WireErrorSchema = z.object({
-  code: z.string(),
-  expected: z.optional(z.string()),
-  got: z.optional(z.string()),
-  hint: z.optional(z.string()),
-});
-
-/** How a recovery went. Times are nanoseconds. */
-const Recovered = z.object({
-  process: z.string(),
-  /** 'exited 1', 'killed by SIGKILL', 'hangs', 'violation 3'. */
-  reason: z.string(),
-  restarts: count,
-  /** From the moment the death was seen, by the supervisor or by a standby itself, until the new process served. */
-  ns: count,
-  /** The new process's own share: mapping, checks, settling. */
-  attachNs: count,
-  /** Replies that the old one had committed and not published. */
-  republished: count,
-  /** A standby took over; else a process was given the role after the death. */
-  standby: z.boolean(),
-});
-export type Recovered = z.output<typeof Recovered>;
-
-/** What keeps a process from the host: layers that hold, and those that do not, each with its reason. */
-const JailStatus = z.object({ layers: z.array(z.string()), missing: z.array(z.string()) });
-
-const ProcessStatus = z.object({
-  name: z.string(),
-  state: z.enum(processStates),
-  pid: count,
-  /** The process that will serve next, and whether it is ready; absent: there is none. */
-  standby: z.optional(z.object({ pid: count, armed: z.boolean() })),
-  devices: z.array(z.object({ name: z.string(), kind: z.string() })),
-  restarts: count,
-  served: count,
-  exitsPerSecond: count,
-  violations: count,
-  /** Absent: not in a jail. */
-  jail: z.optional(JailStatus),
-  lastRecovery: z.optional(Recovered),
-  error: z.optional(WireErrorSchema),
-});
-export type ProcessStatus = z.output<typeof ProcessStatus>;
-
-export const vcpuStates = ['off', 'running', 'halted', 'waits', 'paused'] as const;
-const VcpuStatus = z.object({
-  state: z.enum(vcpuStates),
-  instructions: count,
-  instructionsPerSecond: count,
-  exits: z.object({
-    sync: count,
-    posted: count,
-    shadow: count,
-    counter: count,
-    unclaimed: count,
-    halt: count,
-  }),
-  exitsPerSecond: count,
-  interrupts: count,
-  waitNs: count,
-  maxWaitNs: count,
-  /** Nanoseconds that the software CPU spent in its parts: of processor time, `halted` and `waiting` of the clock. */
-  time: z.object({
-    translated: count,
-    interpreter: count,
-    translator: count,
-    mmu: count,
-    exits: count,
-    waiting: count,
-    halted: count,
-  }),
-  waitsFor: z.optional(z.string()),
-  lastRip: z.string(),
-});
-export type VcpuStatus = z.output<typeof VcpuStatus>;
-
-const FaultName = z.enum(faultNames as [FaultKind, ...FaultKind[]]);
-const StrategyName = z.enum(Object.keys(strategies) as [Strategy, ...Strategy[]]);
-
-/** A fault that happened (fault-kinds.ts), and what was done. */
-export const FaultRecord = z.object({
-  at: count,
-  guestNs: count,
-  kind: FaultName,
-  severity: z.enum(severities),
-  /** Device process; '': the machine. */
-  source: z.string(),
-  data: z.record(z.string(), z.union([z.number(), z.string()])),
-  strategy: StrategyName,
-  /** The budget of what is usually done was spent. */
-  escalated: z.boolean(),
-});
-export type FaultRecord = z.output<typeof FaultRecord>;
-
-/** Faults of a kind and source so far. */
-const FaultTotal = z.object({ kind: FaultName, source: z.string(), count, last: count });
-
-/** A rule of the policy; seconds. An endless budget is Infinity. */
-const PolicyRule = z.object({
-  kind: FaultName,
-  source: z.string(),
-  set: z.boolean(),
-  action: StrategyName,
-  budget: z.union([count, z.literal(Number.POSITIVE_INFINITY)]),
-  window: count,
-  backoff: count,
-  maxBackoff: count,
-  escalate: StrategyName,
-  /** Times in the present window. */
-  recent: count,
-});
-export type PolicyRule = z.output<typeof PolicyRule>;
-
-const Status = z.object({
-  name: z.string(),
-  state: VmStateName,
-  /** Unix milliseconds of the last change of state. */
-  since: count,
-  pid: count,
-  vcpuPid: count,
-  vcpuJail: z.optional(JailStatus),
-  /** Why device processes are in no control group; absent when they are. */
-  noCgroup: z.optional(z.string()),
-  /** What the engine is: '' before it is known. */
-  accel: z.string(),
-  cpus: count,
-  memory: count,
-  guestNs: count,
-  resets: count,
-  agent: z.boolean(),
-  error: z.optional(WireErrorSchema),
-  /** Milliseconds from the start of nyxd to each milestone. */
-  milestones: z.record(z.string(), count),
-  vcpus: z.array(VcpuStatus),
-  processes: z.array(ProcessStatus),
-  faults: z.array(FaultTotal),
-  /** The newest fault that is an error or worse. */
-  lastFault: z.optional(FaultRecord),
-});
-export type Status = z.output<typeof Status>;
-
-/** A fault rule in force. */
-const FaultStatus = z.object({
-  id: count,
-  /** The entry of the plan (fault-plan.ts). */
-  rule: FaultEntry,
-  processes: z.array(z.string()),
-  matches: count,
-  fired: count,
-});
-export type FaultStatus = z.output<typeof FaultStatus>;
 
 const Nothing = z.object({});
 const DiskName = z.string().check(z.maxLength(64));
@@ -496,46 +351,6 @@ export const decodeEvent = (bytes: Uint8Array): VmEvent => {
   sameVersion(m.v);
   return checked(VmEvent, m.event, 'event');
 };
-
-/**
- * The exec socket. The client sends one line of JSON (ExecAsk) and then reads frames until `exit` or `error`:
- * kind u8, length u32 (little-endian), payload. Payload of exit: the status as u32; of error: JSON of a WireError.
- */
-export const ExecFrame = { stdout: 1, stderr: 2, exit: 3, error: 4 } as const;
-export const ExecAsk = z.strictObject({
-  v: z.literal(controlWire.version),
-  command: z.string().check(z.minLength(1)),
-  timeout: z.number().check(z.positive(), z.lte(86_400)),
-});
-
-export const encodeFrame = (kind: number, payload: Uint8Array): Buffer => {
-  const frame = Buffer.allocUnsafe(5 + payload.length);
-  frame[0] = kind;
-  frame.writeUInt32LE(payload.length, 1);
-  frame.set(payload, 5);
-  return frame;
-};
-
-/** Cuts a byte stream into frames. @throws NyxError PROTOCOL_INVALID */
-export class FrameReader {
-  #held: Buffer = Buffer.alloc(0);
-  *feed(bytes: Buffer): Generator<{ kind: number; payload: Buffer }> {
-    this.#held = this.#held.length ? Buffer.concat([this.#held, bytes]) : bytes;
-    while (this.#held.length >= 5) {
-      const length = this.#held.readUInt32LE(1);
-      if (length > controlWire.maxBytes)
-        throw new NyxError('PROTOCOL_INVALID', {
-          expected: `frames of at most ${controlWire.maxBytes} bytes`,
-          got: `${length}`,
-        });
-      if (this.#held.length < 5 + length) return;
-      const kind = this.#held[0]!;
-      const payload = this.#held.subarray(5, 5 + length);
-      this.#held = this.#held.subarray(5 + length);
-      yield { kind, payload };
-    }
-  }
-}
 
 /** For replies to messages that could not be understood. */
 export const wireErrorOf = (e: unknown): WireError =>

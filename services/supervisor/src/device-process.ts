@@ -6,6 +6,9 @@
  *
  * What is done about a death is not decided here: `fault` is asked (policy-book.ts). A place that is `dead` stays empty, and
  * vCPUs wait for it, until `heal`.
+ *
+ * Length: one state machine. What may come at any moment (a death, a reply, a wish, an upgrade, another supervisor) is told apart
+ * by the same fields, which nobody else may touch; what could be done without them is in files of its own.
  */
 import { Memory, view } from '@nyx/layout';
 import { monotonicNs } from '@nyx/native';

@@ -3,8 +3,9 @@ import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { ExecParser, type ExecSink, execRequest, execWire } from '@nyx/protocol';
-import { controlWire, ExecAsk, ExecFrame, encodeFrame, wireErrorOf } from '@nyx/protocol/control';
+import { controlWire, wireErrorOf } from '@nyx/protocol/control';
 import { NyxError } from '@nyx/protocol/errors';
+import { ExecAsk, ExecFrame, encodeFrame } from '@nyx/protocol/exec-stream';
 
 interface Job {
   command: string;
