@@ -2,8 +2,9 @@
  * Disks over vhost-user: `nyx storage serve` beside qemu-storage-daemon, on the same file, one after the other, again and
  * again in the same run. The client is a native driver of one virtqueue, once polling, once waiting for calls. CPU is
  * that of the whole server process per request. Ratios are of neighbours in time: of each round, to the better of
- * qemu-storage-daemon's io_uring modes. Each load runs until its rate is steady before it is measured. Arguments: raw, qcow2 (both without); ROUNDS=n, SECONDS=s, PRIORITY=1, LOADS=text
- * (only loads with this text in their names) and PIECE=bytes by the environment: the pieces in which the image is written before
+ * qemu-storage-daemon's io_uring modes. Each load runs until its rate is steady before it is measured. Arguments: raw, qcow2
+ * (both without). By the environment: ROUNDS=n, LOAD_SECONDS=s, PRIORITY=1, LOADS=text (only loads with this text in their names),
+ * RIVALS=io_uring (nobody else) and PIECE=bytes: the pieces in which the image is written before
  * (4096, as by a guest that writes at random). The page cache keeps a file in folios as large as those, and ext4 looks at every
  * block of a folio for each write into it: of 1 MiB pieces, a write of 4 KiB takes ten times as long, whoever does it.
  */
@@ -28,7 +29,7 @@ import { Client, type Load } from '@nyx/vhost-user/testing';
 import { busy, noise, quantile, spread } from './noise.ts';
 
 const rounds = Number(process.env.ROUNDS ?? 3);
-const seconds = Number(process.env.SECONDS ?? 0.4);
+const seconds = Number(process.env.LOAD_SECONDS ?? 0.4);
 const wanted = process.argv.slice(2).filter((a) => a === 'raw' || a === 'qcow2');
 const formats = wanted.length > 0 ? wanted : ['raw', 'qcow2'];
 const piece = Number(process.env.PIECE ?? 4096);
@@ -112,7 +113,7 @@ const qsd = (aio: string, thread: boolean): Server => ({
   pid: (child) => child.pid!,
 });
 const rivals = [qsd('io_uring', false), qsd('io_uring', true)];
-const servers = [ours, ...rivals, qsd('threads', true)];
+const servers = [ours, ...rivals, ...(process.env.RIVALS === 'io_uring' ? [] : [qsd('threads', true)])];
 
 /** CPU time of all threads, ns. */
 const cpu = (pid: number): number => {
@@ -158,12 +159,13 @@ const rowOf = (server: string, load: string, polling: boolean): Row => {
 const others = { busy: 0, all: 0 };
 const ticks = 1e7;
 
-/** What runs for the first time is compiled meanwhile, by ours: until it has gone at the same rate three times in a row, or long enough. */
+/** What is new is compiled meanwhile, by ours: for a while, then until it goes at the same rate twice, but not for ever. */
 function warmUp(client: Client, load: Omit<Load, 'count'>, count: number): void {
-  const end = Date.now() + 1000 * Math.max(2 * seconds, 0.5);
-  for (let last = 0, same = 0; same < 3 && Date.now() < end; ) {
+  const began = performance.now();
+  const lasted = (ms: number): boolean => performance.now() - began > ms;
+  for (let last = 0, steady = false; !steady && !lasted(1500); ) {
     const { rate } = client.run({ ...load, count });
-    same = Math.abs(rate - last) < 0.1 * last ? same + 1 : 0;
+    steady = lasted(300) && Math.abs(rate - last) < 0.1 * last;
     last = rate;
   }
 }
