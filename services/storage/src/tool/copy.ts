@@ -1,10 +1,15 @@
 /** Copies what some layers of a disk have into another disk: a whole one for a mirror, the newest changes for a commit. */
+import { ftruncateSync } from 'node:fs';
+import { fileSize } from '@nyx/native';
 import { BlockOp } from '../block/block.ts';
 import { Extent, type ImageLayer, Kind } from '../block/extent.ts';
 import { hostIo } from '../block/host.ts';
+import { readHeader } from '../block/qcow2/header.ts';
 import { Qcow2Image } from '../block/qcow2/image.ts';
+import { growImage } from '../block/qcow2/resize.ts';
+import { growVhdx } from '../block/vhdx/create.ts';
 import { VhdxImage } from '../block/vhdx/image.ts';
-import { type Format, type Layer, Opened } from './open.ts';
+import { type Format, type Layer, layersOf, Opened } from './open.ts';
 
 const CHUNK = 1 << 20;
 
@@ -13,7 +18,7 @@ export interface CopyRequest {
   layers: Layer[];
   /** What the first so many of them have is copied. */
   count: number;
-  /** Written from the start of the disk; it is at least as large. */
+  /** Written from the start of the disk; one that is smaller is made as large. */
   target: Layer[];
   /** The target has nothing yet: zeroes need not be written. */
   fresh: boolean;
@@ -22,8 +27,9 @@ export interface CopyRequest {
 /** @returns bytes that were written. @throws coded errors; the target has some of it then, and doing it again is right */
 export function copy(o: CopyRequest, progress: (fraction: number) => void): { size: number; copied: number } {
   const source = new Opened({ layers: o.layers }, false, CHUNK);
-  const target = new Opened({ layers: o.target }, true, CHUNK);
   const { size } = source.disk;
+  grow(o.target, size);
+  const target = new Opened({ layers: o.target }, true, CHUNK);
   const maps = o.layers.slice(0, o.count).map((l) => mapOf(l));
   const from = Buffer.from(source.buffer);
   const to = Buffer.from(target.buffer);
@@ -49,6 +55,15 @@ export function copy(o: CopyRequest, progress: (fraction: number) => void): { si
   source.close();
   target.close();
   return { size, copied };
+}
+
+/** A disk that was made larger over its image takes that along when it is committed. @throws coded errors */
+function grow([top, ...under]: Layer[], size: number): void {
+  if (top!.format === 'raw') {
+    if (fileSize(top!.fd) < size) ftruncateSync(top!.fd, size);
+  } else if (top!.format === 'vhdx') {
+    if (new VhdxImage(hostIo, top!.fd).size < size) growVhdx(hostIo, top!.fd, size);
+  } else if (readHeader(hostIo, top!.fd).size < size) growImage(hostIo, top!.fd, size, layersOf(under));
 }
 
 /** Who tells what a layer has; undefined: a raw file has all. */

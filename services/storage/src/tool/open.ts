@@ -202,6 +202,9 @@ export class Opened {
 
   /** `bytes` at `position` from or to the start of `buffer`. @throws DISK_IO */
   do(op: number, position: number, bytes: number): void {
+    // Drivers leave that to whoever has a guest; behind the end a write would be lost.
+    if (position + bytes > this.disk.size)
+      throw blockError('DISK_IO', `${bytes} bytes at ${position}: the disk ends at ${this.disk.size}`);
     const r = this.#request;
     r.start(op, position, bytes);
     if (op === BlockOp.read || op === BlockOp.write) r.add(0, bytes);

@@ -1,12 +1,23 @@
 /** The tool of `nyx disk`, and qemu-img on what it made. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, linkSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CreateRequest, checkImage, convert, create, info, resize, snapshot } from './commands.ts';
-import { Opened } from './open.ts';
+import { copy } from './copy.ts';
+import { chainOf, Opened } from './open.ts';
 
 const qemu = spawnSync('qemu-img', ['--version']).status === 0;
 if (!qemu) console.warn('skipped: images of nyx disk are not checked by qemu-img, which is not installed');
@@ -117,6 +128,27 @@ describe('nyx disk', () => {
     expect(() => create({ path: at('x'), format: 'qcow2', backing: 'p' })).toThrow(
       /format of the backing file/,
     );
+  });
+});
+
+describe('a copy', () => {
+  it.each(['raw', 'qcow2', 'vhdx'] as const)('into a smaller %s image: that is made as large', (format) => {
+    create({ path: at('under'), format: 'raw', size: 4 << 20 });
+    writeFileSync(at('under'), Buffer.alloc(4 << 20, 7));
+    // A qcow2 image over something longer, which stays out of sight.
+    const over = format === 'qcow2' ? { backing: 'under', backingFormat: 'raw' as const } : {};
+    create({ path: at('small'), format, size: 1 << 20, ...over });
+    create({ path: at('large'), format: 'qcow2', size: 1 << 20, backing: 'small', backingFormat: format });
+    resize({ path: at('large'), size: 3 << 20, relative: false });
+    fill('large', 9, (3 << 20) - 512, 512);
+    const before = content('large');
+    expect([before[(2 << 20) - 1], before.at(-1)]).toEqual([0, 9]);
+    const chain = chainOf(at('large'));
+    const layers = chain.map((l, i) => ({ fd: openSync(l.path, i < 2 ? 'r+' : 'r'), format: l.format }));
+    copy({ layers, count: 1, target: layers.slice(1), fresh: false }, () => {});
+    for (const { fd } of layers) closeSync(fd);
+    expect(content('small').equals(before)).toBe(true);
+    if (qemu && format !== 'raw') img('check', '-q', '-f', format, 'small');
   });
 });
 
