@@ -171,9 +171,9 @@ export function info(
   if (isNbdUri(o.path)) return nbdInfo(o.path);
   return withFile(o, false, (fd) => {
     const format = o.format ?? probe(fd);
-    const { blocks, size } = fstatSync(fd);
+    const { blocks } = fstatSync(fd);
     const common = { filename: o.path, format, 'actual-size': blocks * 512 };
-    if (format === 'raw') return { ...common, 'virtual-size': size };
+    if (format === 'raw') return { ...common, 'virtual-size': fileSize(fd) };
     if (format === 'vhdx') {
       const { geometry: g, pending } = new VhdxImage(hostIo, fd);
       return {

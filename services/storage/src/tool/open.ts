@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { fileSize } from '@nyx/native';
 import { type DiskFormat, isDiskFormat } from '@nyx/protocol/disk-formats';
 import { lockImage, unlockImage } from '@nyx/protocol/image-lock';
-import { type BlockDriver, BlockOp, BlockRequest, type Completed } from '../block/block.ts';
+import { type BlockDriver, BlockOp, BlockRequest, BlockResult, type Completed } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
 import { type DiskSource, openDisk } from '../block/open.ts';
 import { qcow2Magic, readHeader } from '../block/qcow2/header.ts';
@@ -211,7 +211,10 @@ export class Opened {
     r.unmap = op === BlockOp.writeZeroes;
     this.#finished = 0;
     this.disk.submit(r);
-    if (!this.disk.drain(60_000) || this.#finished !== 1 || r.result !== 0)
+    const over = this.disk.drain(60_000) && this.#finished === 1;
+    if (over && r.result === BlockResult.noSpace)
+      throw blockError('ENOSPC', `no space left for ${bytes} bytes at ${position} of the disk`);
+    if (!over || r.result !== BlockResult.ok)
       throw blockError(
         'DISK_IO',
         `${op === 0 ? 'reading' : 'writing'} ${bytes} bytes at ${position} failed (${r.result})`,

@@ -152,6 +152,50 @@ describe('a copy', () => {
   });
 });
 
+/** A block device over a file full of something; undefined where there are none to be had. */
+const device = (bytes: number): string | undefined => {
+  writeFileSync(at('loop'), Buffer.alloc(bytes, 0x77));
+  const r = spawnSync('losetup', ['-f', '--show', at('loop')], { encoding: 'utf8' });
+  if (r.status === 0) return r.stdout.trim();
+  console.warn(`skipped: images on a block device; losetup: ${r.stderr ?? r.error?.message}`);
+  return undefined;
+};
+
+describe('a block device', () => {
+  it('holds an image, raw or qcow2; one that is too small has no space', () => {
+    const path = device(8 << 20);
+    if (path === undefined) return;
+    try {
+      expect(info({ path })).toMatchObject({ format: 'raw', 'virtual-size': 8 << 20 });
+      create({ path: at('from'), format: 'qcow2', size: 4 << 20 });
+      fill('from', 3, 1 << 20, 1 << 20);
+      const before = content('from');
+      const back = (): Buffer => {
+        convert({ from: path, to: { path: at('flat'), format: 'raw' } }, () => {});
+        return readFileSync(at('flat'));
+      };
+      convert({ from: at('from'), to: { path, format: 'qcow2' } }, () => {});
+      expect(checkImage({ path, repair: 'none' })).toMatchObject({ leaks: 0, corruptions: 0 });
+      if (qemu) img('check', '-q', '-f', 'qcow2', path);
+      expect(back().equals(before)).toBe(true);
+      convert({ from: at('from'), to: { path, format: 'raw' } }, () => {});
+      expect(
+        back()
+          .subarray(0, 4 << 20)
+          .equals(before),
+      ).toBe(true);
+      writeFileSync(at('large'), Buffer.alloc(9 << 20, 5));
+      const noSpace = expect.objectContaining({ code: 'ENOSPC' });
+      expect(() => convert({ from: at('large'), to: { path, format: 'qcow2' } }, () => {})).toThrow(noSpace);
+      expect(() => convert({ from: at('large'), to: { path, format: 'raw' } }, () => {})).toThrow(
+        /are needed/,
+      );
+    } finally {
+      execFileSync('losetup', ['-d', path]);
+    }
+  });
+});
+
 describe('what goes wrong', () => {
   it('an image is not touched by options that are wrong, and a file that was not there is not left', () => {
     create({ path: at('w'), format: 'qcow2', size: 1 << 20 });

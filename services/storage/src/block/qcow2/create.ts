@@ -108,7 +108,12 @@ export function createImage(io: HostIo, fd: number, options: CreateOptions): voi
 
   const places = { l1Entries, l1At, tableAt, tableClusters };
   const head = header(o, options, size, shape.incompatible, places);
-  io.truncate(fd, 0);
+  try {
+    io.truncate(fd, 0);
+  } catch (e) {
+    // A block device keeps what it had: places that nobody wrote would show it.
+    if ((e as { code?: string }).code !== 'EINVAL' || dataClusters > 0) throw e;
+  }
 
   const write = (view: DataView, at: number): void =>
     writeAll(io, fd, view.buffer as ArrayBuffer, view.byteOffset, view.byteLength, at);
