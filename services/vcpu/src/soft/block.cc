@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "soft/decode.h"
@@ -39,12 +40,6 @@ uint8_t* map_code(uint8_t* at, size_t bytes) {
   return nullptr;
 }
 
-// Granules of [from, to) within a page, to <= 4096.
-uint64_t granule_mask(unsigned from, unsigned to) {
-  const unsigned first = from >> 6, last = (to - 1) >> 6;
-  return (~0ull >> (63 - (last - first))) << first;
-}
-
 // ---- pseudo-instructions
 
 // After the last instruction of a block that does not branch.
@@ -67,11 +62,12 @@ BlockCache::BlockCache(const OpTables& tables, size_t max_blocks, size_t max_ins
       max_blocks_(max_blocks),
       max_insns_(max_insns),
       code_bytes_(pages(code_bytes)),
-      pool_bytes_(kReturnBytes + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)) + pages(max_blocks * 2 * sizeof(Exit))),
+      pool_bytes_(kReturnBytes + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)) + pages(max_links() * sizeof(Link)) + pages(max_links() * sizeof(Exit))),
       reserved_(reserve(pool_bytes_ + code_bytes_)),
       blocks_(reinterpret_cast<Block*>(reserved_)),
       insns_(reinterpret_cast<Insn*>(reserved_ + pages(max_blocks * sizeof(Block)))),
-      exits_(reinterpret_cast<Exit*>(reserved_ + pool_bytes_ - kReturnBytes - pages(max_blocks * 2 * sizeof(Exit)))),
+      links_(reinterpret_cast<Link*>(reserved_ + pages(max_blocks * sizeof(Block)) + pages(max_insns * sizeof(Insn)))),
+      exits_(reinterpret_cast<Exit*>(reserved_ + pool_bytes_ - kReturnBytes - pages(max_links() * sizeof(Exit)))),
       returns_(reserved_ + pool_bytes_ - kReturnBytes),
       hash_(new Block*[1 << kHashBits]()),
       page_hash_(new Page*[1 << kPageHashBits]()) {
@@ -149,19 +145,24 @@ uint64_t BlockCache::Granules(uint64_t phys) const {
   return p ? p->granules : 0;
 }
 
+// Granules of [from, to) within a page, to <= 4096.
+static uint64_t granule_mask(unsigned from, unsigned to) {
+  const unsigned first = from >> 6, last = (to - 1) >> 6;
+  return (~0ull >> (63 - (last - first))) << first;
+}
 // The bytes of `b` in its first (which 0) or second page.
 static uint64_t block_granules(const Block& b, int which) {
   const unsigned from = b.phys & kPageMask, first = b.phys2 == ~0ull ? b.bytes : 0x1000 - from;
   return which == 0 ? granule_mask(from, from + first) : granule_mask(0, b.bytes - first);
 }
 
-void BlockCache::Link(Block* b, Page* page, int which) {
+void BlockCache::Enlist(Block* b, Page* page, int which) {
   b->page_next[which] = page->blocks;
   page->blocks = b;
   page->granules |= block_granules(*b, which);
 }
 
-void BlockCache::Unlink(Block* b, uint64_t phys, int which) {
+void BlockCache::Unlist(Block* b, uint64_t phys, int which) {
   Page* const page = FindPage(phys);
   uint64_t granules = 0;
   for (Block** at = &page->blocks; *at;) {
@@ -218,7 +219,7 @@ bool BlockCache::InvalidateOwn(Cpu& c, uint64_t phys, unsigned size) {
     }
     *at = b->page_next[which];
     Drop(c, b);
-    if (b->phys2 != ~0ull) Unlink(b, which == 0 ? b->phys2 : b->phys, 1 - which);
+    if (b->phys2 != ~0ull) Unlist(b, which == 0 ? b->phys2 : b->phys, 1 - which);
   }
   page->granules = granules;
   if (page->blocks) return false;
@@ -236,16 +237,14 @@ void BlockCache::FlushOwn(Cpu& c) {
   if (Block* const b = c.block) {
     for (unsigned k = 0; k <= b->count; k++) b->insns[k].fn = dropped;
     b->valid = false;
-    b->link[0] = b->link[1] = nullptr;
-    b->stub[0] = b->stub[1] = nullptr;
-    b->in = 0;
-    b->jumps_to[0] = b->jumps_to[1] = nullptr;
+    for (unsigned k = 0; k < 2u + b->sides; k++) b->links[k] = {};
+    b->in = nullptr;
   }
   if (translator_) {
     translator_->Reset();
     c.returns.Forget();
   }
-  used_blocks_ = used_insns_ = 0;
+  used_blocks_ = used_insns_ = used_links_ = 0;
   ForgetJumps();
   std::memset(hash_.get(), 0, sizeof(Block*) << kHashBits);
   for (size_t k = 0; k < 1 << kPageHashBits; k++) {
@@ -254,6 +253,12 @@ void BlockCache::FlushOwn(Cpu& c) {
 }
 
 // ---- finding and decoding
+
+Block* BlockCache::Lookup(const uint8_t* host, uint64_t rip, uint32_t mode) const {
+  Block* b = hash_[Hash(host, rip, mode)];
+  while (b && (b->host != host || b->rip != rip || b->mode != mode)) b = b->hash_next;
+  return b;
+}
 
 Block* BlockCache::Find(Cpu& c, uint32_t mode) {
   const uint64_t linear = fetch_linear(c, c.rip);
@@ -268,14 +273,12 @@ Block* BlockCache::Find(Cpu& c, uint32_t mode) {
     host = page.host + (linear & kPageMask);
     phys = page.phys + (linear & kPageMask);
   }
-  for (Block* b = hash_[Hash(host, c.rip, mode)]; b; b = b->hash_next) {
-    if (b->host != host || b->rip != c.rip || b->mode != mode) continue;
+  if (Block* const b = Lookup(host, c.rip, mode)) {
     if (b->phys2 == ~0ull || fetch_page(c, nullptr, fetch_linear(c, c.rip + b->bytes - 1)).phys == (b->phys2 & ~kPageMask)) return b;
     // The second page is another one now.
     Drop(c, b);
-    Unlink(b, b->phys, 0);
-    Unlink(b, b->phys2, 1);
-    break;
+    Unlist(b, b->phys, 0);
+    Unlist(b, b->phys2, 1);
   }
   if (phys == ~0ull) phys = fetch_page(c, nullptr, linear).phys + (linear & kPageMask);
   return Decode(c, mode, host, phys);
@@ -283,7 +286,7 @@ Block* BlockCache::Find(Cpu& c, uint32_t mode) {
 
 Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t phys) {
   const In in(c, kInTranslator);
-  if (used_blocks_ == max_blocks_ || used_insns_ + kMaxBlockInsns + 1 > max_insns_) {
+  if (used_blocks_ == max_blocks_ || used_insns_ + kMaxBlockInsns + 1 > max_insns_ || used_links_ + 2 > max_links()) {
     Flush(c);
     c.block = nullptr;
   }
@@ -305,8 +308,6 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
   b->rip = c.rip;
   b->phys = phys;
   b->mode = mode;
-  b->insns = insns;
-  b->exit = &exits_[2 * used_blocks_];
   b->phys2 = ~0ull;
   b->host = host;
   b->valid = true;
@@ -349,26 +350,41 @@ Block* BlockCache::Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t p
     if (bits & kEnds || after_shadow) break;
     after_shadow = bits & kShadow;
   }
-  b->count = uint16_t(n);
-  b->bytes = uint16_t(b->phys2 == ~0ull || at > room ? at : room + 1);
-  insns[n] = Insn{};
-  insns[n].fn = end_of_block;
+  Fill(b, n, b->phys2 == ~0ull || at > room ? at : room + 1, 0);
   insns[n].off = uint16_t(at);
-  b->code = insns[0].fn;
   if (translator_) {
     b->hot = translator_->enter_thunk();
     if (translates(mode)) b->code = count_heat;
   }
   used_blocks_++;
-  used_insns_ += n + 1;
   c.stat_blocks++;
 
   Block*& head = hash_[Hash(host, b->rip, mode)];
   b->hash_next = head;
   head = b;
-  Link(b, page, 0);
-  if (b->phys2 != ~0ull) Link(b, FindPage(b->phys2), 1);
+  Enlist(b, page, 0);
+  if (b->phys2 != ~0ull) Enlist(b, FindPage(b->phys2), 1);
   return b;
+}
+
+void BlockCache::Fill(Block* b, unsigned count, unsigned bytes, unsigned sides) {
+  Insn* const insns = &insns_[used_insns_];
+  insns[count] = Insn{};
+  insns[count].fn = end_of_block;
+  insns[count].off = uint16_t(bytes);
+  b->insns = insns;
+  b->count = uint16_t(count);
+  b->bytes = uint16_t(bytes);
+  b->code = insns[0].fn;
+  used_insns_ += count + 1;
+  b->links = &links_[used_links_];
+  b->sides = uint8_t(sides);
+  for (unsigned k = 0; k < 2 + sides; k++) {
+    b->links[k] = {};
+    b->links[k].exit = &exits_[used_links_ + k];
+  }
+  used_links_ += 2 + sides;
+  if (Page* const page = FindPage(b->phys)) page->granules |= block_granules(*b, 0);
 }
 
 bool invalidate_range(Cpu& c, uint64_t phys, unsigned size) { return c.blocks->Invalidate(c, phys, size); }

@@ -17,6 +17,8 @@ namespace nyx::soft {
 inline constexpr uint32_t kModeStep = 1u << 31;
 
 inline constexpr unsigned kMaxBlockInsns = 64;
+// Conditional jumps that a block goes on behind.
+inline constexpr unsigned kMaxSides = 6;
 
 // What a jump to a computed address finds: RIP -> block. Translated code reads `key`, `host` and `hot` alone.
 struct alignas(32) JumpEntry {
@@ -40,6 +42,10 @@ class BlockCache {
 
   // The block at c.rip for `mode`; decoded when missing. Fetch faults leave by raise().
   Block* Find(Cpu& c, uint32_t mode);
+  // extend.cc: lets a block that is hot, but neither translated nor being executed, go on behind the conditional jump at its
+  // end, and further ones, if they were rarely taken. `count` (lockstep.cc, one vCPU): up to so many instructions, whatever is known of the jumps.
+  // False: not now, as its bytes may be changing; attention tells.
+  bool Extend(Cpu& c, Block* b, unsigned count = 0);
   // Drops the blocks with a byte in the 64-byte granules of [phys, phys + size), which lies in one page. True when no
   // decoded code is left in the page.
   bool Invalidate(Cpu& c, uint64_t phys, unsigned size);
@@ -79,8 +85,13 @@ class BlockCache {
   Page* AddPage(Cpu& c, uint64_t phys);
   void RemovePage(Page* page);
   Block* Decode(Cpu& c, uint32_t mode, const uint8_t* host, uint64_t phys);
-  void Link(Block* b, Page* page, int which);
-  void Unlink(Block* b, uint64_t phys, int which);
+  void Enlist(Block* b, Page* page, int which);
+  void Unlist(Block* b, uint64_t phys, int which);
+  size_t max_links() const { return 4 * max_blocks_; }
+  Block* Lookup(const uint8_t* host, uint64_t rip, uint32_t mode) const;
+  // Makes `b` of the `count` instructions at the end of the pool.
+  void Fill(Block* b, unsigned count, unsigned bytes, unsigned sides);
+  bool GoesThrough(const Cpu& c, const Block* part) const;
   void Drop(Cpu& c, Block* b);
   void ForgetJumps();
   static size_t Hash(const uint8_t* host, uint64_t rip, uint32_t mode);
@@ -92,9 +103,10 @@ class BlockCache {
   uint8_t* code_write_ = nullptr;
   Block* blocks_;
   Insn* insns_;
-  Exit* exits_;  // two a block
+  Link* links_;
+  Exit* exits_;  // of the links
   uint8_t* returns_;
-  size_t used_blocks_ = 0, used_insns_ = 0;
+  size_t used_blocks_ = 0, used_insns_ = 0, used_links_ = 0;
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<Block*[]> hash_;
   std::unique_ptr<Page*[]> page_hash_;

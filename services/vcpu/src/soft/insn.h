@@ -24,6 +24,7 @@ struct alignas(32) Insn {
   Handler fn;
   uint8_t len;    // bytes
   uint8_t reg;    // ModRM.reg + REX.R: register number. For 8-bit operands: byte offset in Cpu::gpr (AH = 1, CL = 8 ...)
+                  // Jcc: 0, or the link that it leaves by when the block goes on behind it
   uint8_t rm;     // ModRM.rm + REX.B when mod = 3, or opcode + REX.B; same rule for 8-bit operands
   uint8_t base;   // register number, kRegZero, or kRegBlock for RIP-relative (disp is then relative to the block)
   uint8_t index;  // register number or kRegZero
@@ -131,6 +132,17 @@ struct Exit {
   intptr_t addend;   // CodeEntry::addend of the successor
 };
 
+// A direct jump out of a block.
+struct Link {
+  Block* block;       // its successor, or null; leads_to (run.h) tells whether it still is
+  // Of a translated block:
+  Block* jumps_to;    // the block that exit->jump leads into
+  Link* in_next;      // the next link that leads there
+  Exit* exit;
+  const void* stub;   // null: the link has no code
+  bool pending;       // the flags are in the host's flags there
+};
+
 struct Block {
   uint64_t rip;       // linear address of its first byte minus CS base: what gpr[kRegBlock] is set to
   uint64_t phys;      // physical address of its first byte
@@ -138,24 +150,22 @@ struct Block {
   uint16_t count;     // instructions
   uint16_t bytes;
   Insn* insns;        // count instructions, then one `end of block` entry
-  Block* link[2];     // successors (taken, fall-through), or null; leads_to (run.h) tells whether one still is
+  Link* links;        // taken, fall-through, then one for each conditional jump that the block goes on behind
   Block* hash_next;
   Block* page_next[2];  // blocks of the same physical page: of phys, of phys2
   uint64_t phys2;     // address in the second page of an instruction that spans pages, else ~0
   const uint8_t* host;  // host address of its first byte
   const uint8_t* host2;  // of phys2's page
   bool valid;
+  uint8_t sides;      // links after the first two
 
   // Translation (translate.h).
   Handler code;               // execution starts here, with the state in Cpu
   const uint8_t* hot;         // from translated code: guest registers in host registers, flags in Cpu::flags
   const uint8_t* hot_flags;   // the same with flags in the host's; null: not translated
-  Exit* exit;                 // of its two links
-  const void* stub[2];        // null: the link has no code
-  bool pending[2];            // the flags are in the host's flags there
   uint32_t heat;              // executions before it was translated
-  Block* jumps_to[2];         // the block that exit[k].jump leads into
-  uintptr_t in, in_next[2];   // list of links that lead here: block | k
+  uint32_t taken;             // of them, those in which the jump at its end was taken
+  Link* in;                   // list of links that lead here
 };
 
 // Successor inside the block. Must be in tail position.

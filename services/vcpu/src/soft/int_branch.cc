@@ -29,10 +29,18 @@ template <class T>
   return wide ? rip : uint32_t(rip);
 }
 
+// Of a jump in the middle of a block.
+[[gnu::noinline]] void leave_by_side(Cpu& c, const Insn* i, uint64_t target) {
+  c.icount -= ahead(c, i);
+  return follow(c, i, i->reg, target);
+}
 template <int CC, class T>
 void jcc(Cpu& c, const Insn* i) {
-  if (condition<CC>(c)) return follow(c, i, 0, relative_target<T>(c, i));
-  return follow(c, i, 1, fall_through(c, i, sizeof(T) == 8));
+  if (!condition<CC>(c)) return next(c, i);  // behind the last instruction is the block's end
+  const uint64_t target = relative_target<T>(c, i);
+  if (i->reg) [[unlikely]] return leave_by_side(c, i, target);
+  c.block->taken++;
+  return follow(c, i, 0, target);
 }
 template <class T>
 void jmp(Cpu& c, const Insn* i) {

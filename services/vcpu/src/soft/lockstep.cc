@@ -109,6 +109,7 @@ void Lockstep::Step(Cpu& c) {
   std::memcpy(&unwind, &c.unwind, sizeof unwind);
   Block* b = find_block(c);
   if (translates(b->mode) && !b->hot_flags) {
+    translated->Extend(c, b, kMaxBlockInsns);
     if (!translated->translator()->Translate(c, b)) {
       translated->Flush(c);
       c.block = nullptr;
@@ -116,13 +117,15 @@ void Lockstep::Step(Cpu& c) {
     }
     b->heat = 0;
   }
+  const unsigned count = b->count;
   bool compare = b->hot_flags && b->heat < kTimes;
   int first = 0;
   if (compare) {
     c.blocks = &interpreted_;
     c.jumps = &interpreted_.jumps[0][0];
     Block* const reference = find_block(c);
-    compare = pure(reference) && reference->count == b->count;
+    if (reference->count < count) interpreted_.Extend(c, reference, count);
+    compare = pure(reference) && reference->count == count;
     if (compare) {
       b->heat++;
       fp_leave(c);
@@ -158,7 +161,10 @@ void Lockstep::Step(Cpu& c) {
     if (first) std::longjmp(c.unwind, first);
     return;
   }
-  if (!b->valid) b = find_block(c);  // its page was written
+  if (!b->valid) {  // its page was written
+    b = find_block(c);
+    translated->Extend(c, b, count);
+  }
   c.attention = &always;
   const int second = Execute(c, b);
   end_of_step(c, attention);

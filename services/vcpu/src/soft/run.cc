@@ -86,8 +86,8 @@ void follow_slow(Cpu& c, const Insn*, int k, uint64_t rip) {
   const uint64_t generation = c.blocks->generation();
   Block* const b = find_block(c);
   if (linkable && generation == c.blocks->generation()) {
-    from->link[k] = b;
-    connect(from, k, b);
+    from->links[k].block = b;
+    connect(from->links[k], b);
   }
   return enter(c, b);
 }

@@ -58,7 +58,7 @@ Block* find_block(Cpu& c);
 // Goes on at link `k` of the current block, whose target is `rip`; tail position.
 void follow_slow(Cpu& c, const Insn* i, int k, uint64_t rip);
 [[gnu::always_inline]] inline void follow(Cpu& c, const Insn* i, int k, uint64_t rip) {
-  Block* b = c.block->link[k];
+  Block* b = c.block->links[k].block;
   if (b && leads_to(c, b)) [[likely]] return enter(c, b);
   return follow_slow(c, i, k, rip);
 }

@@ -22,7 +22,7 @@ size_t translate_bytes(uint32_t mode) { return mode == machine::SoftMode::kInter
 }  // namespace
 
 SoftVcpu::SoftVcpu(const AccelConfig& config, VcpuContext& context, Engine& engine)
-    : context_(context), cpu_(new Cpu{}), blocks_(op_tables(), 1 << 17, 1 << 20, translate_bytes(config.soft_mode)) {
+    : context_(context), cpu_(new Cpu{}), blocks_(op_tables(), 1 << 17, 3 << 19, translate_bytes(config.soft_mode)) {
   Cpu& c = *cpu_;
   c.attention = context.attention;
   c.bus = context.bus;

@@ -1,4 +1,4 @@
-// Translated blocks from outside: entries, exits, links, the pieces of code that they share.
+// Translated blocks from outside: entries, exits, the pieces of code that they share.
 #include "soft/translate.h"
 
 #include <cstddef>
@@ -25,27 +25,32 @@ void enter_from_code(Cpu& c, Block* b) {
 // The end of a block whose link k is not connected.
 template <int K>
 void follow_edge(Cpu& c, const Insn* i) {
-  uint64_t rip = K == 0 ? c.gpr[kRegBlock] + i->imm : next_rip(c, i);
+  uint64_t rip = K == 1 ? next_rip(c, i) : c.gpr[kRegBlock] + i->imm;
   if (!c.code64()) rip = uint32_t(rip);
+  const int k = K < 2 ? K : i->reg;
   Block* const a = c.block;
-  Block* const b = a->link[K];
+  Block* const b = a->links[k].block;
   if (b && a->valid && leads_to(c, b)) [[likely]] {
-    connect(a, K, b);
+    connect(a->links[k], b);
     return enter(c, b);
   }
-  return follow_slow(c, i, K, rip);
+  return follow_slow(c, i, k, rip);
 }
 
+// At the start of the current block.
 void translate_now(Cpu& c, const Insn* i) {
   Block* const b = c.block;
+  const uint64_t before = c.icount - b->count;
+  if (!c.blocks->Extend(c, b)) return i->fn(c, i);  // the next time, then
   if (!c.blocks->translator()->Translate(c, b)) {
-    c.icount -= b->count;
+    c.icount = before;
     c.rip = b->rip;
     c.blocks->Flush(c);
     c.block = nullptr;
     return;
   }
-  return b->code(c, i);
+  c.icount = before + b->count;
+  return b->code(c, b->insns);
 }
 
 }  // namespace
@@ -60,42 +65,6 @@ void count_heat(Cpu& c, const Insn* i) {
   if (++c.block->heat >= c.hot_count) [[unlikely]]
     return translate_now(c, i);
   return i->fn(c, i);
-}
-
-// ---- links
-
-// Entries of Block::in: the block that jumps, and which of its links in bit 0.
-static void remove_from(Block* target, Block* a, int k) {
-  uintptr_t* at = &target->in;
-  while (*at != (reinterpret_cast<uintptr_t>(a) | unsigned(k))) at = &reinterpret_cast<Block*>(*at & ~uintptr_t{1})->in_next[*at & 1];
-  *at = a->in_next[k];
-}
-
-void connect(Block* a, int k, Block* b) {
-  if (!a->stub[k] || !b->hot_flags) return;
-  a->exit[k].addend = intptr_t(b->host) - intptr_t(b->rip);
-  if (a->jumps_to[k] == b) return;
-  if (a->jumps_to[k]) remove_from(a->jumps_to[k], a, k);
-  a->jumps_to[k] = b;
-  a->in_next[k] = b->in;
-  b->in = reinterpret_cast<uintptr_t>(a) | unsigned(k);
-  a->exit[k].jump = a->pending[k] ? b->hot_flags : b->hot;
-}
-
-void disconnect(Block* b) {
-  for (uintptr_t at = b->in; at;) {
-    Block* const a = reinterpret_cast<Block*>(at & ~uintptr_t{1});
-    const int k = at & 1;
-    at = a->in_next[k];
-    a->exit[k].jump = a->stub[k];
-    a->jumps_to[k] = nullptr;
-  }
-  b->in = 0;
-  for (int k = 0; k < 2; k++) {
-    if (b->jumps_to[k]) remove_from(b->jumps_to[k], b, k);
-    b->jumps_to[k] = nullptr;
-    if (b->stub[k]) b->exit[k].jump = b->stub[k];  // a return may still come here
-  }
 }
 
 // ---- shared code
@@ -217,6 +186,7 @@ void Translation::Run() {
     flush_note();
     edge(1);
   }
+  for (unsigned n = 0; n < side_count_; n++) side_exit(sides_[n]);
   t_.used_ = (size_t(at - t_.write_) + 15) & ~size_t{15};
   at = t_.write_ + t_.cold_used_;
   out_of_line();
@@ -305,10 +275,28 @@ void Translation::check_code_page(uint64_t linear) {
   ins(8, 0x3b, hAX, at);
 }
 
+// Where a conditional jump in the middle of the block is taken.
+void Translation::side_exit(const Side& side) {
+  bind(side.jump);
+  k_ = side.k;
+  i_ = &b_->insns[k_];
+  in_host_ = side.in_host;
+  in_mem_ = side.in_mem;
+  interpreted_ = side.interpreted;
+  // The count of what does not come, without changing flags.
+  const Rm count = cpu_field(offsetof(Cpu, icount));
+  load(hAX, count);
+  lea(hAX, mem(hAX, int(k_) + 1 - int(b_->count)));
+  store(count, hAX);
+  put_note(side.noted);
+  edge(i_->reg);
+}
+
 void Translation::edge(int k, bool returns) {
-  const uint64_t target = k == 0 ? taken() : rip_after();
-  edge_used_[k] = true;
-  edge_pending_[k] = !in_mem_;
+  const uint64_t target = k == 1 ? rip_after() : taken();
+  Edge& e = edges_[k];
+  e.insn = i_;
+  e.pending = !in_mem_;
   // Within its page a block may go on while it runs itself; beyond, the TLB must say that the target is where it was.
   const bool same_page = (b_->rip ^ target) >> 12 == 0 && b_->phys2 == ~0ull && !interpreted_ && !returns;
   if (same_page && target == b_->rip) {
@@ -317,14 +305,14 @@ void Translation::edge(int k, bool returns) {
   }
   if (!same_page) {
     if (!in_mem_) save_flags();
-    edge_pending_[k] = false;
+    e.pending = false;
     check_code_page(target);
-    edge_slow_[k][0] = jcc(ccNE);
+    e.slow[0] = jcc(ccNE);
     load(hAX, code_field(target, offsetof(CodeEntry, addend)));
-    ins(8, 0x3b, hAX, near(&b_->exit[k].addend));
-    edge_slow_[k][1] = jcc(ccNE);
+    ins(8, 0x3b, hAX, near(&b_->links[k].exit->addend));
+    e.slow[1] = jcc(ccNE);
   }
-  ins(4, 0xff, 4, near(&b_->exit[k].jump));
+  ins(4, 0xff, 4, near(&b_->links[k].exit->jump));
 }
 
 void Translation::out_of_line() {
@@ -347,16 +335,18 @@ void Translation::out_of_line() {
     to_handler(k);
     tail_[tails_++] = jmp();
   }
-  for (int k = 0; k < 2; k++) {
-    if (!edge_used_[k]) continue;
+  for (unsigned k = 0; k < 2u + b_->sides; k++) {
+    const Edge& e = edges_[k];
+    if (!e.insn) continue;
     const uint8_t* const stub = here();
-    if (edge_slow_[k][0]) bind(edge_slow_[k][0]), bind(edge_slow_[k][1]);
-    if (edge_pending_[k]) save_flags();
-    lea(hCX, near(i_));
-    imm(hAX, reinterpret_cast<uintptr_t>(k == 0 ? &follow_edge<0> : &follow_edge<1>));
+    if (e.slow[0]) bind(e.slow[0]), bind(e.slow[1]);
+    if (e.pending) save_flags();
+    lea(hCX, near(e.insn));
+    imm(hAX, reinterpret_cast<uintptr_t>(k == 0 ? &follow_edge<0> : k == 1 ? &follow_edge<1> : &follow_edge<2>));
     tail_[tails_++] = jmp();
-    b_->stub[k] = b_->exit[k].jump = stub;
-    b_->pending[k] = edge_pending_[k];
+    Link& link = b_->links[k];
+    link.stub = link.exit->jump = stub;
+    link.pending = e.pending;
   }
   for (unsigned n = 0; n < tails_; n++) bind(tail_[n]);
   const uint8_t* const tail = here();

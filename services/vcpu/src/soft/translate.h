@@ -50,8 +50,8 @@ class Translator {
 bool translates(uint32_t mode);
 // Counts a block's executions, then translates it: Block::code of a block that may become hot.
 void count_heat(Cpu& c, const Insn* i);
-// Lets translated code of `a` jump along its link k to `b`, if both are translated.
-void connect(Block* a, int k, Block* b);
+// Lets translated code jump along the link to `b`, if both blocks are translated.
+void connect(Link& link, Block* b);
 // `b` was dropped: nothing jumps to it any more, and it is in no list.
 void disconnect(Block* b);
 

@@ -154,6 +154,11 @@ bool Translation::branch(const OpName& n) {
   const bool jcc_short = n.map == 0 && (n.opcode & 0xf0) == 0x70, jcc_near = n.map == 1 && (n.opcode & 0xf0) == 0x80;
   if (jcc_short || jcc_near) {
     if (i.opsize != word_) return false;
+    if (i.reg) {  // the block goes on behind it
+      uint8_t* const jump = jcc(condition(n.opcode & 15));
+      sides_[side_count_++] = {jump, uint8_t(k_), noted_, in_host_, in_mem_, interpreted_};
+      return true;
+    }
     const bool same_page = b_->phys2 == ~0ull && !interpreted_;
     // Edges to another page save the flags, and that before the jump, once.
     const uint64_t there = taken(), falls = rip_after();

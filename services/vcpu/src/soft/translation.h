@@ -27,6 +27,14 @@ class Translation : public Emit {
   void out_of_line();          // behind it
   bool flags_dead(unsigned k) const;  // instructions from k on overwrite all flags before anything can look at them
   void edge(int k, bool returns = false);  // goes on at link k; `returns`: other code has run since the block began
+  // A conditional jump in the middle of the block, and what is true there.
+  struct Side {
+    uint8_t* jump;
+    uint8_t k;
+    int8_t noted;
+    bool in_host, in_mem, interpreted;
+  };
+  void side_exit(const Side& side);
   void check_code_page(uint64_t linear);
   Rm code_field(uint64_t linear, size_t at) const {
     return cpu_field(tlb_ + offsetof(Tlb, code) + (linear >> 12 & (kCodeEntries - 1)) * sizeof(CodeEntry) + at);
@@ -156,13 +164,20 @@ class Translation : public Emit {
   uint16_t xmms_[kMaxBlockInsns];
   // Jumps to the pieces behind the body.
   unsigned tails_ = 0, exits_ = 0;
-  uint8_t* tail_[kMaxBlockInsns * 3 + 4];
+  uint8_t* tail_[kMaxBlockInsns * 3 + 4 + kMaxSides];
   uint8_t* exit_[6];
   uint8_t* body_entry_ = nullptr;
   const uint8_t *hot_ = nullptr, *hot_flags_ = nullptr;
   bool early_;
-  bool edge_used_[2] = {false, false}, edge_pending_[2] = {false, false};
-  uint8_t* edge_slow_[2][2] = {};
+  // By link.
+  struct Edge {
+    const Insn* insn;   // null: it has no code
+    bool pending;
+    uint8_t* slow[2];
+  };
+  Edge edges_[2 + kMaxSides] = {};
+  unsigned side_count_ = 0;
+  Side sides_[kMaxSides];
 };
 
 }  // namespace nyx::soft

@@ -117,6 +117,47 @@ void changes_itself_in_a_loop() {
   check("changes itself", "icount", c.icount, 1 + 40);
 }
 
+// Conditional jumps in the middle of a block, which leave it now and then.
+void leaves_in_the_middle() {
+  Cpu& c = prepare({0xb9, 0x2c, 1, 0, 0,  // mov ecx, 300
+                    0xff, 0xc0,           // L: inc eax
+                    0x83, 0xf9, 10,       // cmp ecx, 10
+                    0x74, 20,             // je A
+                    0xff, 0xc3,           // inc ebx
+                    0x83, 0xf9, 7,        // cmp ecx, 7
+                    0x72, 17,             // jb B
+                    0xf6, 0xc1, 1,        // test cl, 1
+                    0x75, 2,              // jne C
+                    0xff, 0xc2,           // inc edx
+                    0xff, 0xc9,           // C: dec ecx
+                    0x75, 231,            // jne L
+                    0xcc, 0xcc,           //
+                    0xff, 0xc9,           // A: dec ecx
+                    0xeb, 225,            // jmp L
+                    0x0f, 0x92, 0xc1,     // B: setb cl
+                    0x0f, 0x0b});         // ud2
+  execute(c);
+  uint64_t a = 0, b = 0, d = 0, count = 1;
+  for (unsigned n = 300;; n--) {
+    a++, count += 3;
+    if (n == 10) {
+      count += 2;
+      continue;
+    }
+    b++, count += 3;
+    if (n < 7) break;
+    count += 4;
+    if (n % 2 == 0) d++, count++;
+  }
+  check("middle", "eax", c.gpr[RAX], a);
+  check("middle", "ebx", c.gpr[RBX], b);
+  check("middle", "edx", c.gpr[RDX], d);
+  check("middle", "ecx", c.gpr[RCX], 1);
+  check("middle", "vector", unsigned(flat.vector), 6);
+  check("middle", "rip", c.rip, kCode + 39);
+  check("middle", "icount", c.icount, count + 1);
+}
+
 // Data beside code: stores to other 64-byte granules of the page drop nothing.
 void data_beside_code() {
   Cpu& c = prepare({0xb9, 100, 0, 0, 0,                  // mov ecx, 100
@@ -127,7 +168,7 @@ void data_beside_code() {
   uint32_t counter;
   std::memcpy(&counter, flat.code + 11 + 250, 4);
   check("data beside code", "counter", counter, 0xcccccccc + 100);
-  check("data beside code", "blocks", c.stat_blocks - before, 3);
+  check("data beside code", "blocks dropped", c.stat_blocks - before > 3, 0);
 }
 
 // An instruction over two pages, whose second part then changes.
@@ -261,6 +302,7 @@ void run_all() {
   tiny_cache();
   changes_next_instruction();
   changes_itself_in_a_loop();
+  leaves_in_the_middle();
   data_beside_code();
   spans_pages();
   single_step();
