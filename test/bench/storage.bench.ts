@@ -253,8 +253,10 @@ function makeImage(format: string): void {
   run('dd', ['if=/dev/urandom', `of=${image}.raw`, `bs=${piece}`, `count=${span / piece}`, 'status=none']);
   if (format === 'raw') run('mv', [`${image}.raw`, image]);
   else {
-    run('qemu-img', ['convert', '-f', 'raw', '-O', format, `${image}.raw`, image]);
-    rmSync(`${image}.raw`);
+    run('qemu-img', ['convert', '-f', 'raw', '-O', format, `${image}.raw`, `${image}.made`]);
+    // It writes in large pieces.
+    run('dd', [`if=${image}.made`, `of=${image}`, `bs=${piece}`, 'status=none']);
+    for (const made of ['raw', 'made']) rmSync(`${image}.${made}`);
   }
   run('sync', [folder]);
   // All of it in the page cache: what is compared is the servers, not the disk below.
