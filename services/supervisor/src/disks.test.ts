@@ -174,8 +174,13 @@ describe.runIf(image)('the disk of a guest that writes', () => {
       await during('overlay on vhdx', () => vm.vm.snapshotDisk('disk0', { path: at('d.qcow2') }));
       await during('mirror to raw', () => vm.vm.mirrorDisk('disk0', at('e.raw'), 'raw'));
       await during('overlay on raw', () => vm.vm.snapshotDisk('disk0', { path: at('f.qcow2') }));
+      // What is behind the end of the file below comes along.
+      await during('resize of an overlay', () => vm.vm.resizeDisk('disk0', 4 << 20, true));
+      await vm.run('echo behind | dd of=/dev/vda bs=1M seek=26 conv=sync,fsync');
       await during('commit', () => vm.vm.commitDisk('disk0'));
       expect(await now()).toMatchObject({ format: 'raw', chain: [at('e.raw')] });
+      expect((await vm.run('cat /sys/block/vda/size')).stdout.trim()).toBe(String((28 << 20) / 512));
+      expect((await vm.run('dd if=/dev/vda bs=1M skip=26 count=1 | head -c 6')).stdout).toBe('behind');
       await during('resize of a raw file', () => vm.vm.resizeDisk('disk0', 32 << 20));
       expect((await vm.run('cat /sys/block/vda/size')).stdout.trim()).toBe(String((32 << 20) / 512));
       await during('mirror to qcow2', async () => {
