@@ -296,6 +296,42 @@ double measure(const char* name, std::initializer_list<uint8_t> code) {
   return double(c.icount) / s;
 }
 
+// What names no MMX, XMM or x87 register works whatever CR0.EM, CR0.TS and CR4.OSFXSR say (SDM vol. 2); the rest is #UD, or #NM.
+void without_sse() {
+  for (const unsigned vector : {6u, 7u}) {
+    Cpu& c = prepare({0xb8, 0x78, 0x56, 0x34, 0x12,        // mov eax, 0x12345678
+                      0x0f, 0xc3, 0x07,                    // movnti [rdi], eax
+                      0x48, 0x0f, 0xc3, 0x47, 8,           // movnti [rdi + 8], rax
+                      0x0f, 0xae, 0xf8, 0x0f, 0xae, 0xe8,  // sfence; lfence
+                      0x0f, 0xae, 0xf0, 0x0f, 0x18, 0x07,  // mfence; prefetchnta [rdi]
+                      0x0f, 0xae, 0x3f, 0xf3, 0x90,        // clflush [rdi]; pause
+                      0xf2, 0x0f, 0x38, 0xf1, 0xd8,        // crc32 ebx, eax
+                      0xf3, 0x0f, 0xb8, 0xc8,              // popcnt ecx, eax
+                      0x0f, 0x28, 0xc1});                  // movaps xmm0, xmm1
+    c.gpr[RDI] = kData + 0x100;
+    const uint64_t cr0 = c.cr0, cr4 = c.cr4;
+    if (vector == 6) c.cr0 |= kCr0EM, c.cr4 &= ~kCr4OSFXSR;
+    c.cr0 |= kCr0TS;
+    // Often enough to be translated.
+    for (int k = 0; k < 40; k++) {
+      c.rip = kCode;
+      c.gpr[RBX] = 0;
+      c.icount = 0;
+      execute(c);
+    }
+    c.cr0 = cr0;
+    c.cr4 = cr4;
+    check("without SSE", "vector", unsigned(flat.vector), vector);
+    check("without SSE", "icount", c.icount, 11);
+    uint32_t low, high;
+    std::memcpy(&low, flat.data + 0x100, 4);
+    std::memcpy(&high, flat.data + 0x108, 4);
+    check("without SSE", "MOVNTI", low, 0x12345678);
+    check("without SSE", "MOVNTI of 64 bits", high, 0x12345678);
+    check("without SSE", "POPCNT", c.gpr[RCX], 13);
+  }
+}
+
 void run_all() {
   loop_and_count();
   recursion();
@@ -311,6 +347,7 @@ void run_all() {
   crosses_page_end();
   returns();
   returns_nowhere();
+  without_sse();
 }
 
 void measure_all() {
