@@ -2,7 +2,7 @@
  * Commands per second of our TPM and of swtpm, in the same run: both behind a unix socket, with their state in the same kind of
  * directory, asked by the same client, one command after the other. swtpm never waits for the disk, so ours does not either
  * (--no-sync), but where it says so. Then the device: commands through its registers over the exit ring, as a guest's driver gives them;
- * that has no peer (QEMU's is inside its vCPU). SECONDS=n for each figure, ROUNDS=n, ONLY=part of the names of figures, DIR=where
+ * that has no peer (QEMU's is inside its vCPU). LOAD_SECONDS=n for each figure, ROUNDS=n, ONLY=part of the names of figures, DIR=where
  * the states are.
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
@@ -25,7 +25,7 @@ import {
 } from '@nyx/service-tpm/testing';
 import { noise, quantile } from './noise.ts';
 
-const seconds = Number(process.env.SECONDS ?? 0.6);
+const seconds = Number(process.env.LOAD_SECONDS ?? 0.6);
 const rounds = Number(process.env.ROUNDS ?? 5);
 const only = process.env.ONLY ?? '';
 const dir = mkdtempSync(join(process.env.DIR ?? tmpdir(), 'tpm-bench-'));
