@@ -73,6 +73,8 @@ const commands: Record<string, [string[], RegExp] | string> = {
   'bin/nyx disk info work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk check -r all work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk convert -O vhdx work.qcow2 work.vhdx': 'services/storage/src/tool/tool.test.ts does that',
+  'bin/nyx disk convert -c -O qcow2 work.qcow2 small.qcow2':
+    'services/storage/src/tool/convert.test.ts does that',
   'bin/nyx disk snapshot -c before-upgrade work.qcow2': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx disk resize work.qcow2 +10G': 'services/storage/src/tool/tool.test.ts does that',
   'bin/nyx adopt': 'services/supervisor/src/adoption.test.ts runs it',

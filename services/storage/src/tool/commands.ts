@@ -1,10 +1,9 @@
 /** What `nyx disk` does to images. Names and options follow qemu-img. */
-import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, statSync, unlinkSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { dirname, resolve as resolvePath } from 'node:path';
 import { close, fileSize, mmap } from '@nyx/native';
 import { unlockImage } from '@nyx/protocol/image-lock';
 import { connectNbd, isNbdUri, parseNbdUri } from '@nyx/protocol/nbd';
-import { BlockOp } from '../block/block.ts';
 import { blockError, hostIo } from '../block/host.ts';
 import { handshake, Transmission } from '../block/nbd/protocol.ts';
 import { check } from '../block/qcow2/check.ts';
@@ -21,21 +20,9 @@ import { readerOf, readFileHeader } from '../block/vhdx/header.ts';
 import { VhdxImage } from '../block/vhdx/image.ts';
 import { Journal as VhdxJournal } from '../block/vhdx/journal.ts';
 import { Tables as VhdxTables } from '../block/vhdx/tables.ts';
-import {
-  chainOf,
-  type Format,
-  type Layer,
-  layersOf,
-  Opened,
-  openLocked,
-  probe,
-  type Server,
-  withLayers,
-} from './open.ts';
+import { chainOf, type Format, type Layer, layersOf, Opened, openLocked, probe, withLayers } from './open.ts';
 
 export type Progress = (fraction: number) => void;
-
-const CHUNK = 1 << 20;
 
 /** An image by its path, or by a descriptor of whoever has it open and locked, with its journal. */
 export interface Target {
@@ -45,7 +32,7 @@ export interface Target {
   forceShare?: boolean;
 }
 
-const withFile = <T>(o: Target, write: boolean, use: (fd: number) => T): T => {
+export const withFile = <T>(o: Target, write: boolean, use: (fd: number) => T): T => {
   if (o.fd !== undefined) {
     if (o.journalFd !== undefined) settle(o.fd, o.journalFd);
     return use(o.fd);
@@ -143,7 +130,7 @@ function createRaw(
 }
 
 /** What an NBD server says of an export. */
-async function nbdInfo(path: string): Promise<Record<string, unknown>> {
+export async function nbdInfo(path: string): Promise<Record<string, unknown>> {
   const address = parseNbdUri(path);
   if (!address)
     throw blockError('NBD_URI', `${path}: expected nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH`);
@@ -278,97 +265,6 @@ export function resize(
       );
     return { size };
   });
-}
-
-/** Connects to a server. @throws NBD_*, BACKEND_MISSING */
-async function onServer(path: string): Promise<Server> {
-  const size = (await nbdInfo(path))['virtual-size'] as number;
-  const address = parseNbdUri(path)!;
-  return { fd: await connectNbd(address), exportName: address.exportName, size };
-}
-
-type Convert = { from: string; format?: Format; forceShare?: boolean; to: CreateRequest };
-
-/**
- * Copies the content, not the shape: holes and zeroes take no space. Either side may be an export of an NBD server, as raw
- * bytes; one that is written is there already, and at least as large.
- */
-export function convert(o: Convert, progress: Progress): { size: number } | Promise<{ size: number }> {
-  if (isNbdUri(o.from) || isNbdUri(o.to.path)) return convertOnServer(o, progress);
-  const source = new Opened({ path: o.from, format: o.format, forceShare: o.forceShare }, false, CHUNK);
-  try {
-    create({ ...o.to, size: source.disk.size });
-    const target = new Opened({ path: o.to.path, format: o.to.format }, true, CHUNK);
-    try {
-      // What a block device had before is still there.
-      return copyAll(source, target, !isDevice(o.to), progress);
-    } finally {
-      target.close();
-    }
-  } finally {
-    source.close();
-  }
-}
-
-async function convertOnServer(o: Convert, progress: Progress): Promise<{ size: number }> {
-  const server = async (path: string, format: Format | undefined): Promise<Server | undefined> => {
-    if (!isNbdUri(path)) return undefined;
-    if (format !== undefined && format !== 'raw')
-      throw blockError('NBD_URI', `${path}: what a server has is taken as raw, not as ${format}`);
-    return onServer(path);
-  };
-  const [from, to] = [await server(o.from, o.format), await server(o.to.path, o.to.format)];
-  const source = new Opened(
-    from ? { server: from } : { path: o.from, format: o.format, forceShare: o.forceShare },
-    false,
-    CHUNK,
-  );
-  try {
-    const { size } = source.disk;
-    if (to && to.size < size)
-      throw blockError('NBD_URI', `${o.to.path}: ${to.size} bytes, ${size} are to be written`);
-    if (!to) create({ ...o.to, size });
-    const target = new Opened(to ? { server: to } : { path: o.to.path, format: o.to.format }, true, CHUNK);
-    try {
-      return copyAll(source, target, !to && !isDevice(o.to), progress);
-    } finally {
-      target.close();
-    }
-  } finally {
-    source.close();
-  }
-}
-
-/** Raw bytes on a device, which cannot be emptied as a file is. */
-const isDevice = (to: CreateRequest): boolean => to.format === 'raw' && statSync(to.path).isBlockDevice();
-
-/** @param fresh the target is all zeroes */
-function copyAll(source: Opened, target: Opened, fresh: boolean, progress: Progress): { size: number } {
-  const { size } = source.disk;
-  const [from, to] = [Buffer.from(source.buffer), Buffer.from(target.buffer)];
-  const zero = Buffer.alloc(65536);
-  for (let at = 0; at < size; at += CHUNK) {
-    const n = Math.min(CHUNK, size - at);
-    source.do(BlockOp.read, at, n);
-    // Runs of what is zero and what is not, in pieces of 64 KiB.
-    const isZero = (k: number): boolean =>
-      from.compare(zero, 0, Math.min(65536, n - k), k, Math.min(n, k + 65536)) === 0;
-    for (let i = 0; i < n; ) {
-      const none = isZero(i);
-      let end = i + 65536;
-      while (end < n && isZero(end) === none) end += 65536;
-      end = Math.min(end, n);
-      if (!none) {
-        from.copy(to, 0, i, end);
-        target.do(BlockOp.write, at + i, end - i);
-      } else if (!fresh) target.do(BlockOp.writeZeroes, at + i, end - i);
-      i = end;
-    }
-    progress((at + n) / size);
-  }
-  // A server may hold it in memory.
-  if (!fresh) target.do(BlockOp.flush, 0, 0);
-  return { size };
 }
 
 /** Files of a disk, the topmost first. */

@@ -75,7 +75,7 @@ const mapOf = (l: Layer): ImageLayer | undefined =>
       : undefined;
 
 /** Whether one of these layers has what is at `position`: in `e.kind`. @returns for how many bytes that is so */
-function extent(
+export function extent(
   maps: readonly (ImageLayer | undefined)[],
   position: number,
   bytes: number,

@@ -2,7 +2,8 @@
  * The tool behind `nyx disk`: one request as JSON in the argument, JSON lines out: `{"progress": 0..1}`, then
  * `{"result": ...}` or `{"error": {"code", "message"}}`.
  */
-import { chain, checkImage, convert, create, info, resize, settled, snapshot } from './commands.ts';
+import { chain, checkImage, create, info, resize, settled, snapshot } from './commands.ts';
+import { convert } from './convert.ts';
 import { copy } from './copy.ts';
 
 const say = (line: unknown, then?: () => void): void =>

@@ -146,6 +146,8 @@ export interface Server {
 export class Opened {
   readonly buffer: ArrayBuffer;
   readonly disk!: BlockDriver;
+  /** The files, the topmost first; of a server none. */
+  readonly layers: readonly Layer[] = [];
   readonly #fds: number[] = [];
   #own = true;
   readonly #request = new BlockRequest(0);
@@ -190,6 +192,7 @@ export class Opened {
       has: () => false,
       bulk: () => new ArrayBuffer(0),
     };
+    this.layers = chain.map((l, i) => ({ format: l.format, fd: this.#fds[i]! }));
     const layers = chain.map((l, i) => ({ format: l.format, size: fileSize(this.#fds[i]!) }));
     const whole = chain[0]!.format === 'raw' ? {} : { layers };
     try {

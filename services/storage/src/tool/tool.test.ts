@@ -15,7 +15,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CreateRequest, checkImage, convert, create, info, resize, snapshot } from './commands.ts';
+import { type CreateRequest, checkImage, create, info, resize, snapshot } from './commands.ts';
+import { convert } from './convert.ts';
 import { copy } from './copy.ts';
 import { chainOf, Opened } from './open.ts';
 

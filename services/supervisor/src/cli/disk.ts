@@ -305,16 +305,24 @@ export const make = (): Command => {
     .argument('<to>', 'new file, or an export of an NBD server that is there already')
     .option('-f <format>', 'of the source, instead of looking')
     .option('-O <format>', 'of the new image', 'raw')
+    .option('-c', 'compresses it (qcow2)')
+    .option('-n', 'the target is there already, and at least as large')
     .option(...OPTIONS, collect, [])
     .option(...SHARE)
     .action(
-      async (from: string, to: string, o: { f?: string; O: string; o: string[]; forceShare?: boolean }) => {
+      async (
+        from: string,
+        to: string,
+        o: { f?: string; O: string; c?: boolean; n?: boolean; o: string[]; forceShare?: boolean },
+      ) => {
         if (place(from) === place(to)) throw wrong('two files', from);
         const r = await tool<{ size: number }>(
           {
             command: 'convert',
             from: place(from),
             forceShare: o.forceShare,
+            compress: o.c,
+            existing: o.n,
             ...(o.f ? { format: formatOf(o.f) } : {}),
             to: { path: place(to), format: formatOf(o.O), ...optionsOf(o.o) },
           },

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { close } from '@nyx/native';
 import { connectNbd, parseNbdUri } from '@nyx/protocol/nbd';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { convert } from '../../tool/commands.ts';
+import { convert } from '../../tool/convert.ts';
 import { BlockOp, type BlockRequest, BlockResult } from '../block.ts';
 import { Rig, random } from '../testing/rig.ts';
 import { NbdDisk } from './disk.ts';

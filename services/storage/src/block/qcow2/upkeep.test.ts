@@ -4,7 +4,8 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { checkImage, convert, create, resize, snapshot } from '../../tool/commands.ts';
+import { checkImage, create, resize, snapshot } from '../../tool/commands.ts';
+import { convert } from '../../tool/convert.ts';
 import { Opened } from '../../tool/open.ts';
 import { hostIo } from '../host.ts';
 import { readBitmaps } from './bitmaps.ts';
