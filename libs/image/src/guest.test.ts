@@ -149,7 +149,7 @@ describe.skipIf(!image || !hasQemu)('ACPI tables through firmware', () => {
     if (!existsSync(file)) console.warn(`skipped: ${name} (${file}) is not installed`);
   it.each(Object.entries(names).filter(([, file]) => existsSync(file)))(
     '%s places and links them',
-    { timeout: 180_000 },
+    { timeout: 400_000 },
     async (_, firmware) => {
       const files = Object.entries(
         acpiFiles({ cpus: 2, hasHpet: true, hasVga: true, hasMouse: true }),
@@ -160,12 +160,19 @@ describe.skipIf(!image || !hasQemu)('ACPI tables through firmware', () => {
       });
       // Without QEMU's own tables.
       const kernel = ['-kernel', image!.kernel, '-initrd', image!.initrd, '-append', image!.cmdline];
-      board = await startQemu(
-        ['-machine', 'q35,acpi=off', '-m', '512', '-smp', '2', '-bios', firmware, ...kernel, ...files],
-        directory,
-      );
-      const b = board;
-      await b.expect('console', shellPrompt, 120_000);
+      const machine = ['-machine', 'q35,acpi=off', '-m', '512', '-smp', '2', '-bios', firmware];
+      let b: Board;
+      for (let tries = 1; ; tries++) {
+        b = await startQemu([...machine, ...kernel, ...files], directory);
+        board = b;
+        const came = await b.expect('console', new RegExp(`${shellPrompt}|soft lockup`), 120_000);
+        if (came === shellPrompt) break;
+        // One of TCG's processors stands still now and then, before our tables matter.
+        console.warn(`QEMU: a soft lockup of its guest, try ${tries} of 3`);
+        expect(tries).toBeLessThan(3);
+        b.kill();
+        await b.exit;
+      }
       b.send(
         'console',
         'echo cpus=$(nproc) tables=$(dmesg | grep -cE "ACPI: (APIC|FACP|MCFG|HPET|DSDT) .* NYX ")\n',
